@@ -1,0 +1,173 @@
+"""Judge models and attacks: accuracy, robust accuracy, confidence, the report on one attack, the worst of several.
+
+Accuracy is over all images; success rate over the initially correct ones. Every share has its 95 % Wilson interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .attacks import Model, frozen, pgd
+from .intervals import percent, wilson
+
+
+def predict(model: Model, x: Tensor, *, batch_size: int = 512) -> Tensor:
+    """Return the logits (N, K) of images x (N, ...), in eval mode, without gradients, batch by batch.
+
+    Raises:
+        ValueError: no images, or batch_size < 1.
+    """
+    if len(x) == 0:
+        raise ValueError("expected at least one image, got none.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    with frozen(model), torch.no_grad():
+        # Clones: some models normalise their input in place.
+        return torch.cat([model(batch.clone()) for batch in x.split(batch_size)])
+
+
+def correct(model: Model, x: Tensor, y: Tensor, *, batch_size: int = 512) -> Tensor:
+    """Return which images (N,) the model classifies as y.
+
+    Raises:
+        ValueError: y does not hold one label for each image.
+    """
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y must hold one label for each of the {len(x)} images, got shape {tuple(y.shape)}.")
+    return predict(model, x, batch_size=batch_size).argmax(1) == y.to(x.device)
+
+
+def accuracy(model: Model, x: Tensor, y: Tensor, *, batch_size: int = 512) -> float:
+    """Return the share of images x (N, ...) that the model classifies as y (N,).
+
+    Raises:
+        ValueError: as `correct`.
+    """
+    return correct(model, x, y, batch_size=batch_size).float().mean().item()
+
+
+def confidence(model: Model, x: Tensor, *, batch_size: int = 512) -> Tensor:
+    """Return the largest class probability (N,) of each image.
+
+    A model that has its own `probabilities(x)` (the RBF network, whose classes are independent) is asked for it;
+    any other gets a softmax over its logits.
+    """
+    own = getattr(model, "probabilities", None)
+    with frozen(model):
+        if own is None:
+            return predict(model, x, batch_size=batch_size).softmax(1).amax(1)
+        return predict(own, x, batch_size=batch_size).amax(1)
+
+
+def robust_accuracy(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    attack: Callable[..., Tensor] = pgd,
+    batch_size: int = 256,
+    **attack_kwargs: object,
+) -> float:
+    """Return the share of images classified as y both before and after the attack, over all images.
+
+    Args:
+        model, x, y: as everywhere. eps: radius of the ball, pixel units.
+        attack: called as attack(model, x, y, eps, **attack_kwargs); not with `targeted`.
+
+    Raises:
+        ValueError, TypeError: as the attack.
+    """
+    y = y.to(x.device)
+    survived = correct(model, x, y, batch_size=batch_size)
+    for part in torch.arange(len(x), device=x.device).split(batch_size):
+        adv = attack(model, x[part], y[part], eps, **attack_kwargs)
+        survived[part] &= correct(model, adv, y[part], batch_size=batch_size)
+    return survived.float().mean().item()
+
+
+@dataclass(frozen=True)
+class AttackReport:
+    """What one attack did to n images; shares in [0, 1], distances in pixel units."""
+
+    n: int
+    clean_correct: int
+    robust_correct: int
+    linf: float  # largest over the images
+    l2: float  # largest over the images
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of all images that are classified correctly before the attack."""
+        return self.clean_correct / self.n
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of all images that are classified correctly before and after the attack."""
+        return self.robust_correct / self.n
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the initially correct images that are fooled; NaN if none was correct."""
+        return 1 - self.robust_correct / self.clean_correct if self.clean_correct else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the robust accuracy."""
+        return wilson(self.robust_correct, self.n)
+
+    def __str__(self) -> str:
+        success = percent(self.success_rate, self.clean_correct) if self.clean_correct else "– (none was correct)"
+        return (
+            f"clean accuracy  {percent(self.clean_accuracy, self.n)}\n"
+            f"robust accuracy {percent(self.robust_accuracy, self.n)}\n"
+            f"success rate    {success}\n"
+            f"largest change  linf {self.linf:.4f}, l2 {self.l2:.3f}"
+        )
+
+
+def evaluate_attack(model: Model, x: Tensor, adv: Tensor, y: Tensor, *, batch_size: int = 512) -> AttackReport:
+    """Judge the adversarial images themselves, in one pass in eval mode.
+
+    Args:
+        x, adv: clean and adversarial images (N, ...). y: true labels (N,).
+
+    Raises:
+        ValueError: adv and x differ in shape, or y does not match.
+    """
+    if adv.shape != x.shape:
+        raise ValueError(f"adv must have the shape of x, {tuple(x.shape)}; got {tuple(adv.shape)}.")
+    clean = correct(model, x, y, batch_size=batch_size)
+    robust = clean & correct(model, adv, y, batch_size=batch_size)
+    change = (adv - x).flatten(1)
+    return AttackReport(
+        n=len(x),
+        clean_correct=int(clean.sum()),
+        robust_correct=int(robust.sum()),
+        linf=change.abs().max().item(),
+        l2=change.norm(dim=1).max().item(),
+    )
+
+
+def worst_case(*correct_masks: Tensor) -> Tensor:
+    """Return which images (N,) survive every attack: the point-wise worst case, not the worst average.
+
+    Args:
+        *correct_masks: one boolean mask (N,) for each attack, as `correct` returns them.
+
+    Raises:
+        ValueError: no mask, or masks of different shape. TypeError: a mask that is not boolean.
+
+    >>> worst_case(torch.tensor([True, True]), torch.tensor([False, True])).tolist()
+    [False, True]
+    """
+    if not correct_masks or any(m.shape != correct_masks[0].shape for m in correct_masks):
+        raise ValueError(f"expected masks of one shape, got {[tuple(m.shape) for m in correct_masks]}.")
+    if any(m.dtype != torch.bool for m in correct_masks):
+        raise TypeError(f"masks must be boolean, got {[m.dtype for m in correct_masks]}.")
+    return torch.stack(correct_masks).all(0)

@@ -1,0 +1,246 @@
+"""Accuracy, robust accuracy, the report on one attack, the worst of several; T21, T28 to T31 and T33."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from course_utils.attacks import fgsm, pgd
+from course_utils.evaluation import (
+    AttackReport,
+    accuracy,
+    confidence,
+    correct,
+    evaluate_attack,
+    predict,
+    robust_accuracy,
+    worst_case,
+)
+from course_utils.intervals import wilson
+from course_utils.models import RBFNetwork
+
+
+class Threshold(nn.Module):
+    """One pixel, class 1 above 1/2: its robust accuracy at any eps is known exactly."""
+
+    def forward(self, x):
+        z = 10 * (x.flatten(1).mean(1) - 0.5)
+        return torch.stack([-z, z], dim=1)
+
+
+class Frail(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop, self.head = nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)
+        self.fails = False
+
+    def forward(self, x):
+        if self.fails:
+            raise ArithmeticError("this model fails")
+        return self.head(self.drop(self.norm(x)))
+
+
+def grid(n=100):
+    """Pixels 0.005, 0.015, …, and the labels by which the model is right about all of them."""
+    x = (torch.arange(n) + 0.5).div(n).view(n, 1, 1, 1)
+    return x, (x.flatten() > 0.5).long()
+
+
+def test_accuracy_counts():
+    x, y = grid()
+    assert accuracy(Threshold(), x, y) == 1.0
+    y[:25] = 1 - y[:25]
+    assert accuracy(Threshold(), x, y) == pytest.approx(0.75)
+    assert correct(Threshold(), x, y).tolist() == [False] * 25 + [True] * 75
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
+def test_batches_do_not_matter(batch_size):
+    x, y = grid()
+    assert torch.equal(predict(Threshold(), x, batch_size=batch_size), predict(Threshold(), x))
+    assert robust_accuracy(Threshold(), x, y, 0.1, attack=fgsm, batch_size=batch_size) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd])
+@pytest.mark.parametrize("eps", [0.0, 0.1, 0.2, 0.45])
+def test_robust_accuracy_of_a_threshold(attack, eps):
+    """All within eps of 1/2 are fooled, no one else: a share of 2*eps."""
+    x, y = grid()
+    assert robust_accuracy(Threshold(), x, y, eps, attack=attack) == pytest.approx(1 - 2 * eps)
+
+
+def test_t28_denominators():
+    """100 images, 20 wrong from the start, 16 of the other 80 fooled: 0.80, 0.64 and 0.20."""
+    x, y = grid()
+    y[:10], y[-10:] = 1, 0
+    adv = fgsm(Threshold(), x, y, 0.08)
+    report = evaluate_attack(Threshold(), x, adv, y)
+    assert report.n == 100
+    assert (report.clean_correct, report.robust_correct) == (80, 64)
+    assert report.clean_accuracy == pytest.approx(0.80)
+    assert report.robust_accuracy == pytest.approx(0.64)
+    assert report.success_rate == pytest.approx(0.20)
+    assert report.interval == wilson(64, 100)
+    assert report.linf == pytest.approx(0.08)
+    assert robust_accuracy(Threshold(), x, y, 0.08, attack=fgsm) == pytest.approx(0.64)
+    text = str(report)
+    assert "clean accuracy  80.0 % (71.1–86.7, n = 100)" in text
+    assert "robust accuracy 64.0 %" in text
+    assert "success rate    20.0 % (12.7–30.0, n = 80)" in text
+
+
+def test_t28_an_attack_that_repairs_a_wrong_answer_is_not_robustness():
+    """Over all images, right before and after: 'fooled' images that the attack makes right do not count."""
+    x, y = grid()
+    y = 1 - y  # the model is wrong about everything
+    repair = lambda model, x, y, eps: fgsm(model, x, y, eps, targeted=True)  # noqa: E731
+    assert robust_accuracy(Threshold(), x, y, 0.1, attack=repair) == 0
+    report = evaluate_attack(Threshold(), x, repair(Threshold(), x, y, 0.1), y)
+    assert (report.clean_accuracy, report.robust_accuracy) == (0, 0)
+    assert math.isnan(report.success_rate)
+    assert "none was correct" in str(report)
+
+
+def test_report_measures_the_largest_change():
+    x, y = torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)
+    adv = x.clone()
+    adv[1] = torch.tensor([[0.3, 0.4], [0.0, 0.0]])
+    report = evaluate_attack(Threshold(), x, adv, y)
+    assert (report.linf, report.l2) == pytest.approx((0.4, 0.5))
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 40), st.floats(0, 0.5), st.integers(0, 1000))
+def test_robust_is_never_above_clean(n, eps, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.rand(n, 6, generator=generator), torch.randint(3, (n,), generator=generator)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = nn.Linear(6, 3)
+    clean = accuracy(model, x, y)
+    harmless = robust_accuracy(model, x, y, eps, attack=lambda model, x, y, eps: x)
+    robust = robust_accuracy(model, x, y, eps, steps=3, generator=generator)
+    assert robust <= clean == harmless
+    report = evaluate_attack(model, x, fgsm(model, x, y, eps), y)
+    assert report.robust_accuracy <= report.clean_accuracy == pytest.approx(clean)
+    assert math.isnan(report.success_rate) or 0 <= report.success_rate <= 1
+
+
+def test_options_reach_the_attack():
+    x, y = grid(10)
+    seen = []
+
+    def attack(model, x, y, eps, *, steps, norm):
+        seen.append((len(x), eps, steps, norm))
+        return x
+
+    robust_accuracy(Threshold(), x, y, 0.3, attack=attack, batch_size=4, steps=7, norm="l2")
+    assert seen == [(4, 0.3, 7, "l2"), (4, 0.3, 7, "l2"), (2, 0.3, 7, "l2")]
+
+
+def test_t21_t29_evaluation_is_in_eval_mode_and_leaves_no_trace():
+    model = Frail().train()
+    model.norm.eval()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    x, y = torch.rand(20, 8), torch.zeros(20, dtype=torch.int64)
+    rng = torch.get_rng_state()
+    first = predict(model, x)
+    assert torch.equal(predict(model, x, batch_size=20), first)
+    confidence(model, x)
+    evaluate_attack(model, x, x.clone(), y)
+    robust_accuracy(model, x, y, 0.1, attack=fgsm)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert [m.training for m in (model, model.norm, model.drop, model.head)] == [True, False, True, True]
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert not first.requires_grad
+
+
+def test_modes_are_restored_after_an_exception():
+    model = Frail().train()
+    model.fails = True
+    for judge in (predict, confidence):
+        with pytest.raises(ArithmeticError):
+            judge(model, torch.rand(4, 8))
+    assert model.training
+    assert model.drop.training
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_models_that_change_their_input_in_place():
+    def model(x):
+        x -= 0.5
+        return torch.cat([-x, x], dim=1)
+
+    x = torch.rand(5, 1)
+    before = x.clone()
+    predict(model, x)
+    assert torch.equal(x, before)
+
+
+def test_confidence_of_a_softmax():
+    model = nn.Linear(4, 3)
+    x = torch.rand(6, 4)
+    assert torch.allclose(confidence(model, x), model(x).softmax(1).amax(1).detach())
+
+
+def test_confidence_of_an_rbf_network_is_its_own():
+    """Far from all templates it is sure of nothing, where a softmax of the same logits would be sure."""
+    model = RBFNetwork(torch.eye(10).view(10, 1, 2, 5)).train()
+    with torch.no_grad():
+        model.log_beta.zero_()
+    near, far = torch.eye(10).view(10, 1, 2, 5), torch.full((1, 1, 2, 5), 5.0)
+    assert torch.allclose(confidence(model, near), torch.ones(10), atol=1e-5)
+    assert confidence(model, far).item() < 1e-6
+    assert model(far).softmax(1).max() > 0.09
+    assert model.training
+
+
+def test_t30_worst_case_is_point_wise():
+    one, two = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
+    assert worst_case(one, two).tolist() == [True, False, False, False]
+    assert worst_case(one).tolist() == one.tolist()
+    assert worst_case(one, two).float().mean() < min(one.float().mean(), two.float().mean())
+    assert worst_case(one, two).dtype == torch.bool
+
+
+@pytest.mark.parametrize(
+    ("masks", "error"),
+    [
+        ([], ValueError),
+        ([torch.ones(3).bool(), torch.ones(4).bool()], ValueError),
+        ([torch.ones(3)], TypeError),
+        ([torch.ones(3).bool(), torch.ones(3, dtype=torch.uint8)], TypeError),
+    ],
+)
+def test_worst_case_refuses(masks, error):
+    with pytest.raises(error, match=r"expected masks|masks must be boolean"):
+        worst_case(*masks)
+
+
+def test_evaluation_refuses():
+    x, y = grid(10)
+    with pytest.raises(ValueError, match="at least one image"):
+        accuracy(Threshold(), x[:0], y[:0])
+    with pytest.raises(ValueError, match="at least one image"):
+        robust_accuracy(Threshold(), x[:0], y[:0], 0.1)
+    with pytest.raises(ValueError, match="one label for each of the 10 images"):
+        accuracy(Threshold(), x, y[:9])
+    with pytest.raises(ValueError, match="one label for each of the 10 images"):
+        accuracy(Threshold(), x, nn.functional.one_hot(y))
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        accuracy(Threshold(), x, y, batch_size=0)
+    with pytest.raises(ValueError, match="shape of x"):
+        evaluate_attack(Threshold(), x, x[:5], y)
+    with pytest.raises(ValueError, match="finite and not negative"):
+        robust_accuracy(Threshold(), x, y, -0.1)
+
+
+def test_report_is_frozen():
+    report = AttackReport(n=10, clean_correct=8, robust_correct=2, linf=0.1, l2=0.2)
+    with pytest.raises(AttributeError):
+        report.n = 5
+    assert report.success_rate == pytest.approx(0.75)
