@@ -1,0 +1,211 @@
+"""Networks that take images in [0, 1] and return logits, and a cache that trains each of them once.
+
+Normalisation is a layer inside the model, so that attacks and plots only ever see pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import __version__, runtime
+from .data import replacing
+
+MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
+
+
+class Normalize(nn.Module):
+    """Map pixels in [0, 1] to (x − mean) / std, channel by channel.
+
+    Args:
+        mean, std: one number for each channel, or one for all.
+
+    Raises:
+        ValueError: different lengths, or a std that is not positive.
+    """
+
+    def __init__(self, mean: float | tuple[float, ...] = MNIST_MEAN, std: float | tuple[float, ...] = MNIST_STD):
+        super().__init__()
+        mean, std = torch.as_tensor(mean).reshape(-1), torch.as_tensor(std).reshape(-1)
+        if mean.shape != std.shape or not (std > 0).all():
+            raise ValueError(f"expected as many means as positive stds, got mean={mean.tolist()}, std={std.tolist()}.")
+        self.register_buffer("mean", mean.view(1, -1, 1, 1))
+        self.register_buffer("std", std.view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] → (N, C, H, W), about zero mean and unit variance."""
+        return (x - self.mean) / self.std
+
+
+def softmax_regression(*, pixels: int = 784, classes: int = 10) -> nn.Sequential:
+    """Return the linear model: logits z = W·x + b, one row of W for each class."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes))
+
+
+def mlp(*, pixels: int = 784, hidden: int = 200, classes: int = 10) -> nn.Sequential:
+    """Return a network with two hidden layers of ReLUs."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(pixels, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )
+
+
+def small_cnn(*, width: int = 16, classes: int = 10) -> nn.Sequential:
+    """Return a network of two convolutions and two dense layers for images (N, 1, 28, 28)."""
+    return nn.Sequential(
+        Normalize(),
+        nn.Conv2d(1, width, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width, 2 * width, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(2 * width * 49, 128),
+        nn.ReLU(),
+        nn.Dropout(0.25),
+        nn.Linear(128, classes),
+    )
+
+
+class RBFNetwork(nn.Module):
+    """The shallow RBF network: class k answers exp(−Σ_i β_ki (x_i − μ_ki)²), high only near its template μ_k.
+
+    The classes are independent: far from every template all ten probabilities are about zero. The logits are the
+    logarithms of these probabilities; train them with `independent_loss`.
+
+    Args:
+        templates: the starting point of μ, one image for each class, (K, C, H, W).
+
+    Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial examples", 2015, section 7.
+    """
+
+    def __init__(self, templates: Tensor):
+        super().__init__()
+        self.templates = nn.Parameter(templates.flatten(1).clone())
+        self.log_beta = nn.Parameter(torch.full_like(self.templates, -4.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, K): minus the weighted squared distance to each template."""
+        x, beta = x.flatten(1), self.log_beta.exp()
+        # Σ β(x − μ)², multiplied out: two matrix products instead of an (N, K, pixels) array
+        distance = x.square() @ beta.T - 2 * x @ (beta * self.templates).T + (beta * self.templates.square()).sum(1)
+        return -distance.clamp_min(0)
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, K), each in [0, 1]; they need not sum to 1."""
+        return self(x).exp()
+
+
+def independent_loss(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the mean negative log-likelihood of ten yes-or-no answers with log-probabilities `logits` (N, K) <= 0."""
+    yes = logits.clamp_max(-1e-4)  # at 0, log(1 − exp(0)) would be infinite
+    no = torch.log(-torch.expm1(yes))
+    is_class = nn.functional.one_hot(y, logits.shape[1]).bool()
+    return -torch.where(is_class, yes, no).sum(1).mean()
+
+
+def class_means(x: Tensor, y: Tensor, classes: int = 10) -> Tensor:
+    """Return the mean image of each class, (K, C, H, W).
+
+    Raises:
+        ValueError: a class without images.
+    """
+    missing = sorted(set(range(classes)) - set(y.tolist()))
+    if missing:
+        raise ValueError(f"expected images of all {classes} classes, got none of {missing}.")
+    return torch.stack([x[y == k].mean(0) for k in range(classes)])
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's state dict to `path`, whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written; the message says what to do.
+    """
+    # Through a Python file: torch's own writer reports a full disk as a RuntimeError.
+    with replacing(Path(path)) as part, part.open("wb") as file:
+        torch.save(model.state_dict(), file)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Read a state dict written by `save_weights` into the model.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: damaged, or of another architecture.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums that the file holds
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"checksum of {damaged} is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Before anything is copied: load_state_dict finds a wrong shape when half the model is overwritten.
+        if _shapes(state) != _shapes(model.state_dict()):
+            raise ValueError("other names or shapes of weights")
+        model.load_state_dict(state)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zip, pickle and torch each have their own error for a broken file
+        raise ValueError(f"{path} is damaged or of another network ({error}): delete it to train anew.") from error
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def load_or_train(
+    model: nn.Module,
+    train: Callable[[nn.Module], Any],
+    *,
+    name: str,
+    data: tuple[Tensor, ...],
+    recipe: Mapping[str, Any],
+) -> nn.Module:
+    """Return the trained model in eval mode: from the cache if it was trained before, else trained and kept.
+
+    Args:
+        model: a new network. train: trains it in place.
+        name: starts the file's name. data: what it is trained on.
+        recipe: everything else that shapes the weights (epochs, learning rate, seed), as JSON values.
+
+    A damaged file is replaced; two processes at once end with one whole file; a cache that cannot be written is
+    a warning, since the trained model is at hand.
+    """
+    key = _fingerprint(model, data, recipe)
+    path = runtime.cache_dir() / "models" / f"{name}-{key}.pt"
+    try:
+        load_weights(model, path)
+        return model.eval()
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        warnings.warn(f"{error} Training anew.", stacklevel=2)
+    train(model)
+    try:
+        save_weights(model, path)
+    except OSError as error:
+        warnings.warn(f"the trained weights are not kept: {error}", stacklevel=2)
+    return model.eval()
+
+
+def _fingerprint(model: nn.Module, data: tuple[Tensor, ...], recipe: Mapping[str, Any]) -> str:
+    versions = [__version__, torch.__version__]
+    digest = hashlib.sha256(json.dumps([str(model), dict(recipe), versions], sort_keys=True).encode())
+    # The starting weights are part of the recipe: they carry the seed they were drawn with.
+    for tensor in (*model.state_dict().values(), *data):
+        digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
