@@ -1,0 +1,260 @@
+"""What the papers report, beside what we get: rows of `data/claims.yaml`, checked and shown; a chapter's results."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from html import escape
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .intervals import percent
+from .runtime import PROJECT
+
+CLAIMS_MIME = "application/vnd.course.claims+json"
+RESULTS_MIME = "application/vnd.course.results+json"
+CLAIMS_FILE = PROJECT / "data" / "claims.yaml"
+KINDS = ("exact", "band", "direction")
+READ_IN_THE_PAPER = ("V-paper", "V-author")  # the only statuses whose figure is shown
+MIN_SEEDS = 3
+
+
+class ClaimError(AssertionError):
+    """A measured figure lies outside the band of its claim."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of `claims.yaml`; that file's head explains every field."""
+
+    id: str
+    chapter: str
+    statement: str
+    paper: str
+    place: str
+    kind: str
+    band: tuple[float, float]
+    figure: str | None = None
+    status: str = "none"
+    setting: Mapping[str, Any] | None = None
+    unit: str = "percent"
+    note: str = ""
+
+    @property
+    def paper_figure(self) -> str:
+        """The paper's figure, or a dash where nobody has read one in the paper."""
+        return self.figure if self.figure and self.status in READ_IN_THE_PAPER else "–"
+
+    @property
+    def allowed(self) -> str:
+        """The band in words."""
+        low, high = (_write(b, self.unit) if math.isfinite(b) else None for b in self.band)
+        if low and high:
+            return f"{low} to {high}"
+        return f"at least {low}" if low else f"at most {high}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, what was measured, and whether it holds ("not comparable": other settings than the claim's)."""
+
+    claim: Claim
+    here: str
+    verdict: str  # "holds", "FAILS" or "not comparable"
+
+    def __bool__(self) -> bool:
+        return self.verdict != "FAILS"
+
+    def __str__(self) -> str:
+        return f"{self.claim.statement}: paper {self.claim.paper_figure}, here {self.here}: {self.verdict}"
+
+    def _repr_html_(self) -> str:
+        return Report([self])._repr_html_()
+
+
+class Report:
+    """Verdicts of one chapter, shown as a table."""
+
+    def __init__(self, verdicts: Sequence[Verdict]):
+        self.verdicts = list(verdicts)
+
+    def __len__(self) -> int:
+        return len(self.verdicts)
+
+    def lines(self) -> str:
+        """Return one line per claim without measured figures: the same on every machine."""
+        return "\n".join(f"{v.claim.id:<32} {v.claim.kind:<10} {v.verdict}" for v in self.verdicts)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th scope='col'>{h}</th>" for h in ("claim", "paper", "here", "verdict"))
+        return (
+            f"<table><caption>What the papers report, and what we get</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{''.join(map(_html_row, self.verdicts))}</tbody></table>"
+        )
+
+    def _bundle(self) -> dict[str, Any]:
+        rows = [
+            asdict(v.claim) | {"here": v.here, "verdict": v.verdict, "band": v.claim.allowed} for v in self.verdicts
+        ]
+        return {
+            CLAIMS_MIME: {"claims": rows},
+            "text/html": self._repr_html_(),
+            "text/plain": "\n".join(map(str, self.verdicts)),
+        }
+
+
+def _html_row(v: Verdict) -> str:
+    source = f"{v.claim.paper}, {v.claim.place}" if v.claim.place else v.claim.paper
+    note = f"<br><small>{escape(v.claim.note)}</small>" if v.claim.note else ""
+    mark = {"holds": "✓ holds", "FAILS": "✗ FAILS"}.get(v.verdict, v.verdict)
+    cells = (
+        f"{escape(v.claim.statement)}<br><small>{escape(source)}</small>{note}",
+        escape(v.claim.paper_figure),
+        f"{escape(v.here)}<br><small>asserted ({v.claim.kind}): {escape(v.claim.allowed)}</small>",
+        mark,
+    )
+    return "<tr>" + "".join(f"<td style='text-align:left'>{c}</td>" for c in cells) + "</tr>"
+
+
+def load_claims(path: Path = CLAIMS_FILE) -> dict[str, Claim]:
+    """Read all claims, by id.
+
+    Raises:
+        ValueError: a row that lacks a field, has an unknown one or an unknown kind, or an id used twice.
+    """
+    claims: dict[str, Claim] = {}
+    for row in yaml.safe_load(Path(path).read_text(encoding="utf-8")):
+        try:
+            low, high = row.pop("band")
+            low, high = -math.inf if low is None else low, math.inf if high is None else high
+            claim = Claim(**row, band=(low, high))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: claim {row.get('id')!r}: {error}") from None
+        if claim.kind not in KINDS:
+            raise ValueError(f"{path}: claim {claim.id!r}: kind must be one of {KINDS}, got {claim.kind!r}")
+        if claim.id in claims:
+            raise ValueError(f"{path}: two claims have the id {claim.id!r}")
+        claims[claim.id] = claim
+    return claims
+
+
+@cache
+def _claims() -> dict[str, Claim]:
+    return load_claims()
+
+
+def check(id: str, measured: float | Sequence[float], *, n: int | None = None, **setting: Any) -> Verdict:
+    """Compare a measured figure with its claim and return the verdict, which a notebook shows as a table row.
+
+    Args:
+        id: the claim's id in `data/claims.yaml`.
+        measured: the figure, in the claim's unit (a share for "percent"); for a claim of kind "direction"
+            one figure for each seed, at least 3, every one of which must lie in the band.
+        n: number of images behind a share; shows its Wilson interval.
+        **setting: the parameters the figure was measured with. Where the claim is stated for other values,
+            the verdict is "not comparable" and nothing is asserted.
+
+    Raises:
+        ClaimError: the figure lies outside the band.
+        ValueError: unknown id, a missing setting, too few seeds, or a figure that is not finite.
+    """
+    verdict = _judge(id, measured, n, setting)
+    if not verdict:
+        raise ClaimError(f"{verdict}; the band is {verdict.claim.allowed}")
+    return verdict
+
+
+def check_all(rows: Iterable[Sequence[Any]], **setting: Any) -> Report:
+    """Check several claims, show them as one table, and only then fail if one is outside its band.
+
+    Args:
+        rows: (id, measured) or (id, measured, n), as in `check`.
+        **setting: as in `check`.
+
+    Raises:
+        ClaimError: names every claim outside its band. ValueError: as in `check`.
+    """
+    from IPython.display import display
+
+    report = Report([_judge(row[0], row[1], row[2] if len(row) > 2 else None, setting) for row in rows])
+    display(report._bundle(), raw=True)
+    failed = [f"{v}; the band is {v.claim.allowed}" for v in report.verdicts if not v]
+    if failed:
+        raise ClaimError("\n".join(failed))
+    return report
+
+
+def record(**results: float | int | str | bool | None) -> None:
+    """Publish a chapter's figures, with the kernel's peak memory, for the batch runner. Call it in the last cell.
+
+    Raises:
+        TypeError: a value that is not a number, text, bool or None (a tensor: use `.item()`).
+    """
+    from IPython.display import display
+
+    for name, value in results.items():
+        if not isinstance(value, Real | str | bool | None):
+            raise TypeError(
+                f"results must be numbers, text, bools or None; {name} is a {type(value).__name__}. "
+                "Use float(...) or .item()."
+            )
+    plain = {k: float(v) if isinstance(v, Real) and not isinstance(v, bool | int) else v for k, v in results.items()}
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
+    text = "\n".join(f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in finite.items())
+    bundle = {"results": finite, "peak_memory_mb": _peak_memory_mb()}
+    display({RESULTS_MIME: bundle, "text/plain": text}, raw=True)
+
+
+def _judge(id: str, measured: Any, n: int | None, setting: Mapping[str, Any]) -> Verdict:
+    claims = _claims()
+    if id not in claims:
+        near = difflib.get_close_matches(id, claims, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(claims)}."
+        raise ValueError(f"no claim {id!r} in data/claims.yaml.{hint}")
+    claim = claims[id]
+    try:
+        values = [float(m) for m in ([measured] if isinstance(measured, Real) else measured)]
+    except TypeError:
+        raise TypeError(f"{id}: expected a number or a list of numbers, got {measured!r}") from None
+    if claim.kind == "direction" and len(values) < MIN_SEEDS:
+        raise ValueError(f"{id} is a direction: give one figure for each of at least {MIN_SEEDS} seeds, got {values}")
+    if not values or not all(map(math.isfinite, values)):
+        raise ValueError(f"{id}: expected finite figures, got {values}")
+    here = ", ".join(_write(v, claim.unit, n) for v in values)
+    if not _comparable(claim, setting):
+        return Verdict(claim, here, "not comparable")
+    low, high = claim.band
+    return Verdict(claim, here, "holds" if all(low <= v <= high for v in values) else "FAILS")
+
+
+def _comparable(claim: Claim, setting: Mapping[str, Any]) -> bool:
+    for name, wanted in (claim.setting or {}).items():
+        if name not in setting:
+            raise ValueError(f"{claim.id} is stated for {name} = {wanted}: pass {name}=… to check().")
+        if setting[name] not in (wanted if isinstance(wanted, list) else [wanted]):
+            return False
+    return True
+
+
+def _write(value: float, unit: str, n: int | None = None) -> str:
+    if unit == "percent":
+        return percent(value, n)
+    if unit == "points":
+        return f"{100 * value:+.1f} points"
+    return f"{value:.3g}" + ("" if unit == "number" else f" {unit}")
+
+
+def _peak_memory_mb() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
