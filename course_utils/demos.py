@@ -1,0 +1,185 @@
+"""Sliders. Each demo is a pure function from a state to a frame, a picture that updates in place, and a thin shell.
+
+Displayed in a front end with widgets a demo is live; everywhere else its static picture is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from .attacks import frozen, input_gradient
+from .plotting import COLOURS, class_bars, figure, show_image, to_png
+
+EPS_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A slider demo: `frame(**state)` computes, `draw(figure, frame)` paints, `alt(frame)` says it in words.
+
+    In a notebook, end a cell with it. `demo.render(**state)` returns the picture of one state as a PNG.
+    """
+
+    title: str
+    controls: Mapping[str, widgets.Widget]
+    frame: Callable[..., Any]
+    draw: Callable[[Figure, Any], None]
+    alt: Callable[[Any], str]
+    size: Mapping[str, Any]  # arguments of plotting.figure
+    static: Mapping[str, Any]  # the state that readers without a kernel see
+
+    def render(self, **state: Any) -> bytes:
+        """Return the PNG of the state; what is not given keeps the control's value."""
+        return self._picture(self._frame(state))
+
+    def describe(self, **state: Any) -> str:
+        """Return the state in words, as a reader hears it who cannot see the picture."""
+        return self.alt(self._frame(state))
+
+    def widget(self) -> widgets.VBox:
+        """Return the live shell: the controls, a picture of fixed size, and a line that says what it shows."""
+        picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        message = widgets.HTML()
+
+        def update(_: object = None) -> None:
+            try:
+                frame = self._frame({})
+                picture.value = self._picture(frame)
+                message.value = f"<span role='status'>{escape(self.alt(frame))}</span>"
+            except (ValueError, TypeError) as error:
+                message.value = f"<strong role='alert'>{escape(str(error))}</strong>"
+
+        for control in self.controls.values():
+            control.observe(update, names="value")
+        update()
+        heading = widgets.HTML(f"<strong>{escape(self.title)}</strong>")
+        row = widgets.Layout(flex_flow="row wrap")
+        return widgets.VBox([heading, widgets.Box(list(self.controls.values()), layout=row), picture, message])
+
+    def _frame(self, state: Mapping[str, Any]) -> Any:
+        return self.frame(**{name: control.value for name, control in self.controls.items()} | dict(state))
+
+    def _picture(self, frame: Any) -> bytes:
+        fig, _ = figure(**self.size)
+        self.draw(fig, frame)
+        return to_png(fig)
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        alt = f"{self.title} (static picture of the slider). {self.describe(**self.static)}"
+        # One bundle: front ends with widgets take the live shell, pages and print take the picture.
+        bundle = self.widget()._repr_mimebundle_() | {"image/png": self.render(**self.static), "text/plain": alt}
+        display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def eps_slider(*, largest: float = 0.3, value: float = 0.0) -> widgets.FloatSlider:
+    """Return the slider every demo uses for eps, in pixel units."""
+    return widgets.FloatSlider(
+        value, min=0, max=largest, step=largest / EPS_STEPS, description="ε", readout_format=".3f"
+    )
+
+
+def margin_bar(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Demo:
+    """Show how the margin of one digit falls under the worst signs, beside its prediction (chapter 01).
+
+    Args:
+        w, b: the linear model, (n,) and scalar. x: images (N, 1, H, W). y: labels (N,), −1 or +1.
+    """
+    _check_images(x, y)
+    noise = torch.sign(torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).to(x)
+
+    def frame(image: int, eps: float, signs: str, clip: bool) -> dict[str, Any]:
+        step = -y[image] * w.sign().view(x[image].shape) if signs == "worst" else noise[image]
+        adv = x[image] + eps * step
+        adv = adv.clamp(0, 1) if clip else adv
+        clean, measured = (float(y[image] * (p.flatten() @ w + b)) for p in (x[image], adv))
+        predicted = clean - eps * float(w.abs().sum())
+        return {"x": x[image], "adv": adv, "clean": clean, "measured": measured, "predicted": predicted}
+
+    def draw(fig: Figure, f: dict[str, Any]) -> None:
+        left, right = fig.axes
+        show_image(left, f["adv"].clamp(0, 1), "attacked image")
+        right.set_axis_on()
+        right.barh([0, 1], [f["clean"], f["measured"]], color=[COLOURS[4], COLOURS[0]])
+        right.axvline(f["predicted"], color=COLOURS[1], linestyle="--")
+        right.axvline(0, color="black", linewidth=1)
+        right.set_yticks([0, 1], ["clean", "attacked"])
+        span = max(12.0, abs(f["predicted"]), abs(f["clean"])) * 1.05
+        right.set(xlim=(-span, span), xlabel="margin (left of 0: wrong)")
+        right.set_title("dashed: clean − ε‖w‖₁", fontsize=9)
+
+    def alt(f: dict[str, Any]) -> str:
+        verdict = "right" if f["measured"] > 0 else "wrong"
+        return (
+            f"Margin {f['clean']:.1f} clean, {f['measured']:.1f} attacked ({verdict}), predicted {f['predicted']:.1f}."
+        )
+
+    controls = {
+        "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),
+        "eps": eps_slider(),
+        "signs": widgets.Dropdown(options=["worst", "random"], description="signs"),
+        "clip": widgets.Checkbox(False, description="clip to [0, 1]"),
+    }
+    size = {"rows": 1, "columns": 2, "width": 3.4, "height": 2.4, "gridspec_kw": {"width_ratios": [1, 1.6]}}
+    return Demo("The margin bar", controls, frame, draw, alt, size, {"eps": 0.06})
+
+
+def fgsm_slider(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, names: Sequence[str] | None = None) -> Demo:
+    """Show one image under FGSM: the image, the magnified change, the most likely classes (chapter 02).
+
+    The sign of the gradient does not depend on eps: it is computed once for each image and model.
+
+    Args:
+        models: by the name shown. x: images (N, C, H, W) in [0, 1]. y: labels (N,). names: of the classes.
+    """
+    _check_images(x, y)
+    signs: dict[tuple[str, int], Tensor] = {}
+
+    def frame(model: str, image: int, eps: float) -> dict[str, Any]:
+        one, label = x[image : image + 1], y[image : image + 1]
+        if (model, image) not in signs:
+            signs[model, image] = input_gradient(models[model], one, label).sign()
+        adv = (one + eps * signs[model, image]).clamp(0, 1)
+        with frozen(models[model]), torch.no_grad():
+            probabilities = models[model](adv).softmax(1)[0]
+        return {"adv": adv[0], "change": (adv - one)[0], "probabilities": probabilities, "true": int(label), "eps": eps}
+
+    def draw(fig: Figure, f: dict[str, Any]) -> None:
+        left, middle, right = fig.axes
+        show_image(left, f["adv"], f"ε = {f['eps']:.3f}")
+        show_image(middle, f["change"].mean(0), "change, magnified", signed=True)
+        right.set_axis_on()
+        class_bars(right, f["probabilities"], true=f["true"], names=names, top=5)
+        right.set_title("hatched: the true class", fontsize=9)
+
+    def alt(f: dict[str, Any]) -> str:
+        best = int(f["probabilities"].argmax())
+        said = str(best) if names is None else names[best]
+        true = str(f["true"]) if names is None else names[f["true"]]
+        return (
+            f"At ε = {f['eps']:.3f} the model says {said} with {100 * f['probabilities'][best]:.0f} %; true is {true}."
+        )
+
+    controls = {
+        "model": widgets.Dropdown(options=list(models), description="model"),
+        "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),
+        "eps": eps_slider(),
+    }
+    size = {"rows": 1, "columns": 3, "width": 2.5, "height": 2.5}
+    return Demo("FGSM on one image", controls, frame, draw, alt, size, {"eps": 0.1})
+
+
+def _check_images(x: Tensor, y: Tensor) -> None:
+    if x.ndim != 4 or len(x) == 0 or len(y) != len(x):
+        raise ValueError(
+            f"expected images (N, C, H, W) with one label each and N >= 1, got {tuple(x.shape)} and {tuple(y.shape)}."
+        )

@@ -1,0 +1,159 @@
+"""Figures: colour-blind-safe, readable in grey (every line has its own dash and marker), with an alt text.
+
+Nothing here touches pyplot's global state: `figure` makes a plain Figure, `show` displays it once, as a PNG.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+DPI = 80
+# Okabe and Ito's palette, without the yellow that is too light for lines
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
+_CYCLE = cycler(
+    color=COLOURS, linestyle=["-", "--", "-.", ":", (0, (5, 1, 1, 1)), "-"], marker=["o", "s", "^", "D", "v", "x"]
+)
+
+
+def figure(rows: int = 1, columns: int = 1, *, width: float = 3.6, height: float = 2.8, **subplots: Any) -> tuple:
+    """Return a Figure and its Axes (one, or an array) in the course's style.
+
+    Args:
+        rows, columns: of the grid. width, height: of one cell, in inches. **subplots: as in Figure.subplots.
+
+    >>> fig, ax = figure(width=4)
+    >>> fig.get_figwidth()
+    4.0
+    """
+    fig = Figure(figsize=(columns * width, rows * height), dpi=DPI, layout="constrained")
+    axes = fig.subplots(rows, columns, **subplots)
+    for ax in np.atleast_1d(axes).flat:
+        ax.set_prop_cycle(_CYCLE)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25)
+    return fig, axes
+
+
+def to_png(fig: Figure) -> bytes:
+    """Return the figure as the bytes of a PNG with at most 128 colours."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=DPI)
+    image = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    packed = io.BytesIO()
+    image.save(packed, format="png", optimize=True)
+    return packed.getvalue()
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Display a figure in the notebook.
+
+    Args:
+        alt: what a reader who cannot see the figure has to know, in one or two sentences.
+
+    Raises:
+        ValueError: the alt text is empty.
+    """
+    from IPython.display import display
+
+    if not alt.strip():
+        raise ValueError("a figure needs an alt text: say in a sentence what it shows.")
+    data = {"image/png": to_png(fig), "text/plain": f"Figure: {alt}"}
+    display(data, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def show_image(ax: Axes, image: Tensor, title: str = "", *, signed: bool = False, limit: float | None = None) -> Axes:
+    """Draw one image (1, H, W), (3, H, W) or (H, W): pixels from 0 to 1, or a signed change around 0.
+
+    Args:
+        signed: draw in colours from −limit (blue) through 0 (white) to +limit (red); grey otherwise.
+        limit: default the largest absolute value.
+    """
+    pixels = image.detach().cpu().float().squeeze(0)
+    if signed:
+        limit = limit or float(pixels.abs().max()) or 1.0
+        # RdBu: a dark colour at both ends, so it reads in grey as well
+        ax.imshow(pixels.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    elif pixels.ndim == 3:
+        ax.imshow(pixels.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+    else:
+        ax.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_title(title, fontsize=9)
+    ax.set_axis_off()
+    return ax
+
+
+def image_grid(
+    images: Tensor | Sequence[Tensor],
+    titles: Sequence[str] = (),
+    *,
+    columns: int = 8,
+    size: float = 1.15,
+    signed: bool = False,
+) -> Figure:
+    """Return a figure with many images (N, C, H, W), row by row; see `show_image`.
+
+    Raises:
+        ValueError: no images.
+    """
+    if len(images) == 0:
+        raise ValueError("expected at least one image, got none.")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height = size + (0.12 + 0.16 * max(t.count("\n") + 1 for t in titles) if titles else 0.05)
+    fig, axes = figure(rows, columns, width=size, height=height, squeeze=False)
+    limit = float(torch.stack(list(images)).abs().max()) if signed else None
+    for i, ax in enumerate(axes.flat):
+        ax.set_axis_off()
+        if i < len(images):
+            show_image(ax, images[i], titles[i] if i < len(titles) else "", signed=signed, limit=limit)
+    return fig
+
+
+def line(
+    ax: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    label: str,
+    *,
+    low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None,
+    **style: Any,
+) -> Axes:
+    """Draw a curve with markers and, where given, the band between low and high."""
+    (drawn,) = ax.plot(x, y, label=label, markersize=4, **style)
+    if low is not None and high is not None:
+        ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
+    return ax
+
+
+def class_bars(
+    ax: Axes, probabilities: Tensor, *, true: int, names: Sequence[str] | None = None, top: int | None = None
+) -> Axes:
+    """Draw class probabilities (K,) as bars; the true class is hatched, the others are plain.
+
+    Args:
+        true: index of the true class. names: of the classes, default their numbers.
+        top: show only so many of the most likely classes.
+    """
+    probabilities = probabilities.detach().cpu()
+    order = probabilities.argsort(descending=True)[:top].tolist() if top else list(range(len(probabilities)))
+    labels = [str(k) if names is None else names[k] for k in order]
+    bars = ax.barh(range(len(order)), probabilities[order].tolist(), color=COLOURS[1])
+    for bar, k in zip(bars, order, strict=True):
+        if k == true:
+            bar.set(facecolor=COLOURS[0], hatch="///", hatchcolor="white")
+    ax.set_yticks(range(len(order)), labels)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("probability")
+    return ax

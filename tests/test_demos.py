@@ -1,0 +1,111 @@
+"""Every demo at every slider position, in process, where exceptions propagate."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from course_utils import demos
+from course_utils.attacks import fgsm
+
+
+@pytest.fixture(scope="module")
+def margin_bar():
+    torch.manual_seed(0)
+    w, b = torch.randn(784), torch.tensor(0.3)
+    x = torch.rand(3, 1, 28, 28)
+    y = torch.tensor([1.0, -1.0, 1.0])
+    return demos.margin_bar(w, b, x, y), (w, b, x, y)
+
+
+@pytest.fixture(scope="module")
+def fgsm_slider():
+    torch.manual_seed(0)
+    models = {name: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)) for name in ("one", "two")}
+    x, y = torch.rand(3, 1, 28, 28), torch.tensor([1, 2, 3])
+    return demos.fgsm_slider(models, x, y), (models, x, y)
+
+
+def size(png):
+    return Image.open(io.BytesIO(png)).size
+
+
+@pytest.mark.parametrize("signs", ["worst", "random"])
+@pytest.mark.parametrize("clip", [True, False])
+def test_margin_bar_at_every_position(margin_bar, signs, clip):
+    demo, _ = margin_bar
+    for image in range(3):
+        for step in range(0, demos.EPS_STEPS + 1):
+            frame = demo.frame(image=image, eps=0.3 * step / demos.EPS_STEPS, signs=signs, clip=clip)
+            assert frame["adv"].isfinite().all()
+            if signs == "worst" and not clip:  # the formula is exact
+                assert frame["measured"] == pytest.approx(frame["predicted"], rel=1e-4, abs=1e-2)
+            elif signs == "worst":
+                assert frame["measured"] >= frame["predicted"] - 1e-3
+
+
+def test_fgsm_slider_shows_what_the_attack_makes(fgsm_slider):
+    demo, (models, x, y) = fgsm_slider
+    for name in models:
+        for image in range(3):
+            for eps in (0.0, 0.05, 0.3):
+                frame = demo.frame(model=name, image=image, eps=eps)
+                expected = fgsm(models[name], x[image : image + 1], y[image : image + 1], eps)[0]
+                torch.testing.assert_close(frame["adv"], expected, atol=1e-6, rtol=0)
+                assert frame["probabilities"].sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["margin_bar", "fgsm_slider"])
+def test_the_picture_follows_the_handle_and_keeps_its_size(name, request):
+    demo, _ = request.getfixturevalue(name)
+    _, _, picture, message = demo.widget().children
+    first, said = picture.value, message.value
+    demo.controls["eps"].value = 0.21
+    try:
+        assert picture.value != first
+        assert message.value != said
+        assert size(picture.value) == size(first)
+    finally:
+        demo.controls["eps"].value = 0.0
+
+
+def test_an_error_becomes_a_message_and_the_demo_goes_on(fgsm_slider):
+    demo, _ = fgsm_slider
+
+    def frame(eps, **state):
+        if eps > 0.1:
+            raise ValueError("too <far>")
+        return demo.frame(eps=eps, **state)
+
+    fragile = demos.Demo(demo.title, demo.controls, frame, demo.draw, demo.alt, demo.size, demo.static)
+    _, _, picture, message = fragile.widget().children
+    before = picture.value
+    demo.controls["eps"].value = 0.2
+    assert "too &lt;far&gt;" in message.value
+    assert picture.value == before
+    demo.controls["eps"].value = 0.0
+    assert "too" not in message.value
+
+
+@pytest.mark.parametrize("name", ["margin_bar", "fgsm_slider"])
+def test_one_bundle_with_widget_picture_and_alt_text(name, request, displayed):
+    demo, _ = request.getfixturevalue(name)
+    demo._ipython_display_()
+    ((data, metadata),) = displayed
+    assert {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"} <= set(data)
+    assert demo.title in metadata["image/png"]["alt"]
+
+
+def test_other_image_sizes_work():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 6 * 5, 4))
+    demo = demos.fgsm_slider({"m": model}, torch.rand(2, 3, 6, 5), torch.tensor([0, 3]), names=["a", "b", "c", "d"])
+    assert demo.render(eps=0.1)
+    assert "true is a" in demo.describe(image=0)
+
+
+@pytest.mark.parametrize("x", [torch.rand(0, 1, 4, 4), torch.rand(2, 16), torch.rand(3, 1, 4, 4)])
+def test_wrong_images_are_refused(x):
+    with pytest.raises(ValueError, match="expected images"):
+        demos.fgsm_slider({"m": torch.nn.Flatten()}, x, torch.tensor([0, 1]))

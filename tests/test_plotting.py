@@ -1,0 +1,81 @@
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from course_utils import plotting
+
+
+def pixels(fig):
+    return np.asarray(Image.open(io.BytesIO(plotting.to_png(fig))).convert("RGB"))
+
+
+def test_show_displays_one_png_with_its_alt_text(displayed):
+    fig, ax = plotting.figure()
+    plotting.line(ax, [0, 1], [0, 1], "a", low=[0, 0], high=[1, 2])
+    plotting.show(fig, "A rising line.")
+    ((data, metadata),) = displayed
+    assert metadata["image/png"]["alt"] == "A rising line."
+    assert Image.open(io.BytesIO(data["image/png"])).format == "PNG"
+
+
+def test_show_refuses_a_figure_without_alt_text():
+    fig, _ = plotting.figure()
+    with pytest.raises(ValueError, match="alt text"):
+        plotting.show(fig, " ")
+
+
+def test_no_figure_is_left_in_pyplot():
+    before = plt.get_fignums()
+    plotting.to_png(plotting.image_grid(torch.rand(3, 1, 5, 5)))
+    assert plt.get_fignums() == before
+
+
+def test_lines_differ_in_more_than_colour():
+    _, ax = plotting.figure()
+    for i in range(len(plotting.COLOURS)):
+        plotting.line(ax, [0, 1], [i, i], str(i))
+    styles = {(line.get_linestyle(), line.get_marker()) for line in ax.lines}
+    assert len(styles) == len(plotting.COLOURS)
+
+
+def test_signed_images_have_white_at_zero_and_symmetric_limits():
+    _, ax = plotting.figure()
+    plotting.show_image(ax, torch.tensor([[[-0.1, 0.0], [0.3, 0.0]]]), signed=True)
+    low, high = ax.images[0].get_clim()
+    assert (low, high) == pytest.approx((-0.3, 0.3))
+
+
+def test_signed_images_of_zeros_do_not_fail():
+    _, ax = plotting.figure()
+    plotting.show_image(ax, torch.zeros(1, 2, 2), signed=True)
+    assert ax.images[0].get_clim() == (-1, 1)
+
+
+def test_grid_has_a_cell_for_each_image_and_refuses_none():
+    fig = plotting.image_grid(torch.rand(5, 1, 4, 4), [str(i) for i in range(5)], columns=3)
+    assert sum(bool(ax.images) for ax in fig.axes) == 5
+    with pytest.raises(ValueError, match="at least one image"):
+        plotting.image_grid(torch.rand(0, 1, 4, 4))
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 6), (3, 6, 6), (6, 6)])
+def test_grey_colour_and_bare_images(shape):
+    _, ax = plotting.figure()
+    plotting.show_image(ax, torch.rand(shape))
+    assert ax.images[0].get_array().shape[:2] == (6, 6)
+
+
+def test_bars_are_sorted_cut_and_mark_the_true_class_without_colour():
+    fig, ax = plotting.figure()
+    plotting.class_bars(ax, torch.tensor([0.1, 0.6, 0.3]), true=2, top=2)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["1", "2"]
+    hatches = [bar.get_hatch() for bar in ax.patches]
+    assert hatches[0] is None
+    assert hatches[1]
+    fig_without, ax = plotting.figure()
+    plotting.class_bars(ax, torch.tensor([0.1, 0.6, 0.3]), true=0, top=2)
+    assert not np.array_equal(pixels(fig), pixels(fig_without))
