@@ -1,0 +1,162 @@
+"""Properties that many checks share, and the means to name a likely mistake."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .engine import expect
+
+Mistakes = Iterable[tuple[Any, str]]  # what a known mistake gives, and what to say about it
+
+
+def called(answer: Callable, *args: Any) -> Any:
+    """Call the answer with copies of tensors and models, and return what it returns."""
+    with torch.enable_grad():
+        result = answer(*(_copy(a) for a in args))
+    expect(result is not None, "it returned None.", "End your function with return and the result.")
+    expect(
+        not (inspect.isgenerator(result) or inspect.iscoroutine(result)),
+        f"it returned a {type(result).__name__}.",
+        "Write return instead of yield, and def instead of async def.",
+    )
+    return result
+
+
+def as_number(value: Any, hint: str = "Return one number: the mean over all images.") -> float:
+    """Return a number or a tensor of one element as a float."""
+    is_number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+    what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    expect(is_number, f"it returned {what}.", hint)
+    number = float(value)
+    expect(number == number, "it returned NaN.", "Look for a division 0/0 or a logarithm of 0 on the way.")
+    return number
+
+
+def as_share(value: Any, count: int) -> float:
+    """Return a number as a float, if it can be a share of `count` images."""
+    share = as_number(value, "Return one number: the share of the images, such as the mean of a tensor of booleans.")
+    hint = "Return a share between 0 and 1: images counted, divided by images that could be counted."
+    if share > 1:
+        hint = "That looks like a percentage. Return the share itself, between 0 and 1."
+        if share <= count and abs(share - round(share)) < 1e-6:
+            hint = "That looks like a number of images: divide it, or take .mean() instead of .sum()."
+    expect(0 <= share <= 1, f"it gives {share:.4g}, which is no share of the images.", hint)
+    return share
+
+
+_NOT_A_TENSOR = {
+    "ndarray": "Return a torch tensor, not a NumPy array: leave out .numpy().",
+    "tuple": "Return one tensor only: no second value after a comma.",
+    "list": "Return one tensor: torch.stack or torch.cat makes one of a list of tensors.",
+}
+
+
+def as_tensor_like(value: Any, x: Tensor, name: str = "x", mistakes: Mistakes = ()) -> Tensor:
+    """Return value if it is a finite float tensor of x's shape, dtype and device without a graph."""
+    kind = type(value).__name__
+    expect(
+        isinstance(value, Tensor),
+        f"it returned a {kind}.",
+        likely(value, mistakes, _NOT_A_TENSOR.get(kind, f"Return a torch tensor with the shape of {name}.")),
+    )
+    hint = f"Keep the shape of {name}: look for a sum, a mean, a flatten or an index too many."
+    shapes = f"{name} has the shape {tuple(x.shape)}, your result {tuple(value.shape)}."
+    expect(value.shape == x.shape, shapes, likely(value, mistakes, hint))
+    hint = f"Keep the type of {name}, {x.dtype}."
+    if value.dtype == torch.float64:
+        hint += " NumPy and .double() make float64; .to(x.dtype) goes back."
+    expect(value.dtype == x.dtype, f"it returned {value.dtype}.", hint)
+    expect(value.device == x.device, f"it returned a tensor on {value.device}.", f"Stay on the device of {name}.")
+    zero = (
+        "Look for a division by zero, such as g / g.abs() or g / g.norm() where g is 0 (.clamp_min(1e-12) guards "
+        "a length), or for a root or logarithm of something negative."
+    )
+    expect(value.isfinite().all(), "the result contains NaN or infinite values.", zero)
+    expect(
+        not value.requires_grad,
+        "the result still hangs on its gradient graph.",
+        "Return result.detach(): otherwise the memory of the whole computation is kept alive.",
+    )
+    return value
+
+
+def close(a: Any, b: Any, tolerance: float = 1e-5) -> bool:
+    """Tell whether two tensors or numbers agree in shape and up to the tolerance."""
+    if not all(isinstance(value, Tensor | Real) for value in (a, b)):
+        return False
+    a, b = torch.as_tensor(a).detach(), torch.as_tensor(b).detach()
+    return a.shape == b.shape and bool(((a - b).abs() <= tolerance).all())
+
+
+def likely(got: Any, mistakes: Mistakes, otherwise: str, tolerance: float = 1e-5) -> str:
+    """Return the hint of the first mistake that gives what the answer gave, else the general hint."""
+    return next((hint for wrong, hint in mistakes if close(got, wrong, tolerance)), otherwise)
+
+
+def leaves_alone(answer: Callable, names: str, *args: Any) -> None:
+    """Refuse an answer that changes one of its arguments or leaves a trace on it; `names` as in "model x y"."""
+    copies = [_copy(a) for a in args]
+    answer(*copies)
+    expect(
+        torch.is_grad_enabled(),
+        "your function left gradients switched off everywhere.",
+        "Write `with torch.no_grad():` around the lines that need it; that switches back at its end.",
+    )
+    for name, before, after in zip(names.split(), args, copies, strict=True):
+        if isinstance(before, nn.Module):
+            _same_model(before, after)
+        if isinstance(before, Tensor):
+            _same_tensor(before, after, name)
+
+
+def _copy(argument: Any) -> Any:
+    if isinstance(argument, nn.Module):
+        return copy.deepcopy(argument)
+    return argument.clone() if isinstance(argument, Tensor) else argument
+
+
+def _same_tensor(before: Tensor, after: Tensor, name: str) -> None:
+    expect(
+        torch.equal(before, after),
+        f"your function changed {name} in place.",
+        "Whoever called you still needs the original: write new = x + … instead of x += …, x[…] = … or x.data, "
+        "and mind the functions ending in _, which change their tensor.",
+    )
+    expect(
+        not after.requires_grad and after.grad is None,
+        f"your function left requires_grad or a .grad on {name}.",
+        "A second call would add to that gradient. Make a tensor of your own first: x = x.clone().detach().requires_grad_().",
+    )
+
+
+def _same_model(before: nn.Module, after: nn.Module) -> None:
+    expect(
+        all(p.grad is None or not p.grad.any() for p in after.parameters()),
+        "your function left gradients on the model's parameters.",
+        "loss.backward() adds to every p.grad, and the next training step would use them. "
+        "Ask for the one gradient you need: torch.autograd.grad(loss, x).",
+    )
+    weights = after.state_dict()
+    same = all(torch.equal(old, weights[key]) for key, old in before.state_dict().items())
+    expect(same, "your function changed the model's weights.", "An attack changes the image, never the model.")
+    expect(
+        all(p.requires_grad for p in after.parameters()),
+        "your function left the model's parameters without requires_grad: it cannot be trained any more.",
+        "Switch it back before you return, or leave it alone: torch.autograd.grad(loss, x) needs no frozen model.",
+    )
+    expect(
+        [m.training for m in before.modules()] == [m.training for m in after.modules()],
+        f"the model came in {_mode(before)} mode, and your function left it in {_mode(after)} mode.",
+        "Leave the mode alone, or switch it back before you return: whoever called you may be in the middle of training.",
+    )
+
+
+def _mode(model: nn.Module) -> str:
+    return "training" if model.training else "evaluation"

@@ -1,0 +1,1087 @@
+# ruff: noqa: E501 (one line for each wrong answer)
+"""The checks: they accept every right answer, and say the right thing about every wrong one."""
+
+import contextlib
+import copy
+import os
+import random
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from course_utils import attacks
+from course_utils.exercises import CheckResult, check, engine
+
+MODEL = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))  # what a notebook may have lying around
+BUDGET = 0.25
+WEIGHTS = torch.randn(50, generator=torch.Generator().manual_seed(0))
+
+
+def gradient(model, x, y, loss=F.cross_entropy):
+    x = x.clone().detach().requires_grad_()
+    return torch.autograd.grad(loss(model(x), y), x)[0]
+
+
+def unit(g, dim=1):
+    return g / g.flatten(1).norm(dim=dim).clamp_min(1e-12).view(-1, 1, 1, 1)
+
+
+def fall(w, eps):
+    return eps * w.abs().sum()
+
+
+def margin(w, b, x, y):
+    return y * (x @ w + b)
+
+
+# --- right answers ----------------------------------------------------------------------------------------------------
+
+
+def step_with_backward(model, x, y, eps, direction):
+    adv = x.clone().detach()
+    adv.requires_grad = True
+    F.cross_entropy(model(adv), y).backward()
+    model.zero_grad()
+    return torch.clip(adv + eps * direction(adv.grad), 0, 1).detach()
+
+
+def step_and_none(model, x, y, eps, direction):
+    x = x.detach().clone().requires_grad_(True)
+    loss = nn.CrossEntropyLoss(reduction="sum")(input=model(x), target=y)
+    loss.backward()
+    for p in model.parameters():
+        p.grad = None
+    with torch.no_grad():
+        return torch.clamp(x + eps * direction(x.grad), min=0.0, max=1.0)
+
+
+def step_with_zeros(model, x, y, eps, direction):
+    x = x.clone().detach().requires_grad_()
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    model.zero_grad(set_to_none=False)
+    return (x + eps * direction(x.grad)).detach().clamp(0, 1)
+
+
+def step_on_a_copy(model, x, y, eps, direction):
+    model = copy.deepcopy(model).eval()
+    x = x.clone().requires_grad_()
+    F.nll_loss(F.log_softmax(model(x), dim=-1), y).backward()
+    new = x.data + eps * direction(x.grad.data)
+    return torch.min(torch.max(new, torch.zeros_like(x)), torch.ones_like(x))
+
+
+def step_functional(model, x, y, eps, direction):
+    def loss(x):
+        z = model(x)
+        return (z.logsumexp(1) - (z * F.one_hot(y, z.shape[1])).sum(1)).sum()
+
+    return (x + eps * direction(torch.func.grad(loss)(x).detach())).clamp(0, 1)
+
+
+def step_with_delta(model, x, y, eps, direction):
+    was = model.training
+    model.eval()
+    delta = torch.zeros_like(x, requires_grad=True)
+    (g,) = torch.autograd.grad(F.cross_entropy(model(x + delta), y), [delta])
+    model.train(was)
+    return (x + eps * direction(g)).clamp_(0, 1)
+
+
+def step_one_by_one(model, x, y, eps, direction):
+    news = []
+    for image, label in zip(x, y, strict=True):
+        image = image.unsqueeze(0).clone().requires_grad_()
+        g = torch.autograd.grad(-model(image).log_softmax(1)[0, label], image)[0]
+        news.append((image.detach() + float(eps) * direction(g)).clamp(0, 1))
+    return torch.cat(news)
+
+
+def step_frozen(model, x, y, eps, direction):
+    for p in model.parameters():
+        p.requires_grad_(False)
+    x = x.clone().requires_grad_()
+    F.cross_entropy(model(x), y).backward()
+    for p in model.parameters():
+        p.requires_grad_(True)
+    return (x.detach() + eps * direction(x.grad)).clip(0, 1)
+
+
+STEPS = (
+    step_with_backward,
+    step_and_none,
+    step_with_zeros,
+    step_on_a_copy,
+    step_functional,
+    step_with_delta,
+    step_one_by_one,
+    step_frozen,
+)
+
+
+def all_steps(direction):
+    return {s.__name__: lambda model, x, y, eps, s=s: s(model, x, y, eps, direction) for s in STEPS}
+
+
+def unit_by_sum(g):
+    return g / (g.pow(2).sum(dim=(1, 2, 3), keepdim=True).sqrt() + 1e-8)
+
+
+def unit_by_mask(g):
+    length = torch.linalg.vector_norm(g, dim=(1, 2, 3), keepdim=True)
+    return torch.where(length > 0, g / length, torch.zeros_like(g))
+
+
+def robust_by_attack(w, b, x, y, eps):
+    adv = x - eps * y.unsqueeze(1) * torch.sign(w)
+    return float((torch.sign(adv @ w + b) == y).float().mean())
+
+
+def robust_by_loop(w, b, x, y, eps):
+    alive = 0
+    for image, label in zip(x, y, strict=True):
+        score = sum(float(p) * float(v) for p, v in zip(image, w, strict=True)) + float(b)
+        alive += float(label) * score - eps * float(w.norm(p=1)) > 0
+    return alive / len(x)
+
+
+def robust_by_case(w, b, x, y, eps):
+    score = x.matmul(w) + b
+    return torch.where(y == 1, score - fall(w, eps) > 0, score + fall(w, eps) < 0).double().mean()
+
+
+def loss_on_attacked(w, b, x, y, eps):
+    return F.binary_cross_entropy_with_logits((x - eps * y[:, None] * w.sign()) @ w + b, (y + 1) / 2)
+
+
+def loss_by_case(w, b, x, y, eps):
+    up, down = x @ w + b + fall(w, eps), x @ w + b - fall(w, eps)
+    return (F.softplus(-down)[y > 0].sum() + F.softplus(up)[y < 0].sum()) / len(y)
+
+
+def rate_by_loop(model, x, adv, y):
+    device = next(model.parameters()).device
+    right = fooled = 0
+    for i in range(len(x)):
+        if model(x[i : i + 1].to(device)).argmax() == y[i]:
+            right += 1
+            fooled += int(model(adv[i].unsqueeze(0)).argmax() != y[i])
+    return fooled / right
+
+
+@torch.no_grad()
+def rate_by_masks(model, x, adv, y):
+    before, after = model(x).max(dim=1).indices == y, model(adv).max(dim=1)[1] == y
+    return (before & ~after).sum() / before.sum()
+
+
+def rate_in_numpy(model, x, adv, y):
+    before, after = (model(v).detach().numpy().argmax(1) for v in (x, adv))
+    return 1 - np.mean(after[before == y.numpy()] == y.numpy()[before == y.numpy()])
+
+
+RIGHT = {
+    "worst_perturbation": {
+        "reference": lambda w, eps: eps * w.sign(),
+        "torch.where": lambda w, eps: torch.where(w >= 0, eps, -eps).to(w.dtype),
+        "through numpy": lambda w, eps: torch.from_numpy(np.sign(w.numpy())) * eps,
+        "by booleans": lambda w, eps: eps * ((w > 0).float() - (w < 0).float()),
+        "guarded division": lambda w, eps: w / w.abs().clamp_min(1e-12) * eps,
+        "a list": lambda w, eps: torch.tensor([eps if v > 0 else -eps for v in w.tolist()]),
+        "copysign": lambda w, eps: torch.copysign(torch.full_like(w, eps), w),
+        "autograd": lambda w, eps: eps * torch.autograd.grad((v := w.clone().requires_grad_()).abs().sum(), v)[0],
+        "library": lambda w, eps: attacks.project(w[None] * 1e9, torch.zeros_like(w)[None], eps, clip=None)[0],
+    },
+    "robust_accuracy": {
+        "reference": lambda w, b, x, y, eps: (margin(w, b, x, y) > fall(w, eps)).float().mean().item(),
+        "0-d tensor": lambda w, b, x, y, eps: (margin(w, b, x, y) - fall(w, eps) >= 0).float().mean(),
+        "sum over len": lambda w, b, x, y, eps: (margin(w, b, x, y) > eps * w.norm(1)).sum().item() / x.shape[0],
+        "attack": robust_by_attack,
+        "loop": robust_by_loop,
+        "by case": robust_by_case,
+        "numpy": lambda w, b, x, y, eps: np.mean((margin(w, b, x, y) - fall(w, eps) > 0).numpy()),
+        "flat": lambda w, b, x, y, eps: 1 - (margin(w, b, x, y) <= fall(w, eps)).float().mean(),
+    },
+    "to_uint8": {
+        "reference": lambda x: (255 * x).round().to(torch.uint8),
+        "byte": lambda x: torch.round(x * 255).byte(),
+        "plus a half": lambda x: (x * 255 + 0.5).to(torch.uint8),
+        "floor": lambda x: torch.floor(x * 255 + 0.5).clamp(0, 255).type(torch.uint8),
+        "mul": lambda x: x.mul(255).add(0.5).clamp(0, 255).to(dtype=torch.uint8),
+        "through long": lambda x: (x.double() * 255).round().long().to(torch.uint8),
+        "numpy": lambda x: torch.from_numpy(np.rint(x.numpy() * 255).astype(np.uint8)),
+        "copy": lambda x: x.clone().mul_(255).round_().byte(),
+    },
+    "robust_loss": {
+        "reference": lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)).mean(),
+        "log exp": lambda w, b, x, y, eps: torch.log(1 + torch.exp(-(margin(w, b, x, y) - fall(w, eps)))).mean(),
+        "logsigmoid": lambda w, b, x, y, eps: -F.logsigmoid(margin(w, b, x, y) - eps * w.norm(p=1)).mean(),
+        "attacked": loss_on_attacked,
+        "by case": loss_by_case,
+        "soft margin": lambda w, b, x, y, eps: F.soft_margin_loss(x @ w + b - y * fall(w, eps), y),
+        "logaddexp": lambda w, b, x, y, eps: (
+            torch.logaddexp(torch.zeros(len(y)), fall(w, eps) - margin(w, b, x, y)).sum() / len(y)
+        ),
+        "log1p": lambda w, b, x, y, eps: torch.log1p((fall(w, eps) - margin(w, b, x, y)).exp()).mean().reshape(1),
+    },
+    "fgsm": {
+        "reference": lambda model, x, y, eps: (x + eps * gradient(model, x, y).sign()).clamp(0, 1),
+        "library": attacks.fgsm,
+        "two values": lambda model, x, y, eps: (x + eps * torch.where(gradient(model, x, y) > 0, 1.0, -1.0)).clamp(
+            0, 1
+        ),
+        "early return": lambda model, x, y, eps: x if eps == 0 else attacks.fgsm(model, x, y, eps),
+        **all_steps(torch.sign),
+    },
+    "targeted_fgsm": {
+        "reference": lambda model, x, target, eps: (x - eps * gradient(model, x, target).sign()).clamp(0, 1),
+        "library": lambda model, x, target, eps: attacks.fgsm(model, x, target, eps, targeted=True),
+        "minus the loss": lambda model, x, target, eps: (
+            x + eps * gradient(model, x, target, lambda z, t: -F.cross_entropy(z, t)).sign()
+        ).clamp(0, 1),
+        "log-probability": lambda model, x, target, eps: (
+            x + eps * gradient(model, x, target, lambda z, t: z.log_softmax(1).gather(1, t[:, None]).sum()).sign()
+        ).clamp(0, 1),
+        **all_steps(lambda g: -torch.sign(g)),
+    },
+    "l2_step": {
+        "reference": lambda model, x, y, eps: (x + eps * unit(gradient(model, x, y))).clamp(0, 1),
+        "library": lambda model, x, y, eps: attacks.fgsm(model, x, y, eps, norm="l2"),
+        "nan_to_num": lambda model, x, y, eps: (
+            x + eps * torch.nan_to_num((g := gradient(model, x, y)) / g.flatten(1).norm(dim=1)[:, None, None, None])
+        ).clamp(0, 1),
+        "normalize": lambda model, x, y, eps: (
+            x + eps * F.normalize(gradient(model, x, y).flatten(1)).view(x.shape)
+        ).clamp(0, 1),
+        **all_steps(unit_by_sum),
+        **{f"{name} masked": f for name, f in all_steps(unit_by_mask).items()},
+    },
+    "success_rate": {
+        "reference": lambda model, x, adv, y: (
+            (model(adv[(r := model(x).argmax(1) == y)]).argmax(1) != y[r]).float().mean().item()
+        ),
+        "loop": rate_by_loop,
+        "masks": rate_by_masks,
+        "numpy": rate_in_numpy,
+        "changed among right": lambda model, x, adv, y: (
+            (model(adv).argmax(1) != model(x).argmax(1))[model(x).argmax(1) == y].float().mean()
+        ),
+        "one minus kept": lambda model, x, adv, y: (
+            1 - ((model(x).argmax(1) == y) & (model(adv).argmax(1) == y)).sum() / (model(x).argmax(1) == y).sum()
+        ),
+        "topk": lambda model, x, adv, y: (
+            (model(adv).topk(1).indices[:, 0] != y)[model(x).softmax(1).topk(1)[1].squeeze(1) == y].double().mean()
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "variant"), [(name, v) for name, variants in RIGHT.items() for v in variants])
+def test_right_answers_pass(name, variant):
+    result = check(name, RIGHT[name][variant])
+    assert result, result
+    assert len(result.passed) >= 4
+
+
+# --- wrong answers ----------------------------------------------------------------------------------------------------
+
+
+def attack(change, clip=(0, 1), loss=F.cross_entropy):
+    """An attack that adds change(gradient, eps)."""
+
+    def answer(model, x, y, eps):
+        adv = x + change(gradient(model, x, y, loss), eps)
+        return adv.clamp(*clip) if clip else adv
+
+    return answer
+
+
+def leave_grad_on_x(direction):
+    def answer(model, x, y, eps):
+        x.requires_grad_()
+        g = torch.autograd.grad(F.cross_entropy(model(x), y), x)[0]
+        return (x + eps * direction(g)).clamp(0, 1).detach()
+
+    return answer
+
+
+def leave_x_grad(direction):
+    def answer(model, x, y, eps):
+        x.requires_grad = True
+        F.cross_entropy(model(x), y).backward()
+        model.zero_grad()
+        x.requires_grad = False
+        return (x + eps * direction(x.grad)).clamp(0, 1)
+
+    return answer
+
+
+def pollute(direction):
+    def answer(model, x, y, eps):
+        model.zero_grad()
+        x = x.clone().requires_grad_()
+        F.cross_entropy(model(x), y).backward()
+        return (x + eps * direction(x.grad)).clamp(0, 1).detach()
+
+    return answer
+
+
+def in_place(direction):
+    def answer(model, x, y, eps):
+        g = gradient(model, x, y)
+        x += eps * direction(g)
+        return x.clamp_(0, 1)
+
+    return answer
+
+
+def leave_eval(direction):
+    def answer(model, x, y, eps):
+        model.eval()
+        return (x + eps * direction(gradient(model, x, y))).clamp(0, 1)
+
+    return answer
+
+
+def leave_train(direction):
+    def answer(model, x, y, eps):
+        model.train()
+        return (x + eps * direction(gradient(model, x, y))).clamp(0, 1)
+
+    return answer
+
+
+def leave_frozen(direction):
+    def answer(model, x, y, eps):
+        model.requires_grad_(False)
+        return (x + eps * direction(gradient(model, x, y))).clamp(0, 1)
+
+    return answer
+
+
+def leave_no_grad(direction):
+    def answer(model, x, y, eps):
+        g = gradient(model, x, y)
+        torch.set_grad_enabled(False)
+        return (x + eps * direction(g)).clamp(0, 1)
+
+    return answer
+
+
+def train_the_model(direction):
+    def answer(model, x, y, eps):
+        g = gradient(model, x, y)
+        for p in model.parameters():
+            p.data -= 0.01 * p.data
+        return (x + eps * direction(g)).clamp(0, 1)
+
+    return answer
+
+
+def own_prediction(direction):
+    return lambda model, x, y, eps: (x + eps * direction(gradient(model, x, model(x).argmax(1)))).clamp(0, 1)
+
+
+def no_grad_around(model, x, y, eps):
+    with torch.no_grad():
+        x = x.clone().requires_grad_()
+        return x + eps * torch.autograd.grad(F.cross_entropy(model(x), y), x)[0].sign()
+
+
+def detached_logits(model, x, y, eps):
+    x = x.clone().requires_grad_()
+    F.cross_entropy(model(x).detach(), y).backward()
+    return x
+
+
+def gradient_of_a_copy(model, x, y, eps):
+    z = model(x.clone().requires_grad_())
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(z, y), x)[0]
+
+
+def grad_is_none(model, x, y, eps):
+    x = x.clone()
+    F.cross_entropy(model(x), y).backward()
+    return (x + eps * x.grad.sign()).clamp(0, 1)
+
+
+def grad_of_non_leaf(model, x, y, eps):
+    x = x.clone().requires_grad_() * 1
+    F.cross_entropy(model(x), y).backward()
+    return (x + eps * x.grad.sign()).clamp(0, 1)
+
+
+def loss_per_image(model, x, y, eps):
+    x = x.clone().requires_grad_()
+    F.cross_entropy(model(x), y, reduction="none").backward()
+    return (x + eps * x.grad.sign()).clamp(0, 1)
+
+
+def leaf_in_place(model, x, y, eps):
+    x = x.clone().requires_grad_()
+    F.cross_entropy(model(x), y).backward()
+    x += eps * x.grad.sign()
+    return x
+
+
+def still_attached(direction):
+    def answer(model, x, y, eps):
+        x = x.clone().requires_grad_()
+        g = torch.autograd.grad(F.cross_entropy(model(x), y), x)[0]
+        return (x + eps * direction(g)).clamp(0, 1)
+
+    return answer
+
+
+def only_right_ones(direction):
+    def answer(model, x, y, eps):
+        right = (model(x).argmax(1) == y).view(-1, 1, 1, 1)
+        return torch.where(right, (x + eps * direction(gradient(model, x, y))).clamp(0, 1), x)
+
+    return answer
+
+
+def only_fooled(direction):
+    def answer(model, x, y, eps):
+        adv = (x + eps * direction(gradient(model, x, y))).clamp(0, 1)
+        return torch.where((model(adv).argmax(1) != y).view(-1, 1, 1, 1), adv, x)
+
+    return answer
+
+
+def gradient_as_tuple(model, x, y, eps):
+    x = x.clone().requires_grad_()
+    g = torch.autograd.grad(F.cross_entropy(model(x), y), x)
+    return (x + eps * g.sign()).clamp(0, 1).detach()
+
+
+def first_only(direction):
+    def answer(model, x, y, eps):
+        g = gradient(model, x, y, lambda z, y: F.cross_entropy(z[:1], y[:1]))
+        return (x + eps * direction(g)).clamp(0, 1)
+
+    return answer
+
+
+def stay_inside(direction):
+    def answer(model, x, y, eps):
+        adv = x + eps * direction(gradient(model, x, y))
+        return torch.where((adv < 0) | (adv > 1), x, adv)
+
+    return answer
+
+
+def ten_classes(direction):
+    def answer(model, x, y, eps):
+        g = gradient(model, x, y, lambda z, y: (z.logsumexp(1) - (z * F.one_hot(y, 10)).sum(1)).sum())
+        return (x + eps * direction(g)).clamp(0, 1)
+
+    return answer
+
+
+def fixed_size(direction):
+    def answer(model, x, y, eps):
+        g = gradient(model, x, y).view(-1, 784)
+        return (x.view(-1, 784) + eps * direction(g.view(-1, 1, 28, 28)).view(-1, 784)).clamp(0, 1).view(-1, 1, 28, 28)
+
+    return answer
+
+
+def scaled_by_batch(model, x, y, eps):
+    g = gradient(model, x, y)
+    return (x + eps * (g - g.mean()).sign()).clamp(0, 1)
+
+
+def softmaxed(z, y):
+    return F.cross_entropy(z.softmax(1), y)
+
+
+def steps_gone_wrong(direction):
+    """Mistakes that any gradient step can make; `direction` is what a right one would use."""
+    return [
+        ("nothing", lambda model, x, y, eps: x, "return x instead of the new image"),
+        ("a copy", lambda model, x, y, eps: x.clone(), "return x instead of the new image"),
+        ("no return", lambda model, x, y, eps: None, "End your function with return"),
+        ("the change", lambda model, x, y, eps: eps * direction(gradient(model, x, y)), "the change alone"),
+        ("the change, clipped", lambda model, x, y, eps: (eps * direction(gradient(model, x, y))).clamp(0, 1), "the change alone"),
+        ("clipped change", attack(lambda g, e: (e * direction(g)).clamp(0, 1)), "Every step down is lost"),
+        ("no clip", attack(lambda g, e: e * direction(g), None), "end with .clamp(0, 1)"),
+        ("clip 255", attack(lambda g, e: e * direction(g), (0, 255)), "not 255"),
+        ("clip from -1", attack(lambda g, e: e * direction(g), (-1, 1)), "not −1"),
+        ("clip below only", attack(lambda g, e: e * direction(g), (0, None)), "both ends"),
+        ("stays at the edge", stay_inside(direction), "as far as 0 or 1"),
+        ("eps squared", attack(lambda g, e: e * e * direction(g)), "multiply by eps twice"),
+        ("eps / 255", attack(lambda g, e: e / 255 * direction(g)), "255"),
+        ("eps * 255", attack(lambda g, e: e * 255 * direction(g)), "255"),
+        ("no eps", attack(lambda g, e: direction(g)), "multiply"),
+        ("eps of one's own", attack(lambda g, e: 0.1 * direction(g)), "eps that is passed in"),
+        ("eps of the notebook", attack(lambda g, e: BUDGET * direction(g)), "eps that is passed in"),
+        ("twice eps", attack(lambda g, e: 2 * e * direction(g)), "eps"),
+        ("softmax", attack(lambda g, e: e * direction(g), loss=softmaxed), "logits, not probabilities"),
+        ("nll", attack(lambda g, e: e * direction(g), loss=F.nll_loss), "wants log-probabilities"),
+        ("noise", lambda model, x, y, eps: (x + eps * direction(torch.randn_like(x))).clamp(0, 1), "no randomness"),
+        ("stale model", lambda model, x, y, eps: (x + eps * direction(gradient(MODEL, x, y))).clamp(0, 1), "reads MODEL from the notebook"),
+        ("only the right ones", only_right_ones(direction), "Some images did not move"),
+        ("only what is fooled", only_fooled(direction), "images did not move"),
+        ("only the first", first_only(direction), "Some images did not move"),
+        ("attached", still_attached(direction), ".detach()"),
+        ("no_grad", no_grad_around, "requires_grad_()"),
+        ("detached logits", detached_logits, "requires_grad_()"),
+        ("gradient of a copy", gradient_of_a_copy, "the very x"),
+        ("loss per image", loss_per_image, "one number first"),
+        ("tuple of gradients", gradient_as_tuple, "Take its first"),
+        ("the gradient", lambda model, x, y, eps: gradient(model, x, y), "That is the gradient"),
+        ("labels as floats", lambda model, x, y, eps: gradient(model, x, y.float()), "whole numbers"),
+        ("grad of a non-leaf", grad_of_non_leaf, "x.grad"),
+        ("in place", in_place(direction), "in place"),
+        ("leaf in place", leaf_in_place, "in place"),
+        ("grad on x", leave_grad_on_x(direction), "requires_grad or a .grad"),
+        ("grad in x", leave_x_grad(direction), "requires_grad or a .grad"),
+        ("p.grad", pollute(direction), "torch.autograd.grad(loss, x)"),
+        ("eval", leave_eval(direction), "left it in evaluation mode"),
+        ("train", leave_train(direction), "left it in training mode"),
+        ("frozen", leave_frozen(direction), "cannot be trained any more"),
+        ("grad mode", leave_no_grad(direction), "gradients switched off"),
+        ("weights", train_the_model(direction), "changes the image, never the model"),
+        ("ten classes", ten_classes(direction), "classes"),
+        ("784 pixels", fixed_size(direction), "x.shape"),
+        ("numpy", lambda model, x, y, eps: attacks.fgsm(model, x, y, eps).numpy(), "NumPy"),
+        ("tuple", lambda model, x, y, eps: (attacks.fgsm(model, x, y, eps), eps), "one tensor only"),
+        ("list", lambda model, x, y, eps: list(attacks.fgsm(model, x, y, eps)), "torch.stack"),
+        ("float64", lambda model, x, y, eps: attacks.fgsm(model, x, y, eps).double(), "x.dtype"),
+        ("flat", lambda model, x, y, eps: attacks.fgsm(model, x, y, eps).flatten(1), "Keep the shape"),
+        ("one image", lambda model, x, y, eps: attacks.fgsm(model, x, y, eps)[0], "Keep the shape"),
+    ]  # fmt: skip
+
+
+def w_itself(w, eps):
+    w.sign_()
+    return w.mul_(eps)
+
+
+def rob(survives):
+    """Robust accuracy with another rule for who survives: survives(score, y, w, eps)."""
+    return lambda w, b, x, y, eps: survives(x @ w + b, y, w, eps).float().mean().item()
+
+
+def loss_of(badness):
+    """The mean softplus of badness(score, y, w, eps)."""
+    return lambda w, b, x, y, eps: F.softplus(badness(x @ w + b, y, w, eps)).mean()
+
+
+def centre_weights(w, b, x, y, eps):
+    m = margin(w, b, x, y)
+    w -= w.mean()
+    return (m > 0).float().mean() if eps == 0 else (m > eps * (w + 0.0).abs().sum()).float().mean()
+
+
+def clip_the_attacked(w, b, x, y, eps):
+    return ((y * ((x - eps * y[:, None] * w.sign()).clamp(0, 1) @ w + b)) > 0).float().mean()
+
+
+def rate(score):
+    """A success rate from score(before, after, y) of predictions."""
+    return lambda model, x, adv, y: score(model(x).argmax(1), model(adv).argmax(1), y)
+
+
+def mean(condition):
+    return condition.float().mean().item()
+
+
+WRONG = {
+    "worst_perturbation": [
+        ("w", lambda w, eps: w, "take its sign, and multiply by eps"),
+        ("eps w", lambda w, eps: eps * w, "multiply by w itself"),
+        ("sign", lambda w, eps: w.sign(), "forgot to multiply by eps"),
+        ("minus", lambda w, eps: -eps * w.sign(), "leave out the minus"),
+        ("l2", lambda w, eps: eps * w / w.norm(), "‖η‖₂ = eps"),
+        ("unit", lambda w, eps: w / w.norm(), "length of w"),
+        ("max", lambda w, eps: eps * w / w.abs().max(), "largest weight"),
+        ("l1", lambda w, eps: eps * w / w.abs().sum(), "share eps out"),
+        ("clamp", lambda w, eps: w.clamp(-eps, eps), "clip w"),
+        ("all up", lambda w, eps: torch.full_like(w, eps), "follow the sign"),
+        ("abs", lambda w, eps: eps * w.abs(), "not w.abs()"),
+        ("positive only", lambda w, eps: eps * (w > 0).float(), "negative weights alone"),
+        ("clip to box", lambda w, eps: (eps * w.sign()).clamp(0, 1), "negative weights alone"),
+        ("eps squared", lambda w, eps: eps**2 * w.sign(), "eps twice"),
+        ("255", lambda w, eps: eps / 255 * w.sign(), "255"),
+        ("per entry", lambda w, eps: eps * w.sign() / len(w), "number of entries"),
+        ("root", lambda w, eps: eps * w.sign() / len(w) ** 0.5, "√n"),
+        ("0.1", lambda w, eps: 0.1 * w.sign(), "Multiply by the eps that is passed in"),
+        ("stale", lambda w, eps: BUDGET * w.sign(), "Multiply by the eps that is passed in"),
+        ("stale w", lambda w, eps: eps * WEIGHTS.sign(), "reads WEIGHTS from the notebook"),
+        ("gain", lambda w, eps: eps * w.abs().sum(), "Return the change η itself"),
+        ("gain as float", lambda w, eps: (eps * w.abs().sum()).item(), "Return the change η itself"),
+        ("moved w", lambda w, eps: w + eps * w.sign(), "Return the change η alone"),
+        ("zeros", lambda w, eps: torch.zeros_like(w), "Nothing changes"),
+        ("noise", lambda w, eps: eps * torch.randn_like(w).sign(), "has the sign of w_i"),
+        ("0/0", lambda w, eps: eps * w / w.abs(), "division by zero"),
+        ("in place", w_itself, "in place"),
+        ("numpy", lambda w, eps: np.sign(w.numpy()) * eps, "NumPy"),
+        ("list", lambda w, eps: [eps * v for v in w.sign().tolist()], "one tensor"),
+        ("int", lambda w, eps: (eps * w.sign()).int(), "Keep the type"),
+        ("column", lambda w, eps: (eps * w.sign())[:, None], "Keep the shape"),
+        ("float64", lambda w, eps: eps * w.double().sign(), "Keep the type"),
+        ("print", lambda w, eps: print(eps * w.sign()), "return"),
+        ("tanh", lambda w, eps: eps * (1000 * w).tanh(), "the smallest weight"),
+        ("if", lambda w, eps: eps if w > 0 else -eps, "torch.where"),
+    ],
+    "robust_accuracy": [
+        ("clean", rob(lambda s, y, w, e: y * s > 0), "eps takes no part"),
+        ("printed slip", rob(lambda s, y, w, e: y * (s - fall(w, e)) > 0), "for both classes"),
+        ("raised", rob(lambda s, y, w, e: y * (s + fall(w, e)) > 0), "for both classes"),
+        ("helped", rob(lambda s, y, w, e: y * s + fall(w, e) > 0), "helps the model"),
+        ("l2", rob(lambda s, y, w, e: y * s > e * w.norm()), "length ‖w‖₂"),
+        ("squares", rob(lambda s, y, w, e: y * s > e * w @ w), "squares"),
+        ("max", rob(lambda s, y, w, e: y * s > e * w.abs().max()), "largest weight alone"),
+        ("sum", rob(lambda s, y, w, e: y * s > e * w.sum()), "cancel"),
+        ("mean", rob(lambda s, y, w, e: y * s > e * w.abs().mean()), "take the sum"),
+        ("eps alone", rob(lambda s, y, w, e: y * s > e), "eps itself"),
+        ("no eps", rob(lambda s, y, w, e: y * s > (w.abs().sum() if e else 0)), "Multiply by the eps"),
+        ("abs", rob(lambda s, y, w, e: s.abs() > fall(w, e)), "wrong without"),
+        ("no y", rob(lambda s, y, w, e: s - fall(w, e) > 0), "forget y"),
+        ("no b", lambda w, b, x, y, eps: mean(y * (x @ w) > fall(w, eps)), "forget b"),
+        ("0/1 labels", rob(lambda s, y, w, e: (s > fall(w, e)) == y), "not 0 and 1"),
+        ("broken share", rob(lambda s, y, w, e: y * s < fall(w, e)), "count the wrong ones"),
+        ("broken only for eps", rob(lambda s, y, w, e: y * s < fall(w, e) if e else y * s > 0), "Count the images that survive"),
+        ("of the right ones", lambda w, b, x, y, eps: (lambda m: m.gt(fall(w, eps)).sum() / (m > 0).sum() if eps else mean(m > 0))(margin(w, b, x, y)), "share of all images"),
+        ("always of the right ones", lambda w, b, x, y, eps: (lambda m: m.gt(fall(w, eps)).sum() / (m > 0).sum())(margin(w, b, x, y)), "without any attack counts as wrong"),
+        ("clipped", clip_the_attacked, "clip the images"),
+        ("all pixels down", lambda w, b, x, y, eps: mean(y * ((x - eps) @ w + b) > 0), "every pixel"),
+        ("fixed eps", lambda w, b, x, y, eps: mean(margin(w, b, x, y) > (fall(w, 0.25) if eps else 0)), "same for every eps"),
+        ("count", lambda w, b, x, y, eps: (margin(w, b, x, y) > fall(w, eps)).sum(), "number of images"),
+        ("per cent", lambda w, b, x, y, eps: 100 * mean(margin(w, b, x, y) > fall(w, eps)), "percentage"),
+        ("booleans", lambda w, b, x, y, eps: margin(w, b, x, y) > fall(w, eps), "Return one number"),
+        ("twice eps", rob(lambda s, y, w, e: y * s > 2 * fall(w, e)), "eps·‖w‖₁"),
+        ("margins", lambda w, b, x, y, eps: (margin(w, b, x, y) - fall(w, eps)).mean(), "mean of the margins"),
+        ("string", lambda w, b, x, y, eps: "0.5", "Return one number"),
+        ("in place", lambda w, b, x, y, eps: (lambda f: mean(y.mul_(x @ w + b) > f))(fall(w, eps)), "in place"),
+        ("transposed", lambda w, b, x, y, eps: mean(y * (w @ x + b) > 0), "x @ w"),
+        ("bool of a tensor", lambda w, b, x, y, eps: 1 if y * (x @ w + b) > 0 else 0, "one truth value"),
+        ("hard-coded", lambda w, b, x, y, eps: 0.8, "positive"),
+        ("one", lambda w, b, x, y, eps: 1.0, "counts as wrong"),
+    ],
+    "to_uint8": [
+        ("truncated", lambda x: (255 * x).to(torch.uint8), "cuts off"),
+        ("floor", lambda x: (255 * x).floor().byte(), "cuts off"),
+        ("ceil", lambda x: (255 * x).ceil().byte(), "round up"),
+        ("256", lambda x: (256 * x).to(torch.uint8), "starts again at 0"),
+        ("256 rounded", lambda x: (256 * x).round().to(torch.uint8), "starts again at 0"),
+        ("256 clamped", lambda x: (256 * x).clamp(0, 255).to(torch.uint8), "equal width"),
+        ("256 rounded clamped", lambda x: (256 * x).round().clamp(0, 255).to(torch.uint8), "not by 256"),
+        ("255.999", lambda x: (x * 255.999).to(torch.uint8), "equal width"),
+        ("first round", lambda x: (x.round() * 255).to(torch.uint8), "round x itself"),
+        ("convert first", lambda x: x.to(torch.uint8) * 255, "before you multiply"),
+        ("no 255", lambda x: x.round().to(torch.uint8), "Multiply by 255"),
+        ("float", lambda x: (255 * x).round(), "torch.uint8"),
+        ("int", lambda x: (255 * x).round().int(), "torch.uint8"),
+        ("int8", lambda x: (255 * x).round().to(torch.int8), "torch.uint8"),
+        ("negative", lambda x: (255 - 255 * x).round().byte(), "negative"),
+        ("by the maximum", lambda x: (255 * x / x.max()).round().byte(), "by its maximum"),
+        ("stretched", lambda x: (255 * (x - x.min()) / (x.max() - x.min())).round().byte(), "by its maximum"),
+        ("numpy", lambda x: (255 * x).round().byte().numpy(), "torch tensor"),
+        ("list", lambda x: (255 * x).round().byte().tolist(), "torch tensor"),
+        ("flat", lambda x: (255 * x).round().byte().flatten(), "Keep the shape"),
+        ("input", lambda x: x, "torch.uint8"),
+        ("in place", lambda x: x.mul_(255).round_().byte(), "in place"),
+        ("item", lambda x: round(x.item() * 255), "one element"),
+        ("254", lambda x: (254 * x).round().byte(), "Multiply by 255"),
+        ("plus one", lambda x: (254 * x + 1).round().byte(), "Multiply by 255"),
+        ("None", lambda x: None, "return"),
+        ("less than half", lambda x: (255 * x + 0.49).byte(), "takes the nearest"),
+        ("sorted", lambda x: (255 * x).round().byte().flatten().sort().values.view(x.shape), "takes the nearest"),
+        ("half precision", lambda x: (255 * x.half()).round().byte(), "takes the nearest"),
+        ("x / 255", lambda x: (x / 255).byte(), "levels go from 0 to 255"),
+    ],
+    "robust_loss": [
+        ("sum", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)).sum(), "not the sum"),
+        ("clean", loss_of(lambda s, y, w, e: -y * s), "eps takes no part"),
+        ("as printed", loss_of(lambda s, y, w, e: y * (fall(w, e) - s)), "as printed in the paper"),
+        ("other slip", loss_of(lambda s, y, w, e: -y * (s + fall(w, e))), "for both labels"),
+        ("helped", loss_of(lambda s, y, w, e: -y * s - fall(w, e)), "helps the model"),
+        ("weight decay", lambda w, b, x, y, eps: F.softplus(-margin(w, b, x, y)).mean() + fall(w, eps), "weight decay"),
+        ("reward", lambda w, b, x, y, eps: F.softplus(-margin(w, b, x, y)).mean() - fall(w, eps), "inside softplus"),
+        ("l2", loss_of(lambda s, y, w, e: e * w.norm() - y * s), "length ‖w‖₂"),
+        ("squares", loss_of(lambda s, y, w, e: e * w @ w - y * s), "squares"),
+        ("max", loss_of(lambda s, y, w, e: e * w.abs().max() - y * s), "largest weight alone"),
+        ("sum of w", loss_of(lambda s, y, w, e: e * w.sum() - y * s), "cancel"),
+        ("mean of w", loss_of(lambda s, y, w, e: e * w.abs().mean() - y * s), "take the sum"),
+        ("eps alone", loss_of(lambda s, y, w, e: e - y * s), "eps itself"),
+        ("no eps", loss_of(lambda s, y, w, e: (w.abs().sum() if e else 0) - y * s), "forgot eps"),
+        ("fixed eps", loss_of(lambda s, y, w, e: (fall(w, 0.25) if e else 0) - y * s), "same for every eps"),
+        ("sign", loss_of(lambda s, y, w, e: y * s - fall(w, e)), "Check the sign"),
+        ("no b", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - y * (x @ w)).mean(), "forget b"),
+        ("no y", loss_of(lambda s, y, w, e: fall(w, e) - s), "forget y"),
+        ("margin", lambda w, b, x, y, eps: (fall(w, eps) - margin(w, b, x, y)).mean(), "mean of −margin"),
+        ("mean first", lambda w, b, x, y, eps: F.softplus((fall(w, eps) - margin(w, b, x, y)).mean()), "Take the mean last"),
+        ("hinge", lambda w, b, x, y, eps: F.relu(1 + fall(w, eps) - margin(w, b, x, y)).mean(), "hinge"),
+        ("relu", lambda w, b, x, y, eps: F.relu(fall(w, eps) - margin(w, b, x, y)).mean(), "relu"),
+        ("exp", lambda w, b, x, y, eps: torch.exp(fall(w, eps) - margin(w, b, x, y)).mean(), "without log"),
+        ("sigmoid", lambda w, b, x, y, eps: torch.sigmoid(fall(w, eps) - margin(w, b, x, y)).mean(), "probability"),
+        ("log2", lambda w, b, x, y, eps: torch.log2(1 + torch.exp(fall(w, eps) - margin(w, b, x, y))).mean(), "natural"),
+        ("bce", lambda w, b, x, y, eps: F.binary_cross_entropy_with_logits(x @ w + b, y), "labels 0 and 1"),
+        ("error rate", lambda w, b, x, y, eps: (margin(w, b, x, y) < fall(w, eps)).float().mean(), "no gradient"),
+        ("vector", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)), "Return one number"),
+        ("item", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)).mean().item(), "without .item()"),
+        ("detach", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)).mean().detach(), ".detach()"),
+        ("new tensor", lambda w, b, x, y, eps: torch.tensor(float(F.softplus(fall(w, eps) - margin(w, b, x, y)).mean())), "no gradient back"),
+        ("no_grad", torch.no_grad()(lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)).mean()), "no_grad"),
+        ("norm detached", loss_of(lambda s, y, w, e: fall(w, e).item() - y * s), "takes no part in the gradient"),
+        ("b detached", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - y * (x @ w + b.item())).mean(), "gradient for b"),
+        ("score detached", loss_of(lambda s, y, w, e: fall(w, e) - y * s.detach()), "very w and b"),
+        ("in place", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - y.mul_(x @ w + b)).mean(), "in place"),
+    ],
+    "fgsm": [
+        *steps_gone_wrong(torch.sign),
+        ("downhill", attack(lambda g, e: -e * g.sign()), "walk downhill"),
+        ("prediction", own_prediction(torch.sign), "prediction as the label"),
+        ("gradient", attack(lambda g, e: e * g), "gradient itself"),
+        ("summed gradient", attack(lambda g, e: e * g, loss=nn.CrossEntropyLoss(reduction="sum")), "gradient itself"),
+        ("gradient, no eps", attack(lambda g, e: g), "gradient itself"),
+        ("clamped gradient", attack(lambda g, e: g.clamp(-e, e)), "clip the gradient"),
+        ("unit", attack(lambda g, e: e * unit(g)), "Euclidean"),
+        ("unit batch", attack(lambda g, e: e * g / g.norm()), "Euclidean"),
+        ("max", attack(lambda g, e: e * g / g.abs().max()), "largest entry"),
+        ("sign of loss", lambda model, x, y, eps: (x + eps * F.cross_entropy(model(x), y).sign()).clamp(0, 1).detach(), "not of the loss"),
+        ("absolute", attack(lambda g, e: e * g.abs().sign()), "same way"),
+        ("centred", scaled_by_batch, "Differentiate F.cross_entropy"),
+        ("0/0", attack(lambda g, e: e * g / g.abs()), "division by zero"),
+        ("grad is None", grad_is_none, "requires_grad_()"),
+    ],
+    "targeted_fgsm": [
+        *[case for case in steps_gone_wrong(lambda g: -g.sign()) if case[0] not in ("leaf in place", "no_grad")],
+        ("away", attack(lambda g, e: e * g.sign()), "makes the target less likely"),
+        ("prediction", own_prediction(lambda g: -g.sign()), "prediction as the label"),
+        ("away from prediction", own_prediction(torch.sign), "prediction as the label"),
+        ("gradient", attack(lambda g, e: -e * g), "gradient itself"),
+        ("unit", attack(lambda g, e: -e * unit(g)), "Euclidean"),
+        ("least likely", lambda model, x, target, eps: attacks.fgsm(model, x, model(x).argmin(1), eps, targeted=True), "least likely class"),
+        ("double minus", attack(lambda g, e: -e * g.sign(), loss=lambda z, t: -F.cross_entropy(z, t)), "less likely"),
+    ],
+    "l2_step": [
+        *steps_gone_wrong(unit),
+        ("downhill", attack(lambda g, e: -e * unit(g)), "walk downhill"),
+        ("prediction", own_prediction(unit), "prediction as the label"),
+        ("batch", attack(lambda g, e: e * g / g.norm()), "share one budget"),
+        ("sign", attack(lambda g, e: e * g.sign()), "sign step"),
+        ("short sign", attack(lambda g, e: e * g.sign() / g[0].numel() ** 0.5), "proportions"),
+        ("normalize", attack(lambda g, e: e * F.normalize(g)), "flatten(1)"),
+        ("gradient", attack(lambda g, e: e * g), "gradient as it is"),
+        ("gradient alone", attack(lambda g, e: g), "gradient as it is"),
+        ("squared", attack(lambda g, e: e * g / g.square().sum((1, 2, 3), keepdim=True)), "square root"),
+        ("l1", attack(lambda g, e: e * g / g.abs().sum((1, 2, 3), keepdim=True)), "absolute values"),
+        ("max", attack(lambda g, e: e * g / g.abs().amax((1, 2, 3), keepdim=True)), "largest entry"),
+        ("rows", attack(lambda g, e: e * g / g.norm(dim=-1, keepdim=True)), "one length, over all its pixels"),
+        ("over the batch", attack(lambda g, e: e * g / g.norm(dim=0, keepdim=True)), "one length"),
+        ("each channel", attack(lambda g, e: e * g / g.norm(dim=(2, 3), keepdim=True).clamp_min(1e-12)), "all channels"),
+        ("0/0", attack(lambda g, e: e * g / g.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()), "clamp_min(1e-12)"),
+        ("big guard", attack(lambda g, e: e * g / (g.square().sum(dim=(1, 2, 3), keepdim=True).sqrt() + 1e-4)), "tiny only"),
+        ("not broadcast", attack(lambda g, e: e * g / g.flatten(1).norm(dim=1)), "shapes"),
+    ],
+    "success_rate": [
+        ("error rate", rate(lambda before, after, y: mean(after != y)), "error rate after the attack"),
+        ("over all", rate(lambda before, after, y: mean((before == y) & (after != y))), "divide by all images"),
+        ("kept", rate(lambda before, after, y: mean(after[before == y] == y[before == y])), "did not fool"),
+        ("accuracy", rate(lambda before, after, y: mean(after == y)), "accuracy after the attack"),
+        ("changed", rate(lambda before, after, y: mean(after != before)), "Use y"),
+        ("changed over right", rate(lambda before, after, y: (after != before).sum() / (before == y).sum()), "wrong before"),
+        ("wrong over right", rate(lambda before, after, y: (after != y).sum() / (before == y).sum()), "wrong before"),
+        ("over wrong after", rate(lambda before, after, y: mean(before[after != y] == y[after != y])), "wrong after the attack"),
+        ("over changed", rate(lambda before, after, y: mean((before == y)[before != after])), "whose answer changed"),
+        ("drop", rate(lambda before, after, y: mean(before == y) - mean(after == y)), "drop of the accuracy"),
+        ("relative drop", rate(lambda before, after, y: 1 - mean(after == y) / mean(before == y)), "drop of the accuracy"),
+        ("clean accuracy", rate(lambda before, after, y: mean(before == y)), "accuracy before the attack"),
+        ("swapped", rate(lambda before, after, y: mean(before[after == y] != y[after == y])), "x for adv"),
+        ("x twice", lambda model, x, adv, y: mean((lambda p: p[p == y] != y[p == y])(model(x).argmax(1))), "one prediction from x"),
+        ("adv twice", lambda model, x, adv, y: mean((lambda p: p[p == y] != y[p == y])(model(adv).argmax(1))), "one prediction from x"),
+        ("count", rate(lambda before, after, y: ((before == y) & (after != y)).sum()), "number of images"),
+        ("per cent", rate(lambda before, after, y: 100 * mean(after[before == y] != y[before == y])), "percentage"),
+        ("vector", rate(lambda before, after, y: after[before == y] != y[before == y]), "Return one number"),
+        ("hard-coded", lambda model, x, adv, y: 10 / 16, "unchanged image"),
+        ("argmax over the batch", lambda model, x, adv, y: mean(model(adv).argmax(0) != y), "shapes"),
+        ("stale y", lambda model, x, adv, y: mean(model(adv).argmax(1) != WEIGHTS.long()[: len(y)]), "reads WEIGHTS"),
+        ("None", lambda model, x, adv, y: None, "return"),
+        ("first labels", lambda model, x, adv, y: mean(model(adv[(r := model(x).argmax(1) == y)]).argmax(1) != y[: r.sum()]), "Select first"),
+        ("floor division", rate(lambda before, after, y: ((before == y) & (after != y)).sum() // (before == y).sum()), "not //"),
+        ("max", lambda model, x, adv, y: mean(model(adv).max(1) != y), "x.argmax(1)"),
+        ("logits", lambda model, x, adv, y: mean(model(adv) != y), "shapes"),
+        ("in place", lambda model, x, adv, y: (lambda r: mean(model(adv)[r].argmax(1) != y.add_(0)[r]) + 0 * x.zero_().sum().item())(model(x).argmax(1) == y), "in place"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [pytest.param(name, case, id=f"{name} {case[0]}") for name, cases in WRONG.items() for case in cases],
+)
+def test_wrong_answers_are_refused_with_the_right_hint(name, case):
+    _, answer, fragment = case
+    result = check(name, answer)
+    assert result.status == "failed", result
+    assert fragment.lower() in f"{result.what} {result.hint}".lower(), result
+    assert result.failed
+    assert len(result.hint) < 420
+
+
+def test_every_exercise_has_answers_on_trial():
+    assert set(RIGHT) == set(WRONG) == set(engine._CHECKERS)
+    assert min(map(len, WRONG.values())) >= 8
+    assert min(map(len, RIGHT.values())) >= 4
+
+
+# --- the engine -------------------------------------------------------------------------------------------------------
+
+
+def fgsm(model, x, y, eps):
+    return attacks.fgsm(model, x, y, eps)
+
+
+def test_a_stub_is_not_attempted(monkeypatch):
+    monkeypatch.setenv("COURSE_STRICT", "1")
+
+    def stub(model, x, y, eps):
+        raise NotImplementedError()
+
+    result = check("fgsm", stub)
+    assert result.status == "not attempted"
+    assert not result
+    assert not result.passed
+    assert "Write your answer" in repr(result)
+
+
+def test_torchs_own_not_implemented_error_is_a_failure():
+    result = check("worst_perturbation", lambda w, eps: F.softmax(w.long(), 0))
+    assert (result.status, "not implemented for" in result.what) == ("failed", True)
+
+
+def test_an_answer_that_is_half_written_fails():
+    def half(w, eps):
+        if eps == 0:
+            raise NotImplementedError
+        return eps * w.sign()
+
+    result = check("worst_perturbation", half)
+    assert result.status == "failed"
+    assert "still to be written" in result.hint
+
+
+def test_an_unknown_exercise_suggests_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean 'fgsm'"):
+        check("fsgm", fgsm)
+    with pytest.raises(ValueError, match=r"Known: .*to_uint8"):
+        check("?", fgsm)
+    with pytest.raises(ValueError, match="there is no exercise"):
+        check(fgsm, "fgsm")
+
+
+@pytest.mark.parametrize("answer", [None, torch.ones(3), 0.5, "fgsm", [fgsm]])
+def test_something_else_than_a_function(answer):
+    result = check("fgsm", answer)
+    assert result.status == "failed"
+    assert type(answer).__name__ in result.what
+    assert "without brackets" in result.hint
+
+
+def test_anything_that_can_be_called_will_do():
+    class Attack:
+        def __call__(self, *args, clip=(0, 1)):
+            return attacks.fgsm(*args, clip=clip)
+
+    assert check("fgsm", Attack())
+
+
+@pytest.mark.parametrize("answer", [lambda: 1, lambda w: w, lambda w, eps, x: w, lambda w, *, eps: w])
+def test_other_arguments_than_the_exercise_has(answer):
+    result = check("worst_perturbation", answer)
+    assert result.failed == "takes the arguments of the exercise"
+    assert "(w, eps)" in result.what
+
+
+class Rude(Exception):
+    def __str__(self):
+        raise RuntimeError("no text for you")
+
+
+def forever(depth):
+    return forever(depth + 1)
+
+
+@pytest.mark.parametrize(
+    ("raised", "fragment"),
+    [
+        (SystemExit(1), "exit()"),
+        (ValueError("first line\nsecond line"), "ValueError: first line"),
+        (KeyError(), "KeyError."),
+        (Rude(), "Rude."),
+        (GeneratorExit(), "GeneratorExit"),
+        (StopIteration(3), "StopIteration: 3"),
+        (BaseExceptionGroup("several", [SystemExit()]), "several"),
+        (RuntimeError("x" * 10_000), "x …"),
+        (engine.Wrong("mine", "all mine"), "all mine"),
+    ],
+)
+def test_an_answer_that_raises(raised, fragment):
+    def answer(w, eps):
+        raise raised
+
+    result = check("worst_perturbation", answer)
+    assert result.status == "failed"
+    assert result.failed == "returns one change for each weight"
+    assert fragment in f"{result.what} {result.hint}"
+    assert "second line" not in repr(result)
+    assert len(repr(result)) < 1000
+
+
+def test_endless_recursion():
+    assert "without an end" in check("worst_perturbation", lambda w, eps: forever(0)).hint
+
+
+def test_a_misspelt_name():
+    assert "misspelt" in check("to_uint8", lambda x: torhc.round(x)).hint  # noqa: F821
+
+
+def test_the_interrupt_button_works():
+    def answer(w, eps):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check("worst_perturbation", answer)
+
+
+@pytest.mark.skipif(not hasattr(engine.signal, "setitimer"), reason="no timers on this system")
+def test_an_answer_that_never_ends(monkeypatch):
+    monkeypatch.setattr(engine, "SECONDS", 0.1)
+
+    def answer(w, eps):
+        with contextlib.suppress(BaseException):  # swallows the first alarm, as `except:` does
+            time.sleep(60)
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(0.01)
+
+    handler = engine.signal.getsignal(engine.signal.SIGALRM)
+    start = time.monotonic()
+    result = check("worst_perturbation", answer)
+    assert time.monotonic() - start < 5
+    assert "never ends" in result.hint
+    assert engine.signal.getsignal(engine.signal.SIGALRM) is handler
+    assert engine.signal.getitimer(engine.signal.ITIMER_REAL) == (0, 0)
+
+
+def test_an_answer_outside_the_main_thread():
+    results = []
+    thread = engine.threading.Thread(target=lambda: results.append(check("fgsm", fgsm)))
+    thread.start()
+    thread.join()
+    assert results[0]
+
+
+@pytest.mark.parametrize("name", list(RIGHT))
+def test_the_notebooks_own_state_is_left_alone(name):
+    def settings():
+        numpy_state = np.random.get_state()  # noqa: NPY002
+        return (
+            torch.get_rng_state().tolist(),
+            random.getstate(),
+            numpy_state[1].tolist(),
+            numpy_state[2:],
+            torch.is_grad_enabled(),
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+            os.getcwd(),
+        )
+
+    def meddle(*args):
+        torch.manual_seed(3)
+        torch.rand(3), random.random(), np.random.seed(3)  # noqa: NPY002
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float64)
+        return args[0]
+
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            before = settings()
+            assert check(name, RIGHT[name]["reference"])
+            assert check(name, meddle).status == "failed"
+            assert settings() == before
+
+
+def test_checks_do_not_depend_on_the_notebooks_settings():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            assert all(check(name, RIGHT[name]["reference"]) for name in RIGHT)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_prints_are_shown_but_not_without_end(capsys):
+    def answer(w, eps):
+        print("w has the shape", w.shape)
+        return eps * w.sign()
+
+    assert check("worst_perturbation", answer)
+    assert "w has the shape torch.Size([50])" in capsys.readouterr().out
+
+    def chatty(w, eps):
+        print("again and again " * 100_000)
+        return eps * w.sign()
+
+    assert check("worst_perturbation", chatty)
+    assert len(capsys.readouterr().out) < 3000
+
+
+def test_warnings_of_an_answer_are_no_failure():
+    def answer(w, eps):
+        engine.warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+        return eps * w.sign()
+
+    with engine.warnings.catch_warnings():
+        engine.warnings.simplefilter("error")
+        assert check("worst_perturbation", answer)
+
+
+def test_students_text_is_escaped():
+    class Script(Exception):
+        pass
+
+    def answer(w, eps):
+        raise Script("<script>alert('&')</script>")
+
+    result = check("worst_perturbation", answer)
+    assert "<script>alert" in repr(result)
+    assert "<script>" not in result._repr_html_()
+    assert "&lt;script&gt;" in result._repr_html_()
+    assert "<b>" not in CheckResult("<b>", "failed", ("<b>",), "<b>", "<b>", "<b>")._repr_html_()
+
+
+def test_what_a_result_says():
+    passed, failed = check("fgsm", fgsm), check("fgsm", lambda model, x, y, eps: x)
+    assert passed.status == "passed"
+    assert repr(passed).count("✓") == len(passed.passed) == passed._repr_html_().count("✓")
+    assert repr(failed).count("✗") == 1
+    assert "What happened: " in repr(failed)
+    assert "Hint: " in failed._repr_html_()
+    assert (bool(passed), bool(failed)) == (True, False)
+
+
+@pytest.mark.parametrize(("value", "raises"), [("1", True), ("0", False), ("", False)])
+def test_strict_raises_for_failures_only(monkeypatch, value, raises):
+    monkeypatch.setenv("COURSE_STRICT", value)
+    assert check("fgsm", fgsm)
+    if raises:
+        with pytest.raises(AssertionError, match="Nothing changed"):
+            check("fgsm", lambda model, x, y, eps: x)
+    else:
+        assert not check("fgsm", lambda model, x, y, eps: x)
+
+
+def test_no_two_checkers_have_one_name():
+    with pytest.raises(ValueError, match="fgsm"):
+        engine.exercise("fgsm")(lambda answer: iter(()))
