@@ -1,0 +1,361 @@
+"""The `course` command: run chapters, make the students' versions, export pages, check the machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import __version__, runtime
+
+if TYPE_CHECKING:
+    from .batch import Chapter, RunResult
+
+MAX_MEMORY_MB = 2048
+MIN_PYTHON = (3, 11)
+MIN_FREE_GB = 1
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="course")
+def main() -> None:
+    """A course on adversarial examples. Start with `course doctor`, then open notebooks/ in JupyterLab."""
+
+
+# --- run, build, html -----------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("chapters", nargs=-1, metavar="[CHAPTER]...")
+@click.option("--student", is_flag=True, help="Run the versions with exercises instead of the solutions.")
+@click.option("--preset", default="quick", show_default=True, help="quick (minutes) or full (full-scale data).")
+@click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="Set a parameter; may be repeated.")
+@click.option("--out", default="build/course", show_default=True, help="Folder for what comes out.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed to each cell.")
+def run(
+    chapters: tuple[str, ...], student: bool, preset: str, settings: tuple[str, ...], out: str, timeout: float | None
+) -> None:
+    """Execute chapters (all, or those named: 01, linear_models, …) and write notebooks, pages and an index.
+
+    \b
+    course run                         every chapter
+    course run 02 -p eps=8/255         one chapter, one parameter changed
+    course run --preset full           full-scale data sets
+    """
+    from . import batch, pages
+
+    with _usage_errors():
+        chosen = _choose(chapters, student)
+        jobs = _plan(chosen, batch.load_preset(preset), settings)
+    folder = Path(out)
+    results = []
+    for chapter, params in jobs:
+        click.echo(f"running {chapter.name} …", err=True)
+        result = batch.run_notebook(chapter.path, params, folder, timeout=timeout)
+        pages.export(result.notebook, folder, links_from=chapter.path.parent)
+        results.append(result)
+    pages.write_index(folder)
+    click.echo(_table(results))
+    click.echo(f"Open {folder / 'index.html'} in a browser.")
+    _finish(results)
+
+
+@main.command()
+@click.argument("chapters", nargs=-1, metavar="[CHAPTER]...")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed to each cell.")
+def build(chapters: tuple[str, ...], timeout: float | None) -> None:
+    """Re-execute solutions in place, then write the students' versions (for those who edit the course).
+
+    A chapter that fails is left as it was.
+    """
+    from . import batch, student
+
+    with _usage_errors():
+        chosen = _choose(chapters, student=False)
+        student.differences()  # refuses unbalanced markers before an hour is spent
+    results = []
+    for chapter in chosen:
+        click.echo(f"building {chapter.name} …", err=True)
+        results.append(batch.rebuild(chapter.path, timeout=timeout))
+    click.echo(_table(results))
+    _echo_written(student.write_students())
+    _finish(results)
+
+
+@main.command("student")
+@click.option("--check", is_flag=True, help="Write nothing; fail if a student's version is not up to date.")
+def student_command(check: bool) -> None:
+    """Write notebooks/NN_….ipynb from notebooks/solutions/, with the solutions replaced by stubs."""
+    from . import student
+
+    with _usage_errors():
+        if not check:
+            _echo_written(student.write_students())
+            return
+        lines = student.differences()
+    for line in lines:
+        click.echo(line)
+    if lines:
+        click.echo("Run `course student` (and delete what has no source).", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--out", default="build/html", show_default=True, help="Folder for the pages.")
+def html(out: str) -> None:
+    """Export the stored chapters as web pages that need no network; nothing is executed."""
+    from . import batch, pages
+
+    with _usage_errors():
+        chosen = batch.chapters()
+    for chapter in chosen:
+        batch.write_notebook(batch.read_notebook(chapter.path), Path(out) / chapter.path.name)
+        pages.export(chapter.path, Path(out))
+    pages.write_index(Path(out))
+    click.echo(f"Open {Path(out) / 'index.html'} in a browser.")
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Turn a ValueError into one line on stderr and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        click.echo(f"course: {error}", err=True)
+        sys.exit(2)
+
+
+def _choose(names: tuple[str, ...], student: bool) -> list[Chapter]:
+    from . import batch
+
+    named = {c.path: c for c in (batch.find_chapter(name, student) for name in names)}
+    return list(named.values()) or batch.chapters(student)
+
+
+def _plan(chapters: list[Chapter], preset: dict[str, dict], settings: tuple[str, ...]) -> list[tuple[Chapter, dict]]:
+    """Pair every chapter with its checked parameters; say which chapters lack one that others have."""
+    from . import batch
+
+    pairs = [_split(text) for text in settings]
+    known = {chapter.path: batch.read_parameters(chapter.path) for chapter in chapters}
+    for name, _ in pairs:
+        lacking = [c for c in chapters if name not in known[c.path]]
+        if len(lacking) == len(chapters):
+            every = {n: p for parameters in known.values() for n, p in parameters.items()}
+            raise ValueError(f"no chapter to run has a parameter {name!r}. {batch.nearest(name, every)}")
+        for chapter in lacking:
+            click.echo(f"{chapter.name} has no parameter {name!r}: it runs without it.", err=True)
+    jobs = []
+    for chapter in chapters:
+        own = known[chapter.path]
+        typed = {name: batch.parse_value(text, own[name].default) for name, text in pairs if name in own}
+        params = batch.preset_parameters(preset, chapter) | typed
+        jobs.append((chapter, batch.check_parameters(chapter.path, params)))
+    return jobs
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"-p expects NAME=VALUE, like -p eps=0.1, got {text!r}")
+    return name.strip(), value.strip()
+
+
+def _table(results: list[RunResult]) -> str:
+    rows = [("chapter", "seconds", "claims", "peak memory", "status")]
+    for r in results:
+        claims = f"{r.claims_passed}/{r.claims_total}" if r.claims_total else "–"
+        memory = f"{r.peak_memory_mb} MB" if r.peak_memory_mb else "–"
+        rows.append((r.name, f"{r.seconds:.1f}", claims, memory, r.status))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        middle = (cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True))
+        lines.append("  ".join([row[0].ljust(widths[0]), *middle, row[-1]]))
+    return "\n".join(lines)
+
+
+def _finish(results: list[RunResult]) -> None:
+    for r in results:
+        if r.error:
+            click.echo(f"✗ {r.name}: {r.error}", err=True)
+        if (r.peak_memory_mb or 0) > MAX_MEMORY_MB:
+            click.echo(f"! {r.name}: peak memory {r.peak_memory_mb} MB, above {MAX_MEMORY_MB} MB", err=True)
+    if not all(results):
+        sys.exit(1)
+
+
+def _echo_written(paths: list[Path]) -> None:
+    for path in paths:
+        click.echo(f"wrote {path.name}")
+    if not paths:
+        click.echo("The students' notebooks are up to date.")
+
+
+# --- doctor ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of `course doctor`: ok, a warning (the course runs), or a failure; and the cure."""
+
+    level: str  # "ok", "warning" or "failure"
+    text: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        mark = {"ok": "✓", "warning": "!", "failure": "✗"}[self.level]
+        return f"{mark} {self.text}" + (f" → {self.cure}" if self.cure and self.level != "ok" else "")
+
+
+class Findings(list):
+    """The lines of `doctor()`, which show themselves as text."""
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self))
+
+    __str__ = __repr__
+
+    def __bool__(self) -> bool:
+        return all(finding.level != "failure" for finding in self)
+
+
+@main.command("doctor")
+def doctor_command() -> None:
+    """Check Python, packages, device, folders and data: one line each, with the cure."""
+    findings = doctor()
+    click.echo(str(findings))
+    sys.exit(0 if findings else 1)
+
+
+def doctor() -> Findings:
+    """Check whether the course can run here; true if it can. Never raises, whatever is missing.
+
+    >>> print(doctor())  # doctest: +SKIP
+    ✓ Python 3.12.4
+    """
+    checks = (_python, _packages, _torch, _cache, _dataset, _kernel, _disk)
+    findings = Findings()
+    for check in checks:
+        try:
+            findings += check()
+        except Exception as error:  # a broken package may raise anything
+            lines = str(error).splitlines() or [""]
+            name = check.__name__.strip("_")
+            findings.append(Finding("failure", f"{name}: {type(error).__name__}: {lines[0]}", _cure(name)))
+    return findings
+
+
+_INSTALL = "python -m pip install -r requirements.txt -e ."
+
+
+def _cure(check: str) -> str:
+    if check == "dataset":
+        return "see data/README.md"
+    return _INSTALL
+
+
+def _python() -> Iterator[Finding]:
+    level = "ok" if sys.version_info >= MIN_PYTHON else "failure"
+    wanted = ".".join(map(str, MIN_PYTHON))
+    yield Finding(level, f"Python {platform.python_version()}", f"install Python {wanted} or newer")
+
+
+def _packages() -> Iterator[Finding]:
+    pins = _pins()
+    if not pins:
+        yield Finding("warning", "no requirements.txt found", "work in the course's checkout")
+        return
+    matching = 0
+    for name, wanted in pins.items():
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("failure", f"{name} {wanted} is not installed", _INSTALL)
+            continue
+        if found.partition("+")[0] == wanted:  # "+cpu" names a build of the same version
+            matching += 1
+        else:
+            yield Finding("warning", f"{name} is {found}, the course was tested with {wanted}", _INSTALL)
+    yield Finding("ok", f"{matching} of {len(pins)} packages at the tested version")
+
+
+def _pins() -> dict[str, str]:
+    path = runtime.PROJECT / "requirements.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    pairs = (line.partition("#")[0].strip().partition("==") for line in lines)
+    return {name: version for name, equals, version in pairs if equals}
+
+
+def _torch() -> Iterator[Finding]:
+    import torch
+
+    from . import vision  # noqa: F401 - loads torchvision, with the cure for mismatched builds
+
+    device = runtime.choose_device()
+    yield Finding(
+        "ok", f"torch {torch.__version__} with torchvision, device {device}, {torch.get_num_threads()} threads"
+    )
+
+
+def _cache() -> Iterator[Finding]:
+    folder = runtime.cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"course")
+    except OSError as error:
+        cure = "set COURSE_CACHE to a folder that you may write to"
+        yield Finding("failure", f"cannot write to {_brief(folder)}: {error.strerror}", cure)
+    else:
+        yield Finding("ok", f"cache {_brief(folder)}")
+    try:
+        mirror = runtime.mirror_dir()
+    except ValueError as error:
+        yield Finding("failure", str(error))
+    else:
+        if mirror:
+            yield Finding("ok", f"data mirror {_brief(mirror)}")
+
+
+def _dataset() -> Iterator[Finding]:
+    from . import data
+
+    x, _ = data.load_images("mnist5k", "test")
+    yield Finding("ok", f"data set mnist5k: {len(x)} test images")
+
+
+def _kernel() -> Iterator[Finding]:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    command = Path(KernelSpecManager().get_kernel_spec("python3").argv[0])
+    # A bare "python" is replaced by the Python that runs Jupyter.
+    if not command.is_absolute() or (command.exists() and command.samefile(sys.executable)):
+        yield Finding("ok", "Jupyter kernel python3")
+    else:
+        cure = "python -m ipykernel install --sys-prefix --name course, then choose the kernel course"
+        yield Finding("warning", f"Jupyter's kernel python3 is another Python: {_brief(command)}", cure)
+
+
+def _brief(path: Path) -> str:
+    """Write a path as seen from the checkout, or from home: chapter 00 shows it to all readers."""
+    for start, sign in ((runtime.PROJECT, ""), (Path.home(), "~/")):
+        if path.is_relative_to(start):
+            return sign + path.relative_to(start).as_posix()
+    return str(path)
+
+
+def _disk() -> Iterator[Finding]:
+    folder = next(p for p in (runtime.cache_dir(), *runtime.cache_dir().parents) if p.exists())
+    free = shutil.disk_usage(folder).free / 1e9
+    level = "ok" if free >= MIN_FREE_GB else "warning"
+    yield Finding(level, f"{free:.0f} GB free", f"free at least {MIN_FREE_GB} GB; the full-scale data sets need it")

@@ -1,0 +1,235 @@
+"""Notebooks as web pages that need no network: formulas become MathML, nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import nbformat
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from traitlets import Any as AnyTrait
+from traitlets.config import Config
+
+from . import batch
+
+INDEX_TITLE = "Adversarial examples: the course"
+_STYLE = """
+body { max-width: 62rem; margin: 0 auto !important; padding: 1rem; }
+nav.course { font-family: var(--jp-content-font-family, sans-serif); font-size: 14px; }
+math { font-size: 1.1em; }
+math[display=block] { margin: 0.8em 0; }
+.jp-InputArea-editor { overflow-x: auto !important; }
+.jp-RenderedImage img { max-width: 100%; height: auto; }
+details { margin: 0.5em 0; }
+summary { cursor: pointer; }
+"""
+_TEMPLATE = (
+    """
+{%- extends 'index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
+{%- block data_javascript scoped -%}{%- endblock -%}
+{%- block html_head_css -%}<style>"""
+    + _STYLE
+    + """</style>{%- endblock -%}
+{%- block body_header -%}{{ super() }}
+<nav class="course"><a href="index.html">All chapters</a> ·
+<a href="{{ resources.metadata.name }}.ipynb">this notebook</a></nav>
+{%- endblock -%}
+{%- block data_png scoped -%}
+<div class="jp-RenderedImage jp-OutputArea-output">
+<img src="data:image/png;base64,{{ output.data['image/png'] | replace('\n', '') | escape_html }}"
+ alt="{{ output | get_metadata('alt', 'image/png') | default('', true) | escape }}">
+</div>
+{%- endblock -%}
+{%- block data_latex scoped -%}
+<div class="jp-RenderedLatex jp-OutputArea-output">{{ output.data['text/latex'] | markdown2html }}</div>
+{%- endblock -%}
+"""
+)
+_ARG = re.compile(r"\\arg(?![a-zA-Z])")  # latex2mathml knows \max and \min, but not \arg
+# A sign after another operator, unless that one closes: latex2mathml spaces it as if it stood between two terms.
+_UNARY = re.compile(r"(<mo[^>]*>(?!&#x0(?:0029|005D|007D|007C|2016|0021);)[^<]*</mo>)<mo>(&#x02212;|&#x0002B;)</mo>")
+_INDEX = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+table {{ border-collapse: collapse; width: 100%; }}
+th, td {{ text-align: left; vertical-align: top; padding: 0.5rem; border-bottom: 1px solid #ccc; }}
+td.number {{ text-align: right; white-space: nowrap; }}
+.failed {{ color: #a40000; font-weight: bold; }}
+</style></head>
+<body><main><h1>{title}</h1>
+<table><thead><tr>{head}</tr></thead><tbody>
+{rows}
+</tbody></table></main></body></html>
+"""
+
+
+class _Renderer(IPythonRenderer):
+    """nbconvert's Markdown renderer, with formulas as MathML and links that lead to the pages."""
+
+    def __init__(self, link_to: Callable[[str], str], **options: Any):
+        super().__init__(**options)
+        self.link_to = link_to
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body)
+
+    def block_math(self, body: str) -> str:
+        return mathml(body, display=True)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", display=True)
+
+    def block_html(self, html: str) -> str:
+        return super().block_html(self._linked(_math_in_html(html)))
+
+    def inline_html(self, html: str) -> str:
+        return super().inline_html(self._linked(html))
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        return super().link(text, self.link_to(url), title)
+
+    def _linked(self, html: str) -> str:
+        return re.sub(r"""(href=["'])([^"']+)""", lambda found: found[1] + self.link_to(found[2]), html)
+
+
+class _Exporter(HTMLExporter):
+    link_to = AnyTrait()
+    raw_template = _TEMPLATE
+
+    @property
+    def default_config(self) -> Config:
+        # Scripts and live widgets need a network or a kernel: the picture or table beside them is shown instead.
+        shown = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
+        config = Config({"NbConvertBase": {"display_data_priority": shown}})
+        merged = super().default_config.copy()
+        merged.merge(config)
+        return merged
+
+    @jinja2.pass_context
+    def markdown2html(self, context: Mapping[str, Any], source: str) -> str:
+        attachments = context.get("cell", {}).get("attachments", {})
+        renderer = _Renderer(self.link_to, escape=False, attachments=attachments, anchor_link_text="¶")
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+
+def mathml(tex: str, *, display: bool = False) -> str:
+    """Return a formula in TeX as MathML; one that cannot be read stays TeX, as code.
+
+    >>> mathml("x^2").startswith("<math")
+    True
+    """
+    try:
+        markup = convert(_ARG.sub(r"\\operatorname{arg}", tex.strip()), display="block" if display else "inline")
+    except Exception:  # latex2mathml raises a dozen kinds, none of which shall cost the page
+        markup = "\\"
+    if "\\" in markup:  # a command it does not know comes back as it is
+        return f'<code class="unreadable-formula">{escape(tex)}</code>'
+    return _UNARY.sub(r'\1<mo form="prefix">\2</mo>', markup)
+
+
+def page(nb: nbformat.NotebookNode, name: str, *, link_to: Callable[[str], str] = str) -> str:
+    """Return a notebook as one HTML page that loads nothing.
+
+    Args:
+        nb: the notebook.
+        name: its file name without ending.
+        link_to: maps the target of a link in the notebook to one in the page.
+    """
+    nb = nbformat.from_dict({**nb, "metadata": {**nb.metadata, "title": _title(nb) or name}})
+    exporter = _Exporter(link_to=link_to, language_code="en")
+    html, _ = exporter.from_notebook_node(nb, resources={"metadata": {"name": name}})
+    return html
+
+
+def export(path: str | Path, out_dir: str | Path, *, links_from: Path | None = None) -> Path:
+    """Write the page of a notebook into a folder and return its file.
+
+    Args:
+        path: the notebook.
+        out_dir: the folder.
+        links_from: the folder its relative links start at, where the notebook has been moved.
+    """
+    path, out_dir = Path(path), Path(out_dir)
+    origin = links_from or path.parent
+    html = page(batch.read_notebook(path), path.stem, link_to=lambda url: _relinked(url, origin, out_dir))
+    target = out_dir / f"{path.stem}.html"
+    batch.write_atomically(target, html)
+    return target
+
+
+def write_index(folder: str | Path) -> Path:
+    """Write `index.html`: every chapter in a folder, with what became of its run where one is recorded."""
+    folder = Path(folder)
+    found = [batch.Chapter.at(path) for path in sorted(folder.glob("*.ipynb"))]
+    statuses = [_status(chapter.path) for chapter in found]
+    columns = ["chapter"] + (["status", "seconds", "claims", "peak memory", "finished"] if any(statuses) else [])
+    rows = [_row(c, s, len(columns)) for c, s in zip(found, statuses, strict=True)]
+    head = "".join(f'<th scope="col">{c}</th>' for c in columns)
+    target = folder / "index.html"
+    batch.write_atomically(target, _INDEX.format(title=INDEX_TITLE, head=head, rows="\n".join(rows)))
+    return target
+
+
+def outside_loads(html: str) -> list[str]:
+    """List what a page would fetch from elsewhere when opened: scripts, styles, images, frames."""
+    tags = re.findall(r"<(?:script|img|iframe|link|source|video|audio|embed|object)\b[^>]*>", html)
+    loads = [t for t in tags if re.search(r"""(?:src|href|data)\s*=\s*["']?\s*(?:https?:)?//""", t)]
+    return loads + re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^\"')\s]*", html)
+
+
+def _math_in_html(html: str) -> str:
+    """Convert formulas in raw HTML, which Markdown passes on as it is and a live notebook typesets."""
+    html = re.sub(r"(?<!\\)\$\$(.+?)(?<!\\)\$\$", lambda m: mathml(m[1], display=True), html, flags=re.DOTALL)
+    return re.sub(r"(?<![$\\])\$([^$\n]+?)(?<![$\\])\$", lambda m: mathml(m[1]), html)
+
+
+def _title(nb: nbformat.NotebookNode) -> str:
+    headings = (re.search(r"^# (.+)$", c.source, re.MULTILINE) for c in nb.cells if c.cell_type == "markdown")
+    return next((found[1].strip() for found in headings if found), "")
+
+
+def _relinked(url: str, origin: Path, out_dir: Path) -> str:
+    file, mark, anchor = url.partition("#")
+    if not file or re.match(r"[a-z]+:|/", file):
+        return url
+    if re.fullmatch(r"[^/]+\.ipynb", file):
+        return file.removesuffix(".ipynb") + ".html" + mark + anchor
+    if (origin / file).exists():
+        return Path(os.path.relpath(origin / file, out_dir)).as_posix() + mark + anchor
+    return url
+
+
+def _status(notebook: Path) -> dict[str, Any]:
+    path = notebook.with_suffix(".status.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _row(chapter: batch.Chapter, status: Mapping[str, Any], columns: int) -> str:
+    name = escape(chapter.name)
+    first = (
+        f'<td><a href="{name}.html">{escape(chapter.title)}</a><br>{escape(chapter.promise)}<br>'
+        f'<small><a href="{name}.ipynb">notebook</a></small></td>'
+    )
+    if not status:
+        return f"<tr>{first}{'<td></td>' * (columns - 1)}</tr>"
+    error = f"<br><small>{escape(status['error'])}</small>" if status["error"] else ""
+    memory = f"{status['peak_memory_mb']} MB" if status["peak_memory_mb"] else "–"
+    claims = f"{status['claims_passed']}/{status['claims_total']}" if status["claims_total"] else "–"
+    numbers = (f"{status['seconds']:.1f}", claims, memory, status.get("finished", ""))
+    cells = "".join(f'<td class="number">{escape(text)}</td>' for text in numbers)
+    return f'<tr>{first}<td class="{status["status"]}">{status["status"]}{error}</td>{cells}</tr>'

@@ -1,0 +1,183 @@
+"""The `course` command: what it refuses, what it writes, what it prints, and `course doctor`."""
+
+import builtins
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from click.testing import CliRunner
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from course_utils import batch, cli
+
+
+def chapter(number, *sources, parameters="eps = 0.1  # pixel units, 0 to 1"):
+    record = "from course_utils.claims import record\nrecord(eps=eps)"
+    return new_notebook(
+        cells=[
+            new_markdown_cell(f"# {number} A title\n\nOne promise."),
+            new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+            *map(new_code_cell, sources),
+            new_code_cell(record, metadata={"tags": ["results"]}),
+        ]
+    )
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A course of two chapters; the second fails and has one parameter more."""
+    monkeypatch.setattr(batch, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.chdir(tmp_path)
+    solutions = tmp_path / "notebooks" / "solutions"
+    solutions.mkdir(parents=True)
+    nbformat.write(chapter("01"), solutions / "01_a.ipynb")
+    nbformat.write(chapter("02", "1 / 0", parameters="eps = 0.1\nsteps = 40"), solutions / "02_b.ipynb")
+    return tmp_path
+
+
+def course_command(*args):
+    return CliRunner().invoke(cli.main, args)
+
+
+@pytest.mark.parametrize("command", ["", "run", "build", "student", "html", "doctor"])
+def test_every_command_has_help(command):
+    result = course_command(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_python_m_works():
+    done = subprocess.run(
+        [sys.executable, "-m", "course_utils", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("course, version ")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["run", "fgms"], "no chapter 'fgms'."),
+        (["run", "01", "-p", "epz=0.1"], "no chapter to run has a parameter 'epz'. Did you mean 'eps'?"),
+        (["run", "01", "-p", "eps=many"], "eps must be a number, like 0.1, got 'many'"),
+        (["run", "01", "-p", "eps=8"], "eps must lie in 0 to 1, got 8"),
+        (["run", "01", "-p", "eps"], "-p expects NAME=VALUE, like -p eps=0.1, got 'eps'"),
+        (["run", "--preset", "ful"], "no preset 'ful'. Did you mean 'full'?"),
+        (["run", "--student"], "no chapters in"),
+        (["build", "03"], "no chapter '03'."),
+    ],
+)
+def test_usage_errors_are_one_line_and_run_nothing(course, args, message):
+    result = course_command(*args)
+    assert result.exit_code == 2
+    assert result.output.startswith(f"course: {message}")
+    assert result.output.count("\n") == 1
+    assert not (course / "build").exists()
+
+
+@pytest.mark.slow
+def test_run_executes_in_order_and_reports(course):
+    result = course_command("run", "-p", "steps=2", "-p", "eps=8/255", "--out", "out")
+    assert result.exit_code == 1, "a failed chapter fails the command"
+    assert "01_a has no parameter 'steps': it runs without it." in result.output
+    assert "✗ 02_b: code cell 3 (1 / 0): ZeroDivisionError: division by zero" in result.output
+    table = result.stdout.splitlines()
+    assert [line.split()[0] for line in table[:3]] == ["chapter", "01_a", "02_b"]
+    assert [line.split()[-1] for line in table[:3]] == ["status", "completed", "failed"]
+    written = {p.name for p in (course / "out").iterdir()}
+    ends = (".ipynb", ".html", ".status.json")
+    assert written == {"index.html", *(f"{name}{end}" for name in ("01_a", "02_b") for end in ends)}
+    index = (course / "out" / "index.html").read_text(encoding="utf-8")
+    for text in ('href="01_a.html"', "01 A title", "One promise.", "completed", "ZeroDivisionError"):
+        assert text in index
+
+
+@pytest.mark.slow
+def test_build_refuses_to_store_a_failed_run(course):
+    before = (course / "notebooks" / "solutions" / "02_b.ipynb").read_bytes()
+    result = course_command("build")
+    assert result.exit_code == 1
+    assert (course / "notebooks" / "solutions" / "02_b.ipynb").read_bytes() == before
+    assert (course / "notebooks" / "01_a.ipynb").exists()
+    assert course_command("student", "--check").exit_code == 0
+
+
+def test_student_and_its_check(course):
+    result = course_command("student", "--check")
+    assert (result.exit_code, result.stdout) == (1, "01_a.ipynb is missing\n02_b.ipynb is missing\n")
+    assert course_command("student").output == "wrote 01_a.ipynb\nwrote 02_b.ipynb\n"
+    assert course_command("student").output == "The students' notebooks are up to date.\n"
+    result = course_command("student", "--check")
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
+def test_html_exports_without_running(course):
+    assert course_command("html", "--out", "pages").exit_code == 0
+    assert {p.name for p in (course / "pages").iterdir()} == {
+        "index.html",
+        *(f"{name}.{end}" for name in ("01_a", "02_b") for end in ("html", "ipynb")),
+    }
+
+
+def test_memory_above_the_limit_is_said(capsys):
+    cli._finish([batch.RunResult("01_a", "completed", 1.0, Path("01_a.ipynb"), peak_memory_mb=3000)])
+    assert "! 01_a: peak memory 3000 MB, above 2048 MB" in capsys.readouterr().err
+
+
+# doctor
+
+
+def lines(findings, level):
+    return [f.text for f in findings if f.level == level]
+
+
+def test_doctor_finds_this_machine_fit():
+    findings = cli.doctor()
+    assert findings, str(findings)
+    assert "mnist5k: 1000 test images" in str(findings)
+
+
+def test_doctor_names_missing_and_other_packages(monkeypatch):
+    real = importlib.metadata.version
+
+    def version(name):
+        if name == "torch":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "0.0.1" if name == "click" else real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    findings = list(cli._packages())
+    assert lines(findings, "failure") == [f"torch {cli._pins()['torch']} is not installed"]
+    assert lines(findings, "warning") == [f"click is 0.0.1, the course was tested with {cli._pins()['click']}"]
+    assert "pip install -r requirements.txt" in str(findings[0])
+
+
+def test_doctor_survives_a_torch_that_cannot_be_imported(monkeypatch):
+    real = builtins.__import__
+
+    def broken(name, *args, **kwargs):
+        if name.split(".")[0] == "torch":
+            raise OSError("libtorch_cpu.so: cannot open shared object file\nmore")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(builtins, "__import__", broken)
+    result = course_command("doctor")
+    monkeypatch.undo()
+    assert result.exit_code == 1
+    assert "✗ torch: OSError: libtorch_cpu.so: cannot open shared object file → python -m pip install" in result.output
+
+
+def test_doctor_says_where_it_cannot_write(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "file" / "cache"))
+    findings = cli._cache()
+    assert str(next(findings)).startswith("✗ cannot write to")
+
+
+def test_doctor_names_a_mirror_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.setenv("COURSE_DATA_MIRROR", str(tmp_path / "none"))
+    assert any("COURSE_DATA_MIRROR" in text for text in lines(cli._cache(), "failure"))
