@@ -1,0 +1,413 @@
+"""What every chapter must have. Each rule returns complaints; each is itself tested on a notebook that breaks it."""
+
+import ast
+import itertools
+import re
+import statistics
+
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from course_utils import batch, pages, runtime, student
+
+TAGS = {
+    "parameters",
+    "results",
+    "exercise",
+    "nbval-check-output",
+    "nbval-ignore-output",
+    "nbval-skip",
+    "raises-exception",
+}
+SOLUTIONS = sorted((batch.NOTEBOOKS / "solutions").glob("*.ipynb"))
+MAX_BYTES = 400_000
+MAX_CODE_LINES = 300
+MAX_CELL_LINES = 25
+MAX_MEDIAN_LINES = 10
+MIN_WORDS_PER_CODE_LINE = 8
+MIN_CHECKED_CELLS = 3
+CELLS = (30, 60)
+SENTENCE = re.compile(r'\s*(?:\+ )?f?"[^"]*"\s*[,)]?')
+HOME_FOLDERS = r"(?:home|root|Users|tmp|usr|opt|var|mnt|srv|private)"
+NETWORK = r"\b(?:requests|urllib|httpx|wget|curl|urlopen|urlretrieve|socket)\b|download\s*=\s*True|https?://"
+
+
+# What a notebook consists of
+
+
+def code_cells(nb):
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def prose(nb):
+    return [cell.source for cell in nb.cells if cell.cell_type == "markdown"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def tagged(nb, tag):
+    return [cell for cell in code_cells(nb) if tag in tags(cell)]
+
+
+def outputs(nb):
+    return [(number, output) for number, cell in enumerate(nb.cells, 1) for output in cell.get("outputs", [])]
+
+
+def code_lines(cell):
+    """Lines that are nothing but a piece of a sentence, as in Markdown(f"…"), are prose."""
+    return [line for line in cell["source"].splitlines() if line.strip() and not SENTENCE.fullmatch(line)]
+
+
+def visible_code(nb):
+    """The code that a student sees: stubs instead of solutions."""
+    shown = [cell for cell in code_cells(nb) if not cell.metadata.get("jupyter", {}).get("source_hidden")]
+    return [{"source": student.hide_solutions(cell.source)} for cell in shown]
+
+
+def without_fences(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def is_first_steps(nb):
+    return nb.cells[0].source.startswith("# 00")
+
+
+# Rules
+
+
+def has_one_parameters_cell(nb):
+    cells = tagged(nb, "parameters")
+    if len(cells) != 1:
+        return [f"{len(cells)} cells are tagged parameters, expected one"]
+    try:
+        batch.parse_parameters(cells[0].source)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def ends_with_results(nb):
+    last = code_cells(nb)[-1]
+    is_tagged = [cell.id for cell in tagged(nb, "results")] == [last.id]
+    return [] if is_tagged and re.search(r"\brecord\(", last.source) else ["the last code cell, and no other, records"]
+
+
+def has_known_tags_only(nb):
+    return [f"unknown tag {tag!r}" for cell in nb.cells for tag in tags(cell) if tag not in TAGS]
+
+
+def stores_what_is_compared(nb):
+    cells = tagged(nb, "nbval-check-output")
+    enough = 1 if is_first_steps(nb) else MIN_CHECKED_CELLS
+    found = [] if len(cells) >= enough else [f"{len(cells)} cells are tagged nbval-check-output, expected {enough}"]
+    found += [f"nothing stored to compare: {c.source[:40]!r}" for c in cells if not (c.outputs and c.execution_count)]
+    return found + [f"cleared for students: {c.source[:40]!r}" for c in cells if student.BEGIN in c.source]
+
+
+def was_run_top_to_bottom(nb):
+    counts = [cell.execution_count for cell in code_cells(nb)]
+    return [] if counts == list(range(1, len(counts) + 1)) else [f"execution counts are {counts}"]
+
+
+def stores_no_error(nb):
+    cells = [c for c in code_cells(nb) if "raises-exception" not in tags(c)]
+    return [f"{o.ename}: {o.evalue}" for c in cells for o in c.outputs if o.output_type == "error"]
+
+
+def stores_no_widget(nb):
+    found = [
+        f"cell {number} stores a live widget" for number, o in outputs(nb) if batch.WIDGET_MIME in o.get("data", {})
+    ]
+    return found + (["widget state is stored"] if "widgets" in nb.metadata else [])
+
+
+def is_small(nb):
+    size = len(batch.notebook_text(nb).encode())
+    return [f"{size / 1000:.0f} kB, at most {MAX_BYTES / 1000:.0f}"] if size > MAX_BYTES else []
+
+
+def describes_its_pictures(nb):
+    found = []
+    for number, output in outputs(nb):
+        for kind in ("image/png", "image/jpeg", "image/svg+xml"):
+            if kind in output.get("data", {}) and len(output.metadata.get(kind, {}).get("alt", "").split()) < 3:
+                found.append(f"cell {number} shows a picture without an alt text")
+    text = "\n".join(map(without_fences, prose(nb)))
+    found += [f"no alt text: {image}" for image in re.findall(r"!\[\s*\]\([^)]*\)", text)]
+    return found + [i for i in re.findall(r"<img\b[^>]*>", text) if not re.search(r"""alt=["'][^"']""", i)]
+
+
+def has_headings_in_order(nb):
+    text = "\n".join(map(without_fences, prose(nb)))
+    levels = [len(marks) for marks in re.findall(r"^(#{1,6})\s", text, re.MULTILINE)]
+    found = [] if levels[:1] == [1] and levels.count(1) == 1 else ["one first heading, at the top, is expected"]
+    jumps = [(a, b) for a, b in itertools.pairwise(levels) if b > a + 1]
+    return found + [f"a heading of level {b} follows one of level {a}" for a, b in jumps]
+
+
+def has_no_absolute_path(nb):
+    pattern = rf"(?<![\w.~:/<])/{HOME_FOLDERS}/|\b[A-Z]:\\|{re.escape(str(runtime.PROJECT))}"
+    shown = [(n, str(o.get("text", "")) + str(without_pictures(o.get("data", {})))) for n, o in outputs(nb)]
+    sources = [(n, cell.source) for n, cell in enumerate(nb.cells, 1)]
+    return [f"cell {n} holds an absolute path" for n, text in sources + shown if re.search(pattern, text)]
+
+
+def without_pictures(data):
+    return {kind: value for kind, value in data.items() if not kind.startswith("image/")}
+
+
+def needs_no_network(nb):
+    return [f"{found[0]!r} in code" for c in code_cells(nb) if (found := re.search(NETWORK, c.source))]
+
+
+def installs_nothing(nb):
+    pattern = r"^\s*[!%]|\bget_ipython\(|\bsubprocess\b|\bos\.system\b"
+    return [f"{found[0]!r} in code" for c in code_cells(nb) if (found := re.search(pattern, c.source, re.MULTILINE))]
+
+
+def has_short_cells(nb):
+    lengths = [len(code_lines(cell)) for cell in visible_code(nb)]
+    found = [f"a code cell of {n} lines, at most {MAX_CELL_LINES}" for n in lengths if n > MAX_CELL_LINES]
+    if statistics.median(lengths) > MAX_MEDIAN_LINES:
+        found.append(f"the median code cell has {statistics.median(lengths)} lines, at most {MAX_MEDIAN_LINES}")
+    if sum(lengths) > MAX_CODE_LINES:
+        found.append(f"{sum(lengths)} lines of code, at most {MAX_CODE_LINES}")
+    return found
+
+
+def has_the_right_length(nb):
+    low, high = (1, CELLS[1]) if is_first_steps(nb) else CELLS
+    return [] if low <= len(nb.cells) <= high else [f"{len(nb.cells)} cells, expected {low} to {high}"]
+
+
+def explains_its_code(nb):
+    words = len(" ".join(prose(nb)).split())
+    lines = sum(len(code_lines(cell)) for cell in visible_code(nb))
+    if words < MIN_WORDS_PER_CODE_LINE * lines:
+        return [f"{words / lines:.1f} words for each line of code, at least {MIN_WORDS_PER_CODE_LINE}"]
+    return []
+
+
+def checks_its_exercises(nb):
+    found = []
+    for number, cell in enumerate(nb.cells):
+        if cell.cell_type != "markdown" or not re.search(r"^### Exercise\b", cell.source, re.MULTILINE):
+            continue
+        following = next((c for c in nb.cells[number:] if c.cell_type == "code"), None)
+        if following is None or not re.search(r"\bcheck\(", following.source):
+            found.append(f"no check(...) after {cell.source.splitlines()[0]!r}")
+        elif student.BEGIN not in following.source:
+            found.append(f"nothing to solve after {cell.source.splitlines()[0]!r}")
+    return found
+
+
+def closes_its_folds(nb):
+    texts = [without_fences(text) for text in prose(nb)]
+    return [text[:40] for text in texts if len(re.findall(r"<details\b", text)) != text.count("</details>")]
+
+
+def is_readable_python(nb):
+    found = []
+    for cell in code_cells(nb):
+        try:
+            ast.parse(cell.source)
+        except SyntaxError as error:
+            found.append(f"{error.msg}: {cell.source[:40]!r}")
+    return found
+
+
+def makes_an_offline_page(nb):
+    html = pages.page(nb, "page")
+    unreadable = re.findall(r'<code class="unreadable-formula">(.*?)</code>', html, re.DOTALL)
+    return [f"the page cannot show ${tex}$" for tex in unreadable] + pages.outside_loads(html)
+
+
+RULES = [
+    has_one_parameters_cell,
+    ends_with_results,
+    has_known_tags_only,
+    stores_what_is_compared,
+    was_run_top_to_bottom,
+    stores_no_error,
+    stores_no_widget,
+    is_small,
+    describes_its_pictures,
+    has_headings_in_order,
+    has_no_absolute_path,
+    needs_no_network,
+    installs_nothing,
+    has_short_cells,
+    has_the_right_length,
+    explains_its_code,
+    checks_its_exercises,
+    closes_its_folds,
+    is_readable_python,
+    makes_an_offline_page,
+]
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.__name__)
+def test_chapter(path, rule):
+    complaints = rule(batch.read_notebook(path))
+    assert not complaints, "\n".join(complaints)
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+def test_links_lead_somewhere(path):
+    text = "\n".join(map(without_fences, prose(batch.read_notebook(path))))
+    targets = re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r"""href=["']([^"'#]+)""", text)
+    local = [t for t in targets if not re.match(r"[a-z]+:", t)]
+    chapters_to_come = [t for t in local if re.fullmatch(r"\d\d_\w+\.ipynb", t) and t[:2] > SOLUTIONS[-1].name[:2]]
+    missing = [t for t in local if not (path.parent / t).exists() and t not in chapters_to_come]
+    assert not missing
+
+
+def test_students_have_what_the_solutions_give():
+    if SOLUTIONS:
+        assert student.differences() == []
+
+
+def test_full_preset_fits_the_chapters():
+    preset = batch.load_preset("full")
+    known = {path.stem[:2]: batch.Chapter.at(path) for path in SOLUTIONS}
+    assert set(preset) - {"all"} <= set(known)
+    for chapter in known.values():
+        batch.check_parameters(chapter.path, batch.preset_parameters(preset, chapter))
+
+
+# The rules, tested
+
+
+def good_notebook():
+    """A notebook that no rule complains about; the bad ones are made from it."""
+    printed = [new_output("stream", name="stdout", text="done")]
+    picture = new_output(
+        "display_data", data={"image/png": "AAAA"}, metadata={"image/png": {"alt": "three blurred digits"}}
+    )
+    words = "word " * 40
+    cells = [
+        new_markdown_cell(f"# 01 Title\n\n{words}\n\n```\n# no heading\n<details>\n```"),
+        new_code_cell("eps = 0.1  # 0 to 1\nname = 'a'", metadata={"tags": ["parameters"]}),
+        new_markdown_cell(f"## Section\n\n{words} $x^2$ [paper](https://arxiv.org/abs/1) ![a digit](a.png)"),
+        new_code_cell("plot()", outputs=[picture]),
+        new_markdown_cell("### Exercise – one\n\n<details><summary>Hint</summary>\n\nThink.\n\n</details>"),
+        new_code_cell("### BEGIN SOLUTION\na = 1\n### END SOLUTION\ncheck('a', a)", metadata={"tags": ["exercise"]}),
+    ]
+    for _ in range(12):
+        cells += [new_markdown_cell(words), new_code_cell("print('done')", outputs=list(printed))]
+    for cell in cells[-1:-7:-2]:
+        cell.metadata["tags"] = ["nbval-check-output"]
+    cells.append(new_code_cell("record(a=a)", metadata={"tags": ["results"]}))
+    nb = batch.tidy(new_notebook(cells=cells))
+    for count, cell in enumerate(code_cells(nb), 1):
+        cell.execution_count = count
+    return nb
+
+
+def code(number, source):
+    def change(nb):
+        code_cells(nb)[number].source = source
+
+    return change
+
+
+def markdown(number, text):
+    def change(nb):
+        [cell for cell in nb.cells if cell.cell_type == "markdown"][number].source += text
+
+    return change
+
+
+def tag(number, *names):
+    def change(nb):
+        code_cells(nb)[number].metadata["tags"] = list(names)
+
+    return change
+
+
+def output(number, kind="display_data", **content):
+    def change(nb):
+        code_cells(nb)[number].outputs = [new_output(kind, **content)]
+
+    return change
+
+
+def cells(change):
+    return lambda nb: setattr(nb, "cells", change(nb.cells))
+
+
+BAD = [
+    (has_one_parameters_cell, tag(0)),
+    (has_one_parameters_cell, tag(1, "parameters")),
+    (has_one_parameters_cell, code(0, "eps = 1 / 10")),
+    (ends_with_results, tag(-1)),
+    (ends_with_results, tag(3, "results")),
+    (ends_with_results, code(-1, "print(a)")),
+    (has_known_tags_only, tag(1, "nbval-check-outputs")),
+    (stores_what_is_compared, tag(-2)),
+    (stores_what_is_compared, lambda nb: code_cells(nb)[-2].update(outputs=[])),
+    (stores_what_is_compared, lambda nb: code_cells(nb)[-2].update(execution_count=None)),
+    (stores_what_is_compared, tag(2, "nbval-check-output")),
+    (was_run_top_to_bottom, lambda nb: code_cells(nb)[4].update(execution_count=9)),
+    (was_run_top_to_bottom, lambda nb: code_cells(nb)[4].update(execution_count=None)),
+    (stores_no_error, output(4, "error", ename="E", evalue="", traceback=[])),
+    (stores_no_widget, output(4, data={batch.WIDGET_MIME: {}})),
+    (stores_no_widget, lambda nb: nb.metadata.update(widgets={})),
+    (is_small, output(4, data={"image/png": "A" * MAX_BYTES})),
+    (describes_its_pictures, output(4, data={"image/png": "AAAA"})),
+    (describes_its_pictures, output(4, data={"image/png": "AAAA"}, metadata={"image/png": {"alt": ""}})),
+    (describes_its_pictures, markdown(0, "\n![](a.png)")),
+    (describes_its_pictures, markdown(0, "\n<img src='a.png'>")),
+    (has_headings_in_order, markdown(1, "\n# Second")),
+    (has_headings_in_order, markdown(1, "\n#### Too deep")),
+    (has_headings_in_order, cells(lambda cells: cells[1:])),
+    (has_no_absolute_path, code(4, "open('/home/me/data')")),
+    (has_no_absolute_path, code(4, "open('C:\\\\data')")),
+    (has_no_absolute_path, output(4, "stream", name="stderr", text="/tmp/ipykernel_1/1.py:3: UserWarning")),
+    (has_no_absolute_path, output(4, data={"text/html": "<pre>/usr/lib/python3</pre>"})),
+    (needs_no_network, code(4, "from urllib.request import urlopen")),
+    (needs_no_network, code(4, "requests.get(url)")),
+    (needs_no_network, code(4, "MNIST('data', download=True)")),
+    (needs_no_network, code(4, "load('https://example.org/a')")),
+    (installs_nothing, code(4, "a = 1\n!pip install torchattacks")),
+    (installs_nothing, code(4, "%pip install torchattacks")),
+    (installs_nothing, code(4, "get_ipython().system('ls')")),
+    (has_short_cells, code(4, "a = 1\n" * (MAX_CELL_LINES + 1))),
+    (has_short_cells, lambda nb: [c.update(source="a = 1\n" * 11) for c in code_cells(nb)]),
+    (has_short_cells, cells(lambda cells: cells * 25)),
+    (has_the_right_length, cells(lambda cells: cells[:10])),
+    (has_the_right_length, cells(lambda cells: cells * 3)),
+    (explains_its_code, code(4, "a = 1\n" * 60)),
+    (checks_its_exercises, code(2, "### BEGIN SOLUTION\na = 1\n### END SOLUTION")),
+    (checks_its_exercises, code(2, "check('a', 1)")),
+    (closes_its_folds, markdown(2, "\n<details>")),
+    (is_readable_python, code(4, "def f(:")),
+    (makes_an_offline_page, markdown(1, " $\\unknowncommand$")),
+    (makes_an_offline_page, markdown(1, "\n\n<img alt='a' src='https://example.org/a.png'>")),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.__name__)
+def test_rule_accepts_a_good_notebook(rule):
+    assert rule(good_notebook()) == []
+
+
+@pytest.mark.parametrize(("rule", "spoil"), BAD, ids=[f"{i}-{rule.__name__}" for i, (rule, _) in enumerate(BAD)])
+def test_rule_refuses_a_bad_notebook(rule, spoil):
+    nb = good_notebook()
+    spoil(nb)
+    assert rule(nb)
+
+
+def test_every_rule_is_tested():
+    assert {rule for rule, _ in BAD} == set(RULES)
+
+
+def test_paths_and_addresses_that_are_fine():
+    nb = good_notebook()
+    code_cells(nb)[4].source = "path = '../data/claims.yaml'"
+    output(5, data={"text/html": "<a href='https://example.org/home/a'>a</a> ~/tmp/x"})(nb)
+    assert has_no_absolute_path(nb) == []
