@@ -27,6 +27,7 @@ from jupyter_client.manager import AsyncKernelManager
 from traitlets import default
 
 from .claims import CLAIMS_MIME, RESULTS_MIME
+from .files import write_text
 from .runtime import PROJECT, THREADS
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -338,21 +339,7 @@ def notebook_text(nb: nbformat.NotebookNode) -> str:
 
 def write_notebook(nb: nbformat.NotebookNode, path: str | Path) -> None:
     """Write a notebook as `notebook_text`, in one step: never half a file."""
-    write_atomically(Path(path), notebook_text(nb))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file through a temporary one beside it, so that nobody ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_text(Path(path), notebook_text(nb))
 
 
 def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -454,7 +441,7 @@ def run_notebook(
     write_notebook(tidy(nb), result.notebook)
     finished = time.strftime("%Y-%m-%d %H:%M")
     status = asdict(result) | {"notebook": path.name, "params": params, "finished": finished}
-    write_atomically(status_file, json.dumps(status, indent=1) + "\n")
+    write_text(status_file, json.dumps(status, indent=1) + "\n")
     return result
 
 

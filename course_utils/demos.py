@@ -100,28 +100,38 @@ def margin_bar(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Demo:
     def frame(image: int, eps: float, signs: str, clip: bool) -> dict[str, Any]:
         step = -y[image] * w.sign().view(x[image].shape) if signs == "worst" else noise[image]
         adv = x[image] + eps * step
-        adv = adv.clamp(0, 1) if clip else adv
-        clean, measured = (float(y[image] * (p.flatten() @ w + b)) for p in (x[image], adv))
-        predicted = clean - eps * float(w.abs().sum())
-        return {"x": x[image], "adv": adv, "clean": clean, "measured": measured, "predicted": predicted}
+        boxed = adv.clamp(0, 1)
+        clean, free, clipped = (float(y[image] * (p.flatten() @ w + b)) for p in (x[image], adv, boxed))
+        worst = clean - eps * float(w.abs().sum())
+        return {
+            "adv": boxed,
+            "eps": eps,
+            "clean": clean,
+            "measured": clipped if clip else free,
+            "predicted": worst if signs == "worst" else None,
+            "saved": clipped - free,
+        }
 
     def draw(fig: Figure, f: dict[str, Any]) -> None:
         left, right = fig.axes
-        show_image(left, f["adv"].clamp(0, 1), "attacked image")
+        show_image(left, f["adv"], f"ε = {f['eps']:.3f} (shown clipped)")
         right.set_axis_on()
         right.barh([0, 1], [f["clean"], f["measured"]], color=[COLOURS[4], COLOURS[0]])
-        right.axvline(f["predicted"], color=COLOURS[1], linestyle="--")
         right.axvline(0, color="black", linewidth=1)
-        right.set_yticks([0, 1], ["clean", "attacked"])
-        span = max(12.0, abs(f["predicted"]), abs(f["clean"])) * 1.05
-        right.set(xlim=(-span, span), xlabel="margin (left of 0: wrong)")
+        if f["predicted"] is not None:
+            right.axvline(f["predicted"], color=COLOURS[1], linestyle="--")
         right.set_title("dashed: clean − ε‖w‖₁", fontsize=9)
+        right.set_yticks([0, 1], [f"clean\n{f['clean']:.1f}", f"changed\n{f['measured']:.1f}"])
+        # The scale belongs to the image, not to ε: the clean bar stays as it is while the handle moves.
+        span = 1.5 * max(8.0, abs(f["clean"]))
+        right.set(xlim=(-span, span), ylim=(1.6, -0.6), xlabel="margin (left of 0: wrong)")
 
     def alt(f: dict[str, Any]) -> str:
         verdict = "right" if f["measured"] > 0 else "wrong"
-        return (
-            f"Margin {f['clean']:.1f} clean, {f['measured']:.1f} attacked ({verdict}), predicted {f['predicted']:.1f}."
-        )
+        words = f"Margin {f['clean']:.1f} clean, {f['measured']:.1f} changed ({verdict})"
+        if f["predicted"] is not None:
+            words += f"; the formula says {f['predicted']:.1f}"
+        return f"{words}. Clipping makes a difference of {f['saved']:+.1f}."
 
     controls = {
         "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__, runtime
-from .data import replacing
+from .files import replacing
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 

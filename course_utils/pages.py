@@ -19,6 +19,7 @@ from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
 from . import batch
+from .files import write_text
 
 INDEX_TITLE = "Adversarial examples: the course"
 _STYLE = """
@@ -168,7 +169,7 @@ def export(path: str | Path, out_dir: str | Path, *, links_from: Path | None = N
     origin = links_from or path.parent
     html = page(batch.read_notebook(path), path.stem, link_to=lambda url: _relinked(url, origin, out_dir))
     target = out_dir / f"{path.stem}.html"
-    batch.write_atomically(target, html)
+    write_text(target, html)
     return target
 
 
@@ -181,7 +182,7 @@ def write_index(folder: str | Path) -> Path:
     rows = [_row(c, s, len(columns)) for c, s in zip(found, statuses, strict=True)]
     head = "".join(f'<th scope="col">{c}</th>' for c in columns)
     target = folder / "index.html"
-    batch.write_atomically(target, _INDEX.format(title=INDEX_TITLE, head=head, rows="\n".join(rows)))
+    write_text(target, _INDEX.format(title=INDEX_TITLE, head=head, rows="\n".join(rows)))
     return target
 
 

@@ -129,10 +129,11 @@ def line(
     high: Sequence[float] | None = None,
     **style: Any,
 ) -> Axes:
-    """Draw a curve with markers and, where given, the band between low and high."""
+    """Draw a labelled curve with markers and, where given, the band between low and high."""
     (drawn,) = ax.plot(x, y, label=label, markersize=4, **style)
     if low is not None and high is not None:
         ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
+    ax.legend(fontsize=8)
     return ax
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 
 from . import batch
+from .files import write_text
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
@@ -69,7 +70,7 @@ def write_students() -> list[Path]:
     texts = _expected()
     changed = [path for path, text in texts.items() if not path.exists() or _read(path) != text]
     for path in changed:
-        batch.write_atomically(path, texts[path])
+        write_text(path, texts[path])
     return changed
 
 

@@ -42,10 +42,10 @@ def no_network(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def one_thread(request):
-    """Let quick tests compute in one thread: for small tensors two are slower, far slower beside other work."""
+def one_thread():
+    """Compute in one thread: for small tensors two are hardly faster, and four times slower beside other work."""
     torch = sys.modules.get("torch")
-    if torch is None or request.node.get_closest_marker("slow"):
+    if torch is None:
         yield
         return
     threads = torch.get_num_threads()

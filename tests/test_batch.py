@@ -203,14 +203,6 @@ def test_tidy_keeps_the_picture_of_a_widget_and_drops_the_rest():
     assert set(tidied.metadata) == {"kernelspec", "language_info"}
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        batch.write_atomically(path, "\ud800")
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
-
-
 # runs: a kernel each
 
 

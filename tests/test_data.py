@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import data, runtime
-from course_utils.data import load_images, replacing
+from course_utils import data
+from course_utils.data import load_images
 from course_utils.vision import torchvision
 
 FILES = {
@@ -494,59 +494,6 @@ def test_urls_are_torchvisions_own():
     assert data.DATASETS == ("mnist5k", "mnist", "fashion_mnist")
     text = Path(data.__file__).read_text(encoding="utf-8")
     assert "http" not in text.replace("http.client", "")
-
-
-# Writing --------------------------------------------------------------------------------------------------------------
-
-
-def test_replacing_is_all_or_nothing(tmp_path):
-    path = tmp_path / "new" / "folder" / "file"
-    with replacing(path) as part:
-        part.write_text("first")
-        assert part.parent == path.parent
-        assert not path.exists()
-    assert path.read_text() == "first"
-
-    def fail():
-        with replacing(path) as part:
-            part.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert path.read_text() == "first"
-    assert files_in(tmp_path) == ["new/folder/file"]
-
-
-def test_replacing_keeps_other_errors():
-    def fail():
-        with replacing(runtime.cache_dir() / "x"):
-            raise OSError(errno.ECONNRESET, "gone")
-
-    with pytest.raises(OSError, match="gone") as caught:
-        fail()
-    assert caught.value.errno == errno.ECONNRESET
-
-
-def test_many_writers_at_once(tmp_path):
-    """The last one wins, and every reader sees one whole file."""
-    path, trouble = tmp_path / "file", []
-
-    def write(letter):
-        for _ in range(20):
-            with replacing(path) as part:
-                part.write_text(letter * 10_000)
-            text = path.read_text()
-            if len(text) != 10_000 or len(set(text)) != 1:
-                trouble.append(text)
-
-    threads = [threading.Thread(target=write, args=(letter,)) for letter in "abcd"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not trouble
-    assert files_in(tmp_path) == ["file"]
 
 
 # The real files -------------------------------------------------------------------------------------------------------

@@ -38,10 +38,13 @@ def test_margin_bar_at_every_position(margin_bar, signs, clip):
     for image in range(3):
         for step in range(0, demos.EPS_STEPS + 1):
             frame = demo.frame(image=image, eps=0.3 * step / demos.EPS_STEPS, signs=signs, clip=clip)
-            assert frame["adv"].isfinite().all()
-            if signs == "worst" and not clip:  # the formula is exact
+            assert frame["adv"].min() >= 0
+            assert frame["adv"].max() <= 1
+            if signs == "random":
+                assert frame["predicted"] is None
+            elif not clip:  # the formula is exact
                 assert frame["measured"] == pytest.approx(frame["predicted"], rel=1e-4, abs=1e-2)
-            elif signs == "worst":
+            else:
                 assert frame["measured"] >= frame["predicted"] - 1e-3
 
 

@@ -23,24 +23,25 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "runtime": set(),
     "intervals": set(),
+    "files": set(),
     "vision": set(),
     "claims": {"runtime", "intervals"},
-    "data": {"runtime", "vision"},
-    "models": {"runtime", "data", "vision"},
+    "data": {"runtime", "files", "vision"},
+    "models": {"runtime", "files", "vision"},
     "attacks": {"runtime"},
     "evaluation": {"attacks", "intervals"},
     "training": {"runtime", "attacks", "evaluation", "models", "data"},
     "plotting": {"intervals", "evaluation"},
     "demos": {"runtime", "attacks", "evaluation", "plotting"},
     "exercises": {"runtime", "attacks", "evaluation"},
-    "batch": {"runtime", "claims"},
-    "student": {"batch"},
-    "pages": {"batch"},
+    "batch": {"runtime", "files", "claims"},
+    "student": {"batch", "files"},
+    "pages": {"batch", "files"},
     "cli": {"runtime", "vision", "data", "batch", "student", "pages"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-WITHOUT_TORCH = {"runtime", "intervals", "claims", "batch", "student", "pages", "cli", "__main__", "__init__"}
+WITHOUT_TORCH = {"runtime", "intervals", "files", "claims", "batch", "student", "pages", "cli", "__main__", "__init__"}
 MAY_PRINT = {"cli"}
 
 

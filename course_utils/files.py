@@ -1,0 +1,63 @@
+"""Write files whole or not at all, and say what to do where that is impossible."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_ELSEWHERE = "use another folder (COURSE_CACHE names the one for downloads and trained networks)"
+CURES = {
+    errno.ENOSPC: f"the disk is full: free some space, or {_ELSEWHERE}",
+    errno.EDQUOT: f"your share of the disk is full: free some space, or {_ELSEWHERE}",
+    errno.EROFS: f"it is read-only: {_ELSEWHERE}",
+    errno.EACCES: f"you may not write there: {_ELSEWHERE}",
+    errno.EPERM: f"you may not write there: {_ELSEWHERE}",
+    errno.ENOTDIR: f"a part of that path is a file: {_ELSEWHERE}",
+    errno.EEXIST: f"there is a file of that name: {_ELSEWHERE}",
+}
+_UMASK = os.umask(0)  # can only be read by setting it
+os.umask(_UMASK)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that is renamed to it at the end, or removed if anything goes wrong.
+
+    Raises:
+        OSError: the folder cannot be made or written, or the disk is full; the message says what to do.
+    """
+    with explained(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            yield Path(name)
+            os.chmod(name, 0o666 & ~_UMASK)  # mkstemp's files are for one user only; caches are shared
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step: nobody ever sees half of it.
+
+    Raises:
+        OSError: as `replacing`.
+    """
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Say what to do about a folder that cannot be written or a disk that is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CURES:
+            raise
+        raise OSError(error.errno, f"cannot write to {folder}: {CURES[error.errno]}") from error
