@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from numbers import Integral, Real
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Model = Callable[[Tensor], Tensor]
@@ -101,7 +102,7 @@ def pgd(
         loss: "ce" (cross-entropy) or "margin" (largest other logit minus the true one).
         generator: source of the random starts; the global stream is then left alone.
         callback: called as callback(restart, step, adv, loss) at the start point (step 0) and after each
-            step, with copies: adv like x, loss (N,).
+            step, with copies: adv like x; the loss of each image (N,), cross-entropy or margin.
 
     Raises:
         ValueError, TypeError, RuntimeError: as `fgsm`.
@@ -140,7 +141,7 @@ def pgd(
                 if step > 0 or random_start:  # x itself is no adversarial image
                     keeper.offer(adv, logits.argmax(1).eq(y) == targeted, sign * value)
                 if callback is not None:
-                    callback(restart, step, adv.clone(), value.clone())
+                    callback(restart, step, adv.clone(), _as_loss(value, loss))
                 if not last:
                     move = sign * step_size * _direction(gradient.to(point), norm)
                     point = _project(point + move, centre, eps, norm, clip)
@@ -307,6 +308,11 @@ def _objective(logits: Tensor, y: Tensor, loss: str) -> Tensor:
     others = logits.scatter(1, index, -math.inf)
     strongest = others.logsumexp(1) if loss == "ce" else others.amax(1)
     return strongest - logits.gather(1, index).squeeze(1)
+
+
+def _as_loss(objective: Tensor, loss: str) -> Tensor:
+    """Return what the objective stands for, in a new tensor: cross-entropy is log(1 + exp(m)) of the log-odds m."""
+    return F.softplus(objective) if loss == "ce" else objective.clone()
 
 
 def _direction(gradient: Tensor, norm: str) -> Tensor:

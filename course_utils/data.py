@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from . import runtime
-from .files import CURES, explained, replacing
+from .files import TROUBLES, explained, replacing
 
 DATASETS = ("mnist5k", "mnist", "fashion_mnist")
 SPLITS = ("train", "test")
@@ -180,7 +180,7 @@ def _download(urls: Sequence[str], path: Path, md5: str) -> None:
                 torchvision.datasets.utils.download_url(url, str(part.parent), part.name, md5)
             return
         except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the md5 is wrong
-            if getattr(error, "errno", None) in CURES:  # the disk's trouble: another source is no cure
+            if getattr(error, "errno", None) in TROUBLES:  # the disk's trouble: another source is no cure
                 raise
             troubles.append(f"{url}: {error}")
     raise OSError(

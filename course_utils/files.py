@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_ELSEWHERE = "use another folder (COURSE_CACHE names the one for downloads and trained networks)"
-CURES = {
-    errno.ENOSPC: f"the disk is full: free some space, or {_ELSEWHERE}",
-    errno.EDQUOT: f"your share of the disk is full: free some space, or {_ELSEWHERE}",
-    errno.EROFS: f"it is read-only: {_ELSEWHERE}",
-    errno.EACCES: f"you may not write there: {_ELSEWHERE}",
-    errno.EPERM: f"you may not write there: {_ELSEWHERE}",
-    errno.ENOTDIR: f"a part of that path is a file: {_ELSEWHERE}",
-    errno.EEXIST: f"there is a file of that name: {_ELSEWHERE}",
+from .runtime import cache_dir
+
+TROUBLES = {
+    errno.ENOSPC: "the disk is full: free some space, or",
+    errno.EDQUOT: "your share of the disk is full: free some space, or",
+    errno.EROFS: "it is read-only:",
+    errno.EACCES: "you may not write there:",
+    errno.EPERM: "you may not write there:",
+    errno.ENOTDIR: "a part of that path is a file:",
+    errno.EEXIST: "there is a file of that name:",
 }
 _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
@@ -58,6 +59,8 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in CURES:
+        if error.errno not in TROUBLES:
             raise
-        raise OSError(error.errno, f"cannot write to {folder}: {CURES[error.errno]}") from error
+        is_cache = folder.is_relative_to(cache_dir())
+        cure = "set COURSE_CACHE to a folder that you can write" if is_cache else "choose another folder"
+        raise OSError(error.errno, f"cannot write to {folder}: {TROUBLES[error.errno]} {cure}") from error

@@ -568,6 +568,22 @@ def test_t11_no_graph_is_kept(attack, is_module):
     assert_like(adv, x)
 
 
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_callback_sees_the_loss_of_each_image(loss):
+    x = torch.rand(4, 1, 6, 6, generator=stream())
+    model, y, seen = network(x), labels(4), []
+    pgd(model, x, y, 0.2, steps=3, loss=loss, generator=stream(), callback=lambda r, s, adv, v: seen.append((adv, v)))
+    assert len(seen) == 4
+    for adv, value in seen:
+        with torch.no_grad():
+            logits = model.eval()(adv)
+        if loss == "ce":
+            torch.testing.assert_close(value, torch.nn.functional.cross_entropy(logits, y, reduction="none"))
+        else:
+            others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+            torch.testing.assert_close(value, others - logits.gather(1, y[:, None]).squeeze(1))
+
+
 def test_t11_callback_gets_copies_without_graph():
     x, y = images(), labels()
     model, calls = network(x), []

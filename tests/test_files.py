@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from course_utils import runtime
-from course_utils.files import CURES, replacing, write_text
+from course_utils.files import TROUBLES, replacing, write_text
 
 
 def files_in(folder):
@@ -80,8 +80,9 @@ def test_files_can_be_read_by_those_who_share_the_folder(tmp_path):
     assert stat.S_IMODE(replaced.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
-@pytest.mark.parametrize("number", CURES)
+@pytest.mark.parametrize("number", TROUBLES)
 def test_each_known_trouble_has_a_cure(number, tmp_path):
-    with pytest.raises(OSError, match="COURSE_CACHE") as caught, replacing(tmp_path / "x"):
-        raise OSError(number, "trouble")
-    assert caught.value.errno == number
+    for path, cure in ((tmp_path / "x", "choose another folder"), (runtime.cache_dir() / "x", "set COURSE_CACHE")):
+        with pytest.raises(OSError, match=cure) as caught, replacing(path):
+            raise OSError(number, "trouble")
+        assert caught.value.errno == number

@@ -48,7 +48,7 @@ _CURES = (
     ("can't call numpy()", "A tensor that records gradients cannot become an array. Stay with torch: no NumPy needed."),
     (
         "'tuple' object has no attribute",
-        "That is a tuple: torch.autograd.grad returns one, with one gradient for each input. Take its first: …[0].",
+        "That is a tuple: torch.autograd.grad returns one, with one gradient for each input. Write (gradient,) = torch.autograd.grad(loss, x).",
     ),
     (
         "'bool' object has no attribute",
@@ -71,7 +71,7 @@ _CURES = (
     ("mat1 and mat2", "The shapes in a matrix product do not fit. Print them: x is (N, n) and w is (n,), as in x @ w."),
     (
         "must match the size",
-        "Two shapes do not fit together: print them. A size or a number of classes that you wrote as a number belongs to one data set only: take it from x, y or model(x).",
+        "Two shapes do not fit together: print both. To combine (N,) with (N, C, H, W), write .view(-1, 1, 1, 1); (N, n) with weights (n,) is x @ w; the classes are dimension 1, as in argmax(1). And a size written as a number fits one data set only.",
     ),
     ("is invalid for input of size", "Do not write sizes such as 784 or 28 as numbers: take them from x.shape."),
     (

@@ -71,7 +71,10 @@ def _slips(model: nn.Module, x: Tensor, y: Tensor, eps: float, direction: Callab
 
     prediction = f"You use the model's own prediction as the label. Use the {label} that was passed in."
     if towards:
-        back, both = "Your step makes the target less likely: subtract it, so that the loss for it falls.", prediction
+        back, both = (
+            "Your step makes the target less likely: it must go against the gradient of the loss for the target, just once. Count your minus signs.",
+            prediction,
+        )
     else:
         back = "You walk downhill: add the step, do not subtract it. The attack makes the loss larger."
         both = "You use the model's own prediction as the label, and walk downhill. Use y, and add the step."

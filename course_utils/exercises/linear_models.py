@@ -273,8 +273,12 @@ def _to_uint8(answer: Callable) -> Iterator[str]:
         start = torch.arange(8, 248).flip(0)
         moved = called(answer, start / 255 + step / 255).long() - start
         off = (moved != step).nonzero().flatten().tolist()
-        what = f"of 240 levels, {len(off)} moved by another number than {step}"
-        expect(not off, f"{what}: {start[off[0]]} moved by {moved[off[0]]}." if off else what, hint)
+        what = f"{len(off)} of 240 levels did not move by {step} levels"
+        expect(
+            not off,
+            f"{what}; for example {start[off[0]]} went to {start[off[0]] + moved[off[0]]}." if off else what,
+            hint,
+        )
 
     yield "values between two levels go to the nearest one"
     expect(
@@ -328,7 +332,7 @@ def _loss_mistakes(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> Mi
         (F.softplus(y * (fall - score)).mean(), "That is the formula as printed in the paper, right for y = +1 only: eps·‖w‖₁ must not be multiplied by y."),
         (F.softplus(-y * (score + fall)).mean(), "You raise the output w·x + b for both labels, which helps the images with y = +1. Subtract eps·‖w‖₁ from y·(w·x + b)."),
         (F.softplus(-margin - fall).mean(), "You raise the margin: the attack helps the model. Subtract eps·‖w‖₁ from y·(w·x + b)."),
-        (mean + fall, "You add eps·‖w‖₁ to the loss, which is weight decay. It belongs inside softplus: " + inside),
+        (mean + fall, "You add eps·‖w‖₁ to the loss, which is an ordinary penalty. It belongs inside softplus: " + inside),
         (mean - fall, "You subtract eps·‖w‖₁ from the loss. It belongs inside softplus: " + inside),
         (F.softplus(eps * w.norm() - margin).mean(), "That is the length ‖w‖₂. For a limit on every single pixel w.abs().sum() counts. " + inside),
         (F.softplus(eps * w.square().sum() - margin).mean(), "You sum the squares of the weights, or step along w itself instead of its sign. " + inside),
