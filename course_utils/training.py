@@ -125,7 +125,7 @@ class Recipe:
 RECIPES = {
     "softmax": Recipe(lambda x, y: models.softmax_regression(pixels=x.shape[1:].numel()), epochs=20, lr=4e-3),
     "mlp": Recipe(lambda x, y: models.mlp(pixels=x.shape[1:].numel()), epochs=30, lr=3e-3, augmented=True),
-    "cnn": Recipe(lambda x, y: models.small_cnn(), epochs=6, lr=3e-3, batch_size=64, augmented=True),
+    "cnn": Recipe(lambda x, y: models.small_cnn(), epochs=6, lr=4e-3, batch_size=64, augmented=True),
     "rbf": Recipe(
         lambda x, y: models.RBFNetwork(models.class_means(x, y)), epochs=30, lr=2e-2, loss=models.independent_loss
     ),
