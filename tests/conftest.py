@@ -66,6 +66,7 @@ def own_cache(session_cache, monkeypatch):
     monkeypatch.setenv("COURSE_CACHE", str(session_cache))
     monkeypatch.delenv("COURSE_DATA_MIRROR", raising=False)
     monkeypatch.delenv("COURSE_OFFLINE", raising=False)
+    monkeypatch.delenv("COURSE_STRICT", raising=False)
 
 
 @pytest.fixture
