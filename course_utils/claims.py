@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from .intervals import percent
+from .names import nearest
 from .runtime import PROJECT
 
 CLAIMS_MIME = "application/vnd.course.claims+json"
@@ -215,9 +215,7 @@ def record(**results: float | int | str | bool | None) -> None:
 def _judge(id: str, measured: Any, n: int | None, setting: Mapping[str, Any]) -> Verdict:
     claims = _claims()
     if id not in claims:
-        near = difflib.get_close_matches(id, claims, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(claims)}."
-        raise ValueError(f"no claim {id!r} in data/claims.yaml.{hint}")
+        raise ValueError(f"no claim {id!r} in data/claims.yaml. {nearest(id, claims)}")
     claim = claims[id]
     try:
         values = [float(m) for m in ([measured] if isinstance(measured, Real) else measured)]

@@ -18,7 +18,8 @@ import click
 from . import __version__, runtime
 
 if TYPE_CHECKING:
-    from .batch import Chapter, RunResult
+    from .batch import RunResult
+    from .chapters import Chapter
 
 MAX_MEMORY_MB = 2048
 MIN_PYTHON = (3, 11)
@@ -51,11 +52,11 @@ def run(
     course run 02 -p eps=8/255         one chapter, one parameter changed
     course run --preset full           full-scale data sets
     """
-    from . import batch, pages
+    from . import batch, pages, parameters
 
     with _usage_errors():
         chosen = _choose(chapters, student)
-        jobs = _plan(chosen, batch.load_preset(preset), settings)
+        jobs = _plan(chosen, parameters.load_preset(preset), settings)
     folder = Path(out)
     results = []
     for chapter, params in jobs:
@@ -113,12 +114,12 @@ def student_command(check: bool) -> None:
 @click.option("--out", default="build/html", show_default=True, help="Folder for the pages.")
 def html(out: str) -> None:
     """Export the stored chapters as web pages that need no network; nothing is executed."""
-    from . import batch, pages
+    from . import chapters, pages
 
     with _usage_errors():
-        chosen = batch.chapters()
+        chosen = chapters.chapters()
     for chapter in chosen:
-        batch.write_notebook(batch.read_notebook(chapter.path), Path(out) / chapter.path.name)
+        chapters.write_notebook(chapters.read_notebook(chapter.path), Path(out) / chapter.path.name)
         pages.export(chapter.path, Path(out))
     pages.write_index(Path(out))
     click.echo(f"Open {Path(out) / 'index.html'} in a browser.")
@@ -135,31 +136,32 @@ def _usage_errors() -> Iterator[None]:
 
 
 def _choose(names: tuple[str, ...], student: bool) -> list[Chapter]:
-    from . import batch
+    from . import chapters
 
-    named = {c.path: c for c in (batch.find_chapter(name, student) for name in names)}
-    return list(named.values()) or batch.chapters(student)
+    named = {c.path: c for c in (chapters.find_chapter(name, student) for name in names)}
+    return list(named.values()) or chapters.chapters(student)
 
 
 def _plan(chapters: list[Chapter], preset: dict[str, dict], settings: tuple[str, ...]) -> list[tuple[Chapter, dict]]:
     """Pair every chapter with its checked parameters; say which chapters lack one that others have."""
-    from . import batch
+    from .names import nearest
+    from .parameters import check_parameters, parse_value, preset_parameters, read_parameters
 
     pairs = [_split(text) for text in settings]
-    known = {chapter.path: batch.read_parameters(chapter.path) for chapter in chapters}
+    known = {chapter.path: read_parameters(chapter.path) for chapter in chapters}
     for name, _ in pairs:
         lacking = [c for c in chapters if name not in known[c.path]]
         if len(lacking) == len(chapters):
             every = {n: p for parameters in known.values() for n, p in parameters.items()}
-            raise ValueError(f"no chapter to run has a parameter {name!r}. {batch.nearest(name, every)}")
+            raise ValueError(f"no chapter to run has a parameter {name!r}. {nearest(name, every)}")
         for chapter in lacking:
             click.echo(f"{chapter.name} has no parameter {name!r}: it runs without it.", err=True)
     jobs = []
     for chapter in chapters:
         own = known[chapter.path]
-        typed = {name: batch.parse_value(text, own[name].default) for name, text in pairs if name in own}
-        params = batch.preset_parameters(preset, chapter) | typed
-        jobs.append((chapter, batch.check_parameters(chapter.path, params)))
+        typed = {name: parse_value(text, own[name].default) for name, text in pairs if name in own}
+        params = preset_parameters(preset, chapter) | typed
+        jobs.append((chapter, check_parameters(chapter.path, params)))
     return jobs
 
 

@@ -5,7 +5,6 @@ Only whole, checked files are ever taken: everything is written beside its place
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from . import runtime
 from .files import TROUBLES, explained, replacing
+from .names import nearest
 
 DATASETS = ("mnist5k", "mnist", "fashion_mnist")
 SPLITS = ("train", "test")
@@ -77,9 +77,7 @@ def load_images(
 
 def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {what} {value!r}: expected one of {', '.join(known)}.{hint}")
+        raise ValueError(f"unknown {what} {value!r}. {nearest(value, known)}")
 
 
 # mnist5k ----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
-from . import batch
+from . import chapters
 from .files import write_text
 
 INDEX_TITLE = "Adversarial examples: the course"
@@ -167,7 +167,7 @@ def export(path: str | Path, out_dir: str | Path, *, links_from: Path | None = N
     """
     path, out_dir = Path(path), Path(out_dir)
     origin = links_from or path.parent
-    html = page(batch.read_notebook(path), path.stem, link_to=lambda url: _relinked(url, origin, out_dir))
+    html = page(chapters.read_notebook(path), path.stem, link_to=lambda url: _relinked(url, origin, out_dir))
     target = out_dir / f"{path.stem}.html"
     write_text(target, html)
     return target
@@ -176,7 +176,7 @@ def export(path: str | Path, out_dir: str | Path, *, links_from: Path | None = N
 def write_index(folder: str | Path) -> Path:
     """Write `index.html`: every chapter in a folder, with what became of its run where one is recorded."""
     folder = Path(folder)
-    found = [batch.Chapter.at(path) for path in sorted(folder.glob("*.ipynb"))]
+    found = [chapters.Chapter.at(path) for path in sorted(folder.glob("*.ipynb"))]
     statuses = [_status(chapter.path) for chapter in found]
     columns = ["chapter"] + (["status", "seconds", "claims", "peak memory", "finished"] if any(statuses) else [])
     rows = [_row(c, s, len(columns)) for c, s in zip(found, statuses, strict=True)]
@@ -220,7 +220,7 @@ def _status(notebook: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _row(chapter: batch.Chapter, status: Mapping[str, Any], columns: int) -> str:
+def _row(chapter: chapters.Chapter, status: Mapping[str, Any], columns: int) -> str:
     name = escape(chapter.name)
     first = (
         f'<td><a href="{name}.html">{escape(chapter.title)}</a><br>{escape(chapter.promise)}<br>'

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 
-from . import batch
+from . import chapters
 from .files import write_text
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -47,7 +47,7 @@ def student_version(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     Raises:
         ValueError: unbalanced markers; names the cell.
     """
-    nb = batch.tidy(copy.deepcopy(nb))
+    nb = chapters.tidy(copy.deepcopy(nb))
     for number, cell in enumerate(nb.cells, start=1):
         if cell.cell_type == "markdown":
             cell.source = _UP_ONE_FOLDER.sub(r"\1", cell.source)
@@ -83,18 +83,18 @@ def differences() -> list[str]:
             lines.append(f"{path.name} is missing")
         elif _read(path) != text:
             lines.append(f"{path.name} differs from what its solution gives")
-    stale = sorted(set(batch.NOTEBOOKS.glob("*.ipynb")) - set(texts))
+    stale = sorted(set(chapters.NOTEBOOKS.glob("*.ipynb")) - set(texts))
     return lines + [f"{path.name} has no source in solutions/" for path in stale]
 
 
 def _expected() -> dict[Path, str]:
     texts = {}
-    for chapter in batch.chapters():
+    for chapter in chapters.chapters():
         try:
-            nb = student_version(batch.read_notebook(chapter.path))
+            nb = student_version(chapters.read_notebook(chapter.path))
         except ValueError as error:
             raise ValueError(f"{chapter.path.name}, {error}") from None
-        texts[batch.NOTEBOOKS / chapter.path.name] = batch.notebook_text(nb)
+        texts[chapters.NOTEBOOKS / chapter.path.name] = chapters.notebook_text(nb)
     return texts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import models
+from .names import nearest
 
 
 @dataclass
@@ -143,9 +143,7 @@ def trained(name: str, x: Tensor, y: Tensor, *, seed: int = 0, progress: bool = 
         ValueError: unknown name, or as `fit`.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown network {name!r}: expected one of {', '.join(RECIPES)}.{hint}")
+        raise ValueError(f"unknown network {name!r}. {nearest(name, RECIPES)}")
     recipe = RECIPES[name]
     settings = {name: getattr(recipe, name) for name in ("epochs", "lr", "batch_size", "augmented")} | {"seed": seed}
     with torch.random.fork_rng([]):

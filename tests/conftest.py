@@ -6,8 +6,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nbformat
 import pytest
 from hypothesis import HealthCheck, settings
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from course_utils import chapters
 
 settings.register_profile(
     "course",
@@ -107,3 +111,41 @@ def displayed(monkeypatch):
         "IPython.display.display", lambda data, metadata=None, raw=False: collected.append((data, metadata))
     )
     return collected
+
+
+# Small notebooks to run and to refuse
+
+PARAMETERS = """eps = 0.1  # pixel units, 0 to 1
+n_eval = 512  # images
+dataset = "mnist5k"  # one of: mnist5k, mnist
+augment = False
+budgets = [0.1, 0.2]  # pixel units, 0 to 1
+target = None"""
+
+RECORD = "from course_utils.claims import record\nrecord(eps=eps, dataset=dataset, python=__import__('sys').executable)"
+
+
+def write_notebook(path, *sources, parameters=PARAMETERS, record=RECORD):
+    cells = [
+        new_markdown_cell("# 01 Linear models\n\nSmall changes **add up**."),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        *map(new_code_cell, sources),
+    ]
+    if record:
+        cells.append(new_code_cell(record, metadata={"tags": ["results"]}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    monkeypatch.setattr(chapters, "NOTEBOOKS", tmp_path / "notebooks")
+    for name in ("01_linear_models", "02_fgsm"):
+        write_notebook(tmp_path / "notebooks" / "solutions" / f"{name}.ipynb")
+    return tmp_path / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    return write_notebook(tmp_path_factory.mktemp("nb") / "01_a.ipynb")

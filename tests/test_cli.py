@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from course_utils import batch, cli
+from course_utils import batch, chapters, cli
 
 
 def chapter(number, *sources, parameters="eps = 0.1  # pixel units, 0 to 1"):
@@ -29,7 +29,7 @@ def chapter(number, *sources, parameters="eps = 0.1  # pixel units, 0 to 1"):
 @pytest.fixture
 def course(tmp_path, monkeypatch):
     """A course of two chapters; the second fails and has one parameter more."""
-    monkeypatch.setattr(batch, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(chapters, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.chdir(tmp_path)
     solutions = tmp_path / "notebooks" / "solutions"
     solutions.mkdir(parents=True)

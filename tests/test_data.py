@@ -240,10 +240,10 @@ def test_loading_leaves_the_random_streams_alone():
     [
         ({"name": "mnist_5k"}, "unknown data set 'mnist_5k'.*Did you mean 'mnist5k'"),
         ({"name": "fashion"}, "unknown data set 'fashion'.*Did you mean 'fashion_mnist'"),
-        ({"name": "cifar10"}, "unknown data set 'cifar10': expected one of mnist5k, mnist, fashion_mnist"),
+        ({"name": "cifar10"}, "unknown data set 'cifar10'. Known: mnist5k, mnist, fashion_mnist"),
         ({"name": None}, "unknown data set None"),
         ({"split": "tests"}, "unknown split 'tests'.*Did you mean 'test'"),
-        ({"split": "valid"}, "unknown split 'valid': expected one of train, test"),
+        ({"split": "valid"}, "unknown split 'valid'. Known: train, test"),
         ({"n": 4001}, r"mnist5k \(train\) has 4000 such images: n must be 1 to 4000, got 4001"),
         ({"n": 0}, "n must be 1 to 4000, got 0"),
         ({"n": -3}, "n must be 1 to 4000, got -3"),

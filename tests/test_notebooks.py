@@ -8,7 +8,7 @@ import statistics
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import batch, pages, runtime, student
+from course_utils import chapters, pages, parameters, runtime, student
 
 TAGS = {
     "parameters",
@@ -19,7 +19,7 @@ TAGS = {
     "nbval-skip",
     "raises-exception",
 }
-SOLUTIONS = sorted((batch.NOTEBOOKS / "solutions").glob("*.ipynb"))
+SOLUTIONS = sorted((chapters.NOTEBOOKS / "solutions").glob("*.ipynb"))
 MAX_BYTES = 400_000
 MAX_CODE_LINES = 300
 MAX_CELL_LINES = 25
@@ -82,7 +82,7 @@ def has_one_parameters_cell(nb):
     if len(cells) != 1:
         return [f"{len(cells)} cells are tagged parameters, expected one"]
     try:
-        batch.parse_parameters(cells[0].source)
+        parameters.parse_parameters(cells[0].source)
     except ValueError as error:
         return [str(error)]
     return []
@@ -118,13 +118,13 @@ def stores_no_error(nb):
 
 def stores_no_widget(nb):
     found = [
-        f"cell {number} stores a live widget" for number, o in outputs(nb) if batch.WIDGET_MIME in o.get("data", {})
+        f"cell {number} stores a live widget" for number, o in outputs(nb) if chapters.WIDGET_MIME in o.get("data", {})
     ]
     return found + (["widget state is stored"] if "widgets" in nb.metadata else [])
 
 
 def is_small(nb):
-    size = len(batch.notebook_text(nb).encode())
+    size = len(chapters.notebook_text(nb).encode())
     return [f"{size / 1000:.0f} kB, at most {MAX_BYTES / 1000:.0f}"] if size > MAX_BYTES else []
 
 
@@ -251,13 +251,13 @@ RULES = [
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: r.__name__)
 def test_chapter(path, rule):
-    complaints = rule(batch.read_notebook(path))
+    complaints = rule(chapters.read_notebook(path))
     assert not complaints, "\n".join(complaints)
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
 def test_links_lead_somewhere(path):
-    text = "\n".join(map(without_fences, prose(batch.read_notebook(path))))
+    text = "\n".join(map(without_fences, prose(chapters.read_notebook(path))))
     targets = re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r"""href=["']([^"'#]+)""", text)
     local = [t for t in targets if not re.match(r"[a-z]+:", t)]
     chapters_to_come = [t for t in local if re.fullmatch(r"\d\d_\w+\.ipynb", t) and t[:2] > SOLUTIONS[-1].name[:2]]
@@ -271,11 +271,11 @@ def test_students_have_what_the_solutions_give():
 
 
 def test_full_preset_fits_the_chapters():
-    preset = batch.load_preset("full")
-    known = {path.stem[:2]: batch.Chapter.at(path) for path in SOLUTIONS}
+    preset = parameters.load_preset("full")
+    known = {path.stem[:2]: chapters.Chapter.at(path) for path in SOLUTIONS}
     assert set(preset) - {"all"} <= set(known)
     for chapter in known.values():
-        batch.check_parameters(chapter.path, batch.preset_parameters(preset, chapter))
+        parameters.check_parameters(chapter.path, parameters.preset_parameters(preset, chapter))
 
 
 # The rules, tested
@@ -301,7 +301,7 @@ def good_notebook():
     for cell in cells[-1:-7:-2]:
         cell.metadata["tags"] = ["nbval-check-output"]
     cells.append(new_code_cell("record(a=a)", metadata={"tags": ["results"]}))
-    nb = batch.tidy(new_notebook(cells=cells))
+    nb = chapters.tidy(new_notebook(cells=cells))
     for count, cell in enumerate(code_cells(nb), 1):
         cell.execution_count = count
     return nb
@@ -354,7 +354,7 @@ BAD = [
     (was_run_top_to_bottom, lambda nb: code_cells(nb)[4].update(execution_count=9)),
     (was_run_top_to_bottom, lambda nb: code_cells(nb)[4].update(execution_count=None)),
     (stores_no_error, output(4, "error", ename="E", evalue="", traceback=[])),
-    (stores_no_widget, output(4, data={batch.WIDGET_MIME: {}})),
+    (stores_no_widget, output(4, data={chapters.WIDGET_MIME: {}})),
     (stores_no_widget, lambda nb: nb.metadata.update(widgets={})),
     (is_small, output(4, data={"image/png": "A" * MAX_BYTES})),
     (describes_its_pictures, output(4, data={"image/png": "AAAA"})),

@@ -6,14 +6,14 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import batch, pages
+from course_utils import batch, chapters, pages
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 def notebook(*cells):
     nb = new_notebook(cells=[new_markdown_cell("# 01 Small & large"), *cells])
-    return batch.tidy(nb)
+    return chapters.tidy(nb)
 
 
 def shown(*outputs):
@@ -100,7 +100,7 @@ def test_links_between_chapters_lead_to_pages(tmp_path):
     links = (
         "[n](02_b.ipynb#top) [d](../data/README.md) [w](https://a.org/b.ipynb) [h](#here) <a href='02_b.ipynb'>b</a>"
     )
-    batch.write_notebook(notebook(new_markdown_cell(links)), path)
+    chapters.write_notebook(notebook(new_markdown_cell(links)), path)
     html = pages.export(path, tmp_path / "build" / "course").read_text(encoding="utf-8")
     found = re.findall(r'href="([^"]*)"', html.partition("</h1>")[2])
     assert found == ["02_b.html#top", "../../data/README.md", "https://a.org/b.ipynb", "#here", "02_b.html"]
@@ -137,7 +137,7 @@ def test_a_formula_that_cannot_be_read_stays_visible(tex):
 
 
 def test_index_without_runs(tmp_path):
-    batch.write_notebook(notebook(new_markdown_cell("A promise with <b> in it.")), tmp_path / "01_a.ipynb")
+    chapters.write_notebook(notebook(new_markdown_cell("A promise with <b> in it.")), tmp_path / "01_a.ipynb")
     html = pages.write_index(tmp_path).read_text(encoding="utf-8")
     assert '<th scope="col">status' not in html
     assert "01 Small &amp; large" in html

@@ -23,25 +23,42 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "runtime": set(),
     "intervals": set(),
+    "names": set(),
     "files": {"runtime"},
     "vision": set(),
-    "claims": {"runtime", "intervals"},
-    "data": {"runtime", "files", "vision"},
+    "claims": {"runtime", "intervals", "names"},
+    "data": {"runtime", "files", "names", "vision"},
     "models": {"runtime", "files", "vision"},
     "attacks": {"runtime"},
     "evaluation": {"attacks", "intervals"},
-    "training": {"runtime", "attacks", "evaluation", "models", "data"},
+    "training": {"names", "runtime", "attacks", "evaluation", "models", "data"},
     "plotting": {"intervals", "evaluation"},
     "demos": {"runtime", "attacks", "evaluation", "plotting"},
-    "exercises": {"runtime", "attacks", "evaluation"},
-    "batch": {"runtime", "files", "claims"},
-    "student": {"batch", "files"},
-    "pages": {"batch", "files"},
-    "cli": {"runtime", "vision", "data", "batch", "student", "pages"},
+    "exercises": {"names", "runtime", "attacks", "evaluation"},
+    "chapters": {"runtime", "files", "names"},
+    "parameters": {"names", "chapters"},
+    "batch": {"runtime", "files", "claims", "chapters", "parameters"},
+    "student": {"files", "chapters"},
+    "pages": {"files", "chapters"},
+    "cli": {"runtime", "names", "vision", "data", "chapters", "parameters", "batch", "student", "pages"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-WITHOUT_TORCH = {"runtime", "intervals", "files", "claims", "batch", "student", "pages", "cli", "__main__", "__init__"}
+WITHOUT_TORCH = {
+    "runtime",
+    "intervals",
+    "names",
+    "files",
+    "chapters",
+    "parameters",
+    "claims",
+    "batch",
+    "student",
+    "pages",
+    "cli",
+    "__main__",
+    "__init__",
+}
 MAY_PRINT = {"cli"}
 
 
@@ -187,7 +204,7 @@ def test_modules_are_documented(path):
 
 @every_module
 def test_every_module_has_a_test_file(path):
-    small = {"__main__", "__init__", "vision", "intervals"}
+    small = {"__main__", "__init__", "vision", "intervals", "names"}
     found = list((PROJECT / "tests").glob(f"test_{subject(path)}*.py"))
     assert found or subject(path) in small
 

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import batch, student
+from course_utils import chapters, student
 
 SOLVED = """def f(x):
     \"\"\"Double x.\"\"\"
@@ -44,7 +44,7 @@ def solved_notebook():
 @pytest.fixture
 def course(tmp_path, monkeypatch):
     """A course with one chapter and no student version yet."""
-    monkeypatch.setattr(batch, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(chapters, "NOTEBOOKS", tmp_path)
     (tmp_path / "solutions").mkdir()
     nbformat.write(solved_notebook(), tmp_path / "solutions" / "01_a.ipynb")
     return tmp_path

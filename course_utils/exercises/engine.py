@@ -10,7 +10,6 @@ A checker is a generator. It yields the name of each property before it tests it
 
 from __future__ import annotations
 
-import difflib
 import dis
 import io
 import os
@@ -31,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..names import nearest
 from .errors import arguments_fit, explain
 
 Checker = Callable[[Any], Iterator[str]]
@@ -119,9 +119,7 @@ def check(name: str, answer: Any, *, strict: bool | None = None) -> CheckResult:
         ValueError: there is no such exercise. AssertionError: the check failed, and is strict.
     """
     if not isinstance(name, str) or name not in _CHECKERS:
-        near = difflib.get_close_matches(str(name), _CHECKERS, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(_CHECKERS)}."
-        raise ValueError(f"there is no exercise {name!r}. {hint}")
+        raise ValueError(f"there is no exercise {name!r}. {nearest(name, _CHECKERS)}")
     result = _run(name, *_CHECKERS[name], answer)
     if strict is None:
         strict = os.environ.get("COURSE_STRICT", "0") not in ("", "0")

@@ -1,0 +1,17 @@
+"""What to say about a name that nobody knows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(wrong: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """Say which known name comes nearest to a wrong one; or list them all (or those in `listed`).
+
+    >>> nearest("linear", ["01_linear_models", "02_fgsm"]), nearest("x", ["fgsm", "pgd"])
+    ("Did you mean '01_linear_models'?", 'Known: fgsm, pgd.')
+    """
+    known, wrong = list(known), str(wrong)
+    near = [name for name in known if wrong and wrong in name] or difflib.get_close_matches(wrong, known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(listed or known) or 'none'}."

@@ -1,0 +1,44 @@
+"""Chapters are found by any of their names, and stored as they should be."""
+
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from course_utils import chapters
+
+
+@pytest.mark.parametrize("text", ["01", "1", "linear_models", "01_linear_models", "01_linear_models.ipynb"])
+def test_a_chapter_is_found_by_its_names(course, text):
+    assert chapters.find_chapter(text).path == course / "solutions" / "01_linear_models.ipynb"
+
+
+def test_a_chapter_is_found_by_its_path(notebook):
+    chapter = chapters.find_chapter(str(notebook))
+    assert (chapter.number, chapter.title, chapter.promise) == ("01", "01 Linear models", "Small changes add up.")
+
+
+@pytest.mark.parametrize(("text", "near"), [("fgms", "'fgsm'"), ("linear", "'01_linear_models'"), ("77", "02_fgsm")])
+def test_an_unknown_chapter_is_answered_with_the_nearest(course, text, near):
+    with pytest.raises(ValueError, match=near):
+        chapters.find_chapter(text)
+
+
+def test_chapters_are_listed_in_order(course):
+    assert [c.name for c in chapters.chapters()] == ["01_linear_models", "02_fgsm"]
+    with pytest.raises(ValueError, match="checkout"):
+        chapters.chapters(student=True)
+
+
+def test_tidy_keeps_the_picture_of_a_widget_and_drops_the_rest():
+    view = {chapters.WIDGET_MIME: {"model_id": "1"}, "text/plain": "IntSlider()"}
+    alt = {"image/png": {"alt": "a digit"}}
+    outputs = [
+        new_output("display_data", data=dict(view)),
+        new_output("display_data", data=view | {"image/png": "AAAA"}, metadata=alt),
+    ]
+    nb = new_notebook(cells=[new_code_cell("", outputs=outputs, metadata={"tags": [], "collapsed": True})])
+    nb.metadata["widgets"] = {}
+    tidied = chapters.tidy(nb)
+    (output,) = tidied.cells[0].outputs
+    assert (set(output.data), output.metadata) == ({"image/png", "text/plain"}, alt)
+    assert tidied.cells[0].metadata == {}
+    assert set(tidied.metadata) == {"kernelspec", "language_info"}
