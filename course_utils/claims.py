@@ -93,7 +93,9 @@ class Report:
         return "\n".join(f"{v.claim.id:<32} {v.claim.kind:<10} {v.verdict}" for v in self.verdicts)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th scope='col'>{h}</th>" for h in ("claim", "paper", "here", "verdict"))
+        head = "".join(
+            f"<th scope='col' style='text-align:left'>{h}</th>" for h in ("claim", "paper", "here", "verdict")
+        )
         return (
             f"<table><caption>What the papers report, and what we get</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{''.join(map(_html_row, self.verdicts))}</tbody></table>"

@@ -78,11 +78,16 @@ def robust_accuracy(
 
     Args:
         model, x, y: as everywhere. eps: radius of the ball, pixel units.
-        attack: called as attack(model, x, y, eps, **attack_kwargs); not with `targeted`.
+        attack: called as attack(model, x, y, eps, **attack_kwargs).
 
     Raises:
-        ValueError, TypeError: as the attack.
+        ValueError: a targeted attack, whose y are not the true labels. ValueError, TypeError: as the attack.
     """
+    if attack_kwargs.get("targeted"):
+        raise ValueError(
+            "robust_accuracy needs the true labels y, a targeted attack the labels to reach: "
+            "call the attack yourself and judge its images with evaluate_attack."
+        )
     y = y.to(x.device)
     survived = correct(model, x, y, batch_size=batch_size)
     for part in torch.arange(len(x), device=x.device).split(batch_size):

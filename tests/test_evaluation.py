@@ -244,3 +244,9 @@ def test_report_is_frozen():
     with pytest.raises(AttributeError):
         report.n = 5
     assert report.success_rate == pytest.approx(0.75)
+
+
+def test_robust_accuracy_refuses_a_targeted_attack():
+    x, y = torch.rand(3, 4), torch.tensor([0, 1, 0])
+    with pytest.raises(ValueError, match="evaluate_attack"):
+        robust_accuracy(torch.nn.Linear(4, 2), x, y, 0.1, targeted=True)
