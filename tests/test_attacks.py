@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from course_utils import attacks
 from course_utils.attacks import fgsm, frozen, input_gradient, pgd, project, random_in_ball
+from course_utils.attacks.gradients import objective
 
 FLOATS = (torch.float32, torch.float64)
 ALL_FLOATS = (*FLOATS, torch.float16, torch.bfloat16)
@@ -773,7 +773,7 @@ def test_t16_targeted_raises_the_probability_of_the_target(attack):
 @pytest.mark.parametrize("shift", [-100.0, 100.0])
 def test_t17_margin_leaves_the_true_class_out_whatever_the_sign(shift):
     logits = torch.tensor([[3.0, 1.0, 2.0], [1.0, 5.0, 2.0]]) + shift
-    value = attacks._objective(logits, torch.tensor([0, 2]), "margin")
+    value = objective(logits, torch.tensor([0, 2]), "margin")
     assert value.tolist() == [-1.0, 3.0]
 
 

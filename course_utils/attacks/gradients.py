@@ -1,0 +1,150 @@
+"""What an attack reads from a model: logits, the objective it climbs, and its gradient; nothing stays on the model.
+
+On the loss. Cross-entropy is log(1 + exp(m)) of the log-odds m = log Σ_{k≠y} exp z_k − z_y against the true class, so
+both rise in the same direction. In floating point they part: for a confident model 1 − p_y rounds to 0 and takes
+a part of the gradient, or all of it, along. The attacks therefore climb m, which never saturates.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .geometry import per_image
+from .inputs import Model, check_images, check_loss, checked_labels
+
+
+def input_gradient(model: Model, x: Tensor, y: Tensor, *, loss: str = "ce") -> Tensor:
+    """Return ∇ₓ of the loss of each image, (N, ...): of its own loss, not of a batch mean.
+
+    "ce" is the cross-entropy, computed from the log-odds so that a confident model does not round it to zero.
+
+    Args:
+        model, x, y: as in `fgsm`; x may have any range. loss: "ce" or "margin".
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `fgsm`.
+
+    >>> input_gradient(nn.Linear(2, 2), torch.rand(3, 2), torch.tensor([0, 1, 0])).shape
+    torch.Size([3, 2])
+    """
+    check_images(x, None)
+    y = checked_labels(y, x)
+    check_loss(loss)
+    if x.numel() == 0:
+        return x.detach().clone()
+    with frozen(model), torch.enable_grad():
+        value, _, gradient = climb(model, x, y, loss)
+    if loss == "ce":  # d log(1 + exp m)/dm = sigmoid(m)
+        gradient = gradient * per_image(value.sigmoid().to(gradient), gradient)
+    return gradient
+
+
+@contextmanager
+def frozen(model: Model) -> Iterator[None]:
+    """Put a model into eval mode with frozen parameters, and give every module and parameter its own flag back."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = {module: module.training for module in model.modules()}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for module in modes:
+            module.training = False
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def climb(
+    model: Model, x: Tensor, y: Tensor, loss: str, *, need_gradient: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the objective (N,), the logits (N, K) and the objective's gradient like x."""
+    x = x.detach().clone().requires_grad_(True)  # always: a model may use gradients of its own
+    logits = checked_logits(model, x, y)
+    value = objective(logits, y, loss)
+    if not value.isfinite().all():
+        bad = int((~value.isfinite()).nonzero()[0])
+        raise ValueError(f"the loss of image {bad} is {value[bad].item()}: the model's logits must be finite.")
+    if not need_gradient:
+        return value.detach(), logits.detach(), None
+    if not value.requires_grad:
+        raise ValueError("the model's logits do not depend on x by differentiable steps (.detach(), NumPy, argmax?).")
+    (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+    if gradient is None:
+        raise ValueError("the model's logits do not depend on x: there is no gradient to follow.")
+    finite = gradient.isfinite().flatten(1).all(1)
+    if not finite.all():
+        bad = int((~finite).nonzero()[0])
+        raise ValueError(f"the gradient of image {bad} is not finite: a sign of it would silently mean 'no attack'.")
+    return value.detach(), logits.detach(), gradient
+
+
+def checked_logits(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Return the model's logits (N, K) for x, or say what it returned instead."""
+    try:
+        logits = model(x.clone())  # some models normalise their input in place
+    except RuntimeError as error:
+        error.add_note(f"x is {tuple(x.shape)}, {x.dtype} on {x.device}; {_describe_parameters(model)}.")
+        raise
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"the model must return one tensor of logits (N, K), got a {type(logits).__name__}.")
+    if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+        raise ValueError(
+            f"the model must return logits (N, K) with K >= 2 for {len(x)} images, got {tuple(logits.shape)}. "
+            "A single logit z of a binary model becomes torch.stack([-z, z], dim=1)."
+        )
+    if not logits.is_floating_point():
+        raise TypeError(f"the model must return floating-point logits, got {logits.dtype}.")
+    if y.max() >= logits.shape[1]:
+        raise ValueError(f"y holds label {int(y.max())}, but the model has {logits.shape[1]} outputs (0 the first).")
+    return logits
+
+
+def _describe_parameters(model: Model) -> str:
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    kinds = sorted({f"{p.dtype} on {p.device}" for p in parameters})
+    return f"the model's parameters are {', '.join(kinds)}" if kinds else "the model has no parameters"
+
+
+def objective(logits: Tensor, y: Tensor, loss: str) -> Tensor:
+    """Return what each image's attack climbs, (N,): the log-odds against y for "ce", or the margin."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    index = y.unsqueeze(1)
+    others = logits.scatter(1, index, -math.inf)
+    strongest = others.logsumexp(1) if loss == "ce" else others.amax(1)
+    return strongest - logits.gather(1, index).squeeze(1)
+
+
+def as_loss(objective: Tensor, loss: str) -> Tensor:
+    """Return what the objective stands for, in a new tensor: cross-entropy is log(1 + exp(m)) of the log-odds m."""
+    return F.softplus(objective) if loss == "ce" else objective.clone()
+
+
+def warn_if_masked(outputs: Tensor, gradient: Tensor) -> None:
+    """Warn of outputs that look like probabilities, and of gradients that are exactly zero."""
+    total = outputs.sum(1)
+    if outputs.min() >= 0 and outputs.max() <= 1 and torch.allclose(total, torch.ones_like(total), atol=1e-3):
+        warnings.warn(
+            "the model's outputs look like probabilities, not logits: where softmax saturates its gradient is zero "
+            "and the attack looks weaker than it is. Attack the model without its last softmax.",
+            stacklevel=3,
+        )
+    share = gradient.flatten(1).eq(0).all(1).float().mean().item()
+    if share > 0:
+        warnings.warn(
+            f"{100 * share:.0f} % of the gradients are exactly zero: those images cannot be attacked by following "
+            "them. The model hides its gradient (saturation, rounding, a dead layer); it need not be robust.",
+            stacklevel=3,
+        )

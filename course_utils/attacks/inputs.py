@@ -1,0 +1,107 @@
+"""What every attack asks of its input before it computes: images, labels, radius, box, counts."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+Model = Callable[[Tensor], Tensor]
+Box = tuple[float, float] | None
+
+NORMS = ("linf", "l2")
+
+
+def checked_radius(x: Tensor, eps: float, norm: str, clip: Box) -> float:
+    """Refuse a ball or box that cannot be, and x outside of it; return eps as a number that x's dtype can hold."""
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {NORMS}, got {norm!r}.")
+    check_box(clip)
+    check_images(x, clip)
+    eps = checked_number("eps", eps)
+    widest = 1.0 if clip is None else clip[1] - clip[0]
+    if norm == "linf" and eps > widest:
+        warnings.warn(
+            f"eps={eps:g} is wider than the whole box of pixels ({widest:g}). eps is in pixel units: "
+            "a budget given in 8-bit levels is divided by 255, as in eps=8/255.",
+            stacklevel=3,
+        )
+    return rounded_down(eps, x.dtype)
+
+
+def rounded_down(value: float, dtype: torch.dtype) -> float:
+    """Return the next number below that dtype can hold: the float32 nearest to 0.3 is larger than 0.3."""
+    nearest = torch.tensor(value, dtype=dtype)
+    return (nearest if nearest.item() <= value else nearest.nextafter(torch.zeros_like(nearest))).item()
+
+
+def check_loss(loss: str) -> None:
+    """Refuse an unknown loss, and a place where no gradient can be had."""
+    if loss not in ("ce", "margin"):
+        raise ValueError(f'loss must be "ce" or "margin", got {loss!r}.')
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("attacks need gradients, which torch.inference_mode() forbids: call them outside of it.")
+
+
+def check_images(x: Tensor, clip: Box) -> None:
+    """Refuse what is no batch of float images inside the box."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch tensor, got a {type(x).__name__}: use torch.as_tensor(x).")
+    if not x.is_floating_point():
+        raise TypeError(f"x must hold floats in [0, 1], got {x.dtype}: 8-bit images become x.float() / 255.")
+    if x.ndim < 2:
+        raise ValueError(f"x must be a batch (N, ...), got shape {tuple(x.shape)}: one image becomes x.unsqueeze(0).")
+    if not x.isfinite().all():
+        raise ValueError("x contains NaN or infinite values.")
+    if clip is not None and x.numel() and (x.min() < clip[0] or x.max() > clip[1]):
+        raise ValueError(
+            f"x must lie in clip={clip}, got values from {x.min().item():.4g} to {x.max().item():.4g}. "
+            "Normalise inside the model (models.Normalize), not before; or pass the box your pixels have."
+        )
+
+
+def checked_labels(y: Tensor, x: Tensor) -> Tensor:
+    """Return one int64 label for each image on its device, or refuse."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a tensor of {len(x)} integer labels, got a {type(y).__name__}.")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"y must hold integer labels, got {y.dtype}: one-hot or soft labels become y.argmax(1).")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y must hold one label for each of the {len(x)} images, got shape {tuple(y.shape)}.")
+    if y.numel() and y.min() < 0:
+        raise ValueError(f"labels start at 0, got {int(y.min())}.")
+    # A copy: labels made under inference_mode could not be used in a gradient otherwise.
+    return y.detach().to(device=x.device, dtype=torch.int64, copy=True)
+
+
+def checked_number(name: str, value: float) -> float:
+    """Return a finite number that is not negative as a float, or refuse."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be one number in pixel units, got {value!r}.")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and not negative, got {value}.")
+    return float(value)
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse what is no whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def check_box(clip: Box) -> None:
+    """Refuse what is neither None nor (lowest, highest)."""
+    if clip is None:
+        return
+    if not isinstance(clip, tuple | list) or len(clip) != 2 or not all(isinstance(bound, Real) for bound in clip):
+        raise TypeError(f"clip must be (lowest, highest) pixel value or None, got {clip!r}.")
+    if not clip[0] < clip[1]:
+        raise ValueError(f"clip must be (lowest, highest) with lowest < highest, got {clip}.")
