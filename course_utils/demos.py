@@ -15,8 +15,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .attacks import frozen, input_gradient
+from .attacks import frozen, input_gradient, pgd
+from .evaluation import correct, predict, worst_case
 from .plotting import COLOURS, class_bars, figure, show_image, to_png
+from .victims import craft
 
 EPS_STEPS = 100
 
@@ -186,6 +188,162 @@ def fgsm_slider(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, names:
     }
     size = {"rows": 1, "columns": 3, "width": 2.5, "height": 2.5}
     return Demo("FGSM on one image", controls, frame, draw, alt, size, {"eps": 0.1})
+
+
+def pgd_scrubber(
+    models: Mapping[str, nn.Module],
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float = 0.1,
+    steps: int = 40,
+    names: Sequence[str] | None = None,
+) -> Demo:
+    """Show PGD on one image step by step: image, magnified change, the loss so far, class bars (chapter 03).
+
+    A path is computed once for each model, image and start; the handle then only looks into it.
+
+    Args:
+        models: by the name shown. x: images (N, C, H, W) in [0, 1]. y: labels (N,).
+        eps: radius, pixel units. steps: of PGD. names: of the classes.
+    """
+    _check_images(x, y)
+    paths: dict[tuple[str, int, bool], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def path(model: str, image: int, start: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if (model, image, start) not in paths:
+            points, losses = [], []
+
+            def keep(restart: int, step: int, adv: Tensor, loss: Tensor) -> None:
+                points.append(adv[0])
+                losses.append(loss[0])
+
+            one, label = x[image : image + 1], y[image : image + 1]
+            generator = torch.Generator(x.device).manual_seed(0)
+            pgd(models[model], one, label, eps, steps=steps, random_start=start, generator=generator, callback=keep)
+            points = torch.stack(points)
+            paths[model, image, start] = points, torch.stack(losses), predict(models[model], points).softmax(1)
+        return paths[model, image, start]
+
+    def frame(model: str, image: int, start: bool, step: int) -> dict[str, Any]:
+        points, losses, probabilities = path(model, image, start)
+        return {
+            "adv": points[step],
+            "change": points[step] - x[image],
+            "losses": losses.tolist(),
+            "probabilities": probabilities[step],
+            "true": int(y[image]),
+            "step": step,
+        }
+
+    def draw(fig: Figure, f: dict[str, Any]) -> None:
+        left, middle, curve, right = fig.axes
+        show_image(left, f["adv"], f"step {f['step']} of {steps}, ε = {eps:g}")
+        show_image(middle, f["change"].mean(0), "change (full colour: ε)", signed=True, limit=eps)
+        curve.plot(range(steps + 1), f["losses"], color="0.7", marker="", linestyle="-")
+        curve.plot(range(f["step"] + 1), f["losses"][: f["step"] + 1], color=COLOURS[0], marker="", linestyle="-")
+        curve.plot(f["step"], f["losses"][f["step"]], color=COLOURS[1], marker="o")
+        curve.set(xlabel="step")
+        curve.set_title("loss", fontsize=9)
+        class_bars(right, f["probabilities"], true=f["true"], names=names, top=5)
+        right.set_title("hatched: the true class", fontsize=9)
+
+    def alt(f: dict[str, Any]) -> str:
+        best = int(f["probabilities"].argmax())
+        said, true = (str(k) if names is None else names[k] for k in (best, f["true"]))
+        return (
+            f"After step {f['step']} the loss is {f['losses'][f['step']]:.2f} and the model says {said} with "
+            f"{100 * f['probabilities'][best]:.0f} %; true is {true}."
+        )
+
+    controls = {
+        "model": widgets.Dropdown(options=list(models), description="model"),
+        "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),
+        "start": widgets.Checkbox(True, description="random start"),
+        "step": widgets.IntSlider(0, min=0, max=steps, description="step"),
+    }
+    size = {"rows": 1, "columns": 4, "width": 2.3, "height": 2.3}
+    return Demo("PGD step by step", controls, frame, draw, alt, size, {"step": steps // 4})
+
+
+def transfer_picker(
+    models: Mapping[str, nn.Module],
+    x: Tensor,
+    y: Tensor,
+    *,
+    largest: float = 0.3,
+    names: Sequence[str] | None = None,
+) -> Demo:
+    """Show one cell of the transfer matrix, source × victim × eps, and one of its images (chapter 04).
+
+    What a source makes and a victim answers is kept, so that a handle that comes back costs nothing.
+
+    Args:
+        models: networks and ClassicalVictims by the name shown.
+        x: images (N, C, H, W) in [0, 1]. y: labels (N,). Those that all models classify correctly are used.
+        largest: eps of the slider's right end, pixel units. names: of the classes.
+
+    Raises:
+        ValueError: wrong images, or none that all models classify correctly.
+    """
+    _check_images(x, y)
+    common = worst_case(*(correct(model, x, y) for model in models.values()))
+    if not common.any():
+        raise ValueError(f"none of the {len(x)} images is classified correctly by all of {', '.join(models)}.")
+    x, y = x[common], y[common]
+    made: dict[tuple[str, float], Tensor] = {}
+    said: dict[tuple[str, str, float], Tensor] = {}
+
+    def answers(source: str, victim: str, eps: float) -> Tensor:
+        if (source, eps) not in made:
+            made[source, eps] = craft(models[source], x, y, eps)
+        if (source, victim, eps) not in said:
+            said[source, victim, eps] = predict(models[victim], made[source, eps]).argmax(1)
+        return said[source, victim, eps]
+
+    def frame(source: str, victim: str, image: int, eps: float) -> dict[str, Any]:
+        answer = {role: answers(source, model, eps) for role, model in (("source", source), ("victim", victim))}
+        return {
+            "clean": x[image],
+            "adv": made[source, eps][image],
+            "true": int(y[image]),
+            "said": {role: int(labels[image]) for role, labels in answer.items()},
+            "fooled": {role: float((labels != y).float().mean()) for role, labels in answer.items()},
+            "pair": f"{source} → {victim}",
+            "eps": eps,
+        }
+
+    def name(label: int) -> str:
+        return str(label) if names is None else names[label]
+
+    def draw(fig: Figure, f: dict[str, Any]) -> None:
+        left, middle, right = fig.axes
+        show_image(left, f["clean"], f"true: {name(f['true'])}")
+        show_image(middle, f["adv"], f"ε = {f['eps']:.3f}; victim: {name(f['said']['victim'])}")
+        right.barh([0, 1], f["fooled"].values(), color=[COLOURS[4], COLOURS[0]])
+        right.set_yticks([0, 1], [f"{role}\n{100 * share:.0f} %" for role, share in f["fooled"].items()])
+        right.set(xlim=(0, 1), ylim=(1.6, -0.6), xlabel=f"fooled, n = {len(x)}")
+        right.set_title(f["pair"], fontsize=9)
+
+    def alt(f: dict[str, Any]) -> str:
+        source, victim = f["fooled"].values()
+        return (
+            f"{f['pair']} at ε = {f['eps']:.3f}: the source is fooled on {100 * source:.0f} %, the victim on "
+            f"{100 * victim:.0f} % of {len(x)} images. This {name(f['true'])}: the source says "
+            f"{name(f['said']['source'])}, the victim {name(f['said']['victim'])}."
+        )
+
+    first, second = [*models, *models][:2]
+    slider = eps_slider(largest=largest, value=0.0)
+    slider.step = largest / 15  # each position costs an answer of the victim
+    controls = {
+        "source": widgets.Dropdown(options=list(models), value=first, description="source"),
+        "victim": widgets.Dropdown(options=list(models), value=second, description="victim"),
+        "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),
+        "eps": slider,
+    }
+    size = {"rows": 1, "columns": 3, "width": 2.5, "height": 2.5}
+    return Demo("One cell of the transfer matrix", controls, frame, draw, alt, size, {"eps": largest * 2 / 3})
 
 
 def _check_images(x: Tensor, y: Tensor) -> None:

@@ -149,14 +149,40 @@ def evaluate_attack(model: Model, x: Tensor, adv: Tensor, y: Tensor, *, batch_si
         raise ValueError(f"adv must have the shape of x, {tuple(x.shape)}; got {tuple(adv.shape)}.")
     clean = correct(model, x, y, batch_size=batch_size)
     robust = clean & correct(model, adv, y, batch_size=batch_size)
-    change = (adv - x).flatten(1)
     return AttackReport(
         n=len(x),
         clean_correct=int(clean.sum()),
         robust_correct=int(robust.sum()),
-        linf=change.abs().max().item(),
-        l2=change.norm(dim=1).max().item(),
+        linf=distances(x, adv, measure="linf").max().item(),
+        l2=distances(x, adv).max().item(),
     )
+
+
+DISTANCES = {
+    "l2": lambda change: change.norm(dim=1),
+    "linf": lambda change: change.abs().amax(1),
+    "rms": lambda change: change.square().mean(1).sqrt(),
+}
+
+
+def distances(x: Tensor, adv: Tensor, *, measure: str = "l2") -> Tensor:
+    """Return how far each image was moved, (N,), pixel units.
+
+    Args:
+        x, adv: images (N, ...). measure: "l2" (length of the change), "linf" (largest pixel), "rms" (length divided by
+            the root of the number of pixels, the distortion of Szegedy et al. 2014).
+
+    Raises:
+        ValueError: unknown measure, or images of different shape.
+
+    >>> distances(torch.zeros(1, 4), torch.tensor([[0.3, 0.0, 0.4, 0.0]])).item()
+    0.5
+    """
+    if measure not in DISTANCES:
+        raise ValueError(f"measure must be one of {tuple(DISTANCES)}, got {measure!r}.")
+    if adv.shape != x.shape:
+        raise ValueError(f"adv must have the shape of x, {tuple(x.shape)}; got {tuple(adv.shape)}.")
+    return DISTANCES[measure]((adv - x).flatten(1))
 
 
 def worst_case(*correct_masks: Tensor) -> Tensor:

@@ -47,6 +47,11 @@ _TEMPLATE = (
 <nav class="course"><a href="index.html">All chapters</a> ·
 <a href="{{ resources.metadata.name }}.ipynb">this notebook</a></nav>
 {%- endblock -%}
+{%- block input -%}
+{%- if cell.metadata.get('jupyter', {}).get('source_hidden') -%}
+<details class="folded"><summary>Show the code</summary>{{ super() }}</details>
+{%- else -%}{{ super() }}{%- endif -%}
+{%- endblock -%}
 {%- block data_png scoped -%}
 <div class="jp-RenderedImage jp-OutputArea-output">
 <img src="data:image/png;base64,{{ output.data['image/png'] | replace('\n', '') | escape_html }}"

@@ -137,6 +137,30 @@ def line(
     return ax
 
 
+def heatmap(
+    ax: Axes, values: np.ndarray | Tensor, rows: Sequence[Any], columns: Sequence[Any], *, numbers: bool = True
+) -> Axes:
+    """Draw shares in [0, 1] (rows, columns) as coloured cells, each with its percentage; NaN stays empty.
+
+    Args:
+        rows, columns: names. numbers: write the percentage into the cells.
+
+    Raises:
+        ValueError: the names do not match the values.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.shape != (len(rows), len(columns)):
+        raise ValueError(f"expected values of shape ({len(rows)}, {len(columns)}), got {values.shape}.")
+    ax.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    ax.set_xticks(range(len(columns)), columns, rotation=40 if max(map(len, map(str, columns))) > 2 else 0, ha="right")
+    ax.set_yticks(range(len(rows)), rows)
+    ax.grid(False)
+    for (i, j), value in np.ndenumerate(values):
+        if numbers and not np.isnan(value):
+            ax.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color="wk"[value > 0.5])
+    return ax
+
+
 def class_bars(
     ax: Axes, probabilities: Tensor, *, true: int, names: Sequence[str] | None = None, top: int | None = None
 ) -> Axes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import models
+from . import attacks, models
 from .names import nearest
 
 
@@ -49,6 +50,43 @@ def augment(x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     return F.grid_sample(x, grid, align_corners=False).clamp(0, 1)
 
 
+def _noise(model: nn.Module, x: Tensor, y: Tensor, eps: float, **options: Any) -> Tensor:
+    return attacks.project(attacks.random_in_ball(x, eps, **options), x, eps, **options)
+
+
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+ATTACKS = {"noise": _noise, "fgsm": attacks.fgsm, "bim": attacks.bim, "pgd": attacks.pgd}
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """Who changes the training images: an attack on the network as it is at that moment.
+
+    Args:
+        attack: "noise", "fgsm", "bim" or "pgd". eps: its radius, pixel units.
+        options: of the attack, such as {"steps": 7}.
+
+    Raises:
+        ValueError: unknown attack.
+
+    >>> images = torch.rand(2, 1, 28, 28)
+    >>> Adversary("pgd", 0.1, {"steps": 2})(models.mlp(), images, torch.tensor([3, 8])).shape
+    torch.Size([2, 1, 28, 28])
+    """
+
+    attack: str
+    eps: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.attack not in ATTACKS:
+            raise ValueError(f"unknown attack {self.attack!r}. {nearest(self.attack, ATTACKS)}")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return adversarial images like x."""
+        return ATTACKS[self.attack](model, x, y, self.eps, **self.options)
+
+
 def fit(
     model: nn.Module,
     x: Tensor,
@@ -59,6 +97,8 @@ def fit(
     batch_size: int = 128,
     augmented: bool = False,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    attack: Attack | None = None,
+    mix: float = 1.0,
     seed: int = 0,
     progress: bool = True,
 ) -> History:
@@ -67,7 +107,10 @@ def fit(
     Args:
         model: maps x (N, C, H, W) to logits. x, y: images in [0, 1] and labels (N,).
         epochs: passes over the data. lr: highest learning rate. augmented: see `augment`.
-        loss: of logits (N, K) and labels (N,). seed: of order, augmentation and dropout.
+        loss: of logits (N, K) and labels (N,).
+        attack: called as attack(model, x, y) on every batch, for example an `Adversary`; None for clean training.
+        mix: weight of the adversarial images' loss; the clean ones have the rest. Accuracy counts the adversarial.
+        seed: of order, augmentation, dropout and random starts.
         progress: show a bar with the time left.
 
     Raises:
@@ -79,6 +122,8 @@ def fit(
             f"expected images with one label each, epochs and batch_size of at least 1; got {len(x)} images, "
             f"{len(y)} labels, epochs={epochs}, batch_size={batch_size}."
         )
+    if not 0 <= mix <= 1:
+        raise ValueError(f"mix is the share of the adversarial loss, between 0 and 1; got {mix}.")
     history, generator = History(), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     batches = -(-len(x) // batch_size)
@@ -91,8 +136,8 @@ def fit(
             start, total, hits = time.perf_counter(), 0.0, 0
             for index in torch.randperm(len(x), generator=generator).split(batch_size):
                 images, labels = x[index], y[index]
-                logits = model(augment(images, generator=generator) if augmented else images)
-                value = loss(logits, labels)
+                images = augment(images, generator=generator) if augmented else images
+                value, logits = _loss_and_logits(model, images, labels, loss, attack, mix)
                 if not value.isfinite():
                     raise FloatingPointError(f"the loss became {value.item()}: try a smaller lr than {lr:g}.")
                 optimizer.zero_grad()
@@ -108,6 +153,21 @@ def fit(
     optimizer.zero_grad()
     model.eval()
     return history
+
+
+def _loss_and_logits(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    attack: Attack | None,
+    mix: float,
+) -> tuple[Tensor, Tensor]:
+    logits = model(x if attack is None else attack(model, x, y))
+    value = loss(logits, y)
+    if attack is not None and mix < 1:
+        value = mix * value + (1 - mix) * loss(model(x), y)
+    return value, logits
 
 
 @dataclass(frozen=True)
@@ -132,12 +192,21 @@ RECIPES = {
 }
 
 
-def trained(name: str, x: Tensor, y: Tensor, *, seed: int = 0, progress: bool = True) -> nn.Module:
+def trained(
+    name: str,
+    x: Tensor,
+    y: Tensor,
+    *,
+    attack: Adversary | None = None,
+    mix: float = 1.0,
+    seed: int = 0,
+    progress: bool = True,
+) -> nn.Module:
     """Return the network `name` trained on (x, y): from the cache, or trained now and kept there.
 
     Args:
         name: "softmax", "mlp", "cnn" or "rbf". x, y: training images in [0, 1] and labels.
-        seed: of the starting weights and of the training.
+        attack, mix: see `fit`. seed: of the starting weights and of the training.
 
     Raises:
         ValueError: unknown name, or as `fit`.
@@ -149,5 +218,6 @@ def trained(name: str, x: Tensor, y: Tensor, *, seed: int = 0, progress: bool = 
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = recipe.build(x.cpu(), y.cpu()).to(x.device)
-    train = partial(fit, x=x, y=y, loss=recipe.loss, progress=progress, **settings)
-    return models.load_or_train(model, train, name=name, data=(x, y), recipe=settings | {"loss": recipe.loss.__name__})
+    train = partial(fit, x=x, y=y, loss=recipe.loss, attack=attack, mix=mix, progress=progress, **settings)
+    known = settings | {"loss": recipe.loss.__name__} | ({"attack": asdict(attack), "mix": mix} if attack else {})
+    return models.load_or_train(model, train, name=name, data=(x, y), recipe=known)

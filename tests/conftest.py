@@ -149,3 +149,46 @@ def course(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory):
     return write_notebook(tmp_path_factory.mktemp("nb") / "01_a.ipynb")
+
+
+# Answers to exercises, on trial
+
+
+def assert_passes(name, answer):
+    """The check accepts the answer."""
+    from course_utils.exercises import check
+
+    result = check(name, answer, strict=True)
+    assert result
+    assert len(result.passed) >= 4
+
+
+def assert_refused(name, answer, failed, telling):
+    """The check names the property that fails, which starts with `failed`, and what it says contains `telling`."""
+    from course_utils.exercises import check
+
+    result = check(name, answer, strict=False)
+    assert result.status == "failed", result
+    assert result.failed.startswith(failed), result
+    assert telling.lower() in f"{result.what} {result.hint}".lower(), result
+    assert len(result.hint) < 420
+
+
+def with_noise(gradient):
+    """The gradient with an error some fifty times as large as float32 makes: no pixel's sign may hang on it."""
+    import torch
+
+    return gradient + 5e-5 * gradient.abs().max() * (2 * torch.rand_like(gradient) - 1)
+
+
+@pytest.fixture
+def odd_settings():
+    """The torch settings of a notebook that no check may depend on."""
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)

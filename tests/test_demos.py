@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from course_utils import demos
-from course_utils.attacks import fgsm
+from course_utils.attacks import fgsm, pgd
+from course_utils.transfer import transfer_matrix
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +113,61 @@ def test_other_image_sizes_work():
 def test_wrong_images_are_refused(x):
     with pytest.raises(ValueError, match="expected images"):
         demos.fgsm_slider({"m": torch.nn.Flatten()}, x, torch.tensor([0, 1]))
+
+
+# PGD step by step
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_pgd_scrubber_shows_the_path_of_the_attack(fgsm_slider, start):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.pgd_scrubber(models, x, y, eps=0.1, steps=8)
+    path = []
+    options = {"random_start": start, "generator": torch.Generator().manual_seed(0)}
+    pgd(models["two"], x[1:2], y[1:2], 0.1, steps=8, callback=lambda r, t, adv, loss: path.append(adv[0]), **options)
+    for step, expected in enumerate(path):
+        frame = demo.frame(model="two", image=1, start=start, step=step)
+        assert torch.equal(frame["adv"], expected)
+        assert frame["probabilities"].sum() == pytest.approx(1, abs=1e-5)
+        loss = torch.nn.functional.cross_entropy(models["two"](expected[None]), y[1:2]).item()
+        assert frame["losses"][step] == pytest.approx(loss, rel=1e-4, abs=1e-5)
+    assert demo.controls["step"].max == 8
+    assert f"After step {8}" in demo.describe(step=8)
+    assert demo.render(step=0) != demo.render(step=8)
+
+
+# One cell of the transfer matrix
+
+
+@pytest.fixture(scope="module")
+def transfer_picker(fgsm_slider):
+    _, (models, x, _) = fgsm_slider
+    x = torch.cat([x, torch.rand(60, 1, 28, 28, generator=torch.Generator().manual_seed(1))])
+    y = models["one"](x).argmax(1)
+    return demos.transfer_picker(models, x, y), models, x, y
+
+
+def test_transfer_picker_is_a_cell_of_the_matrix(transfer_picker):
+    demo, models, x, y = transfer_picker
+    for eps in (0.0, 0.1, 0.3):
+        matrix = transfer_matrix(models, models, x, y, eps)
+        for source in models:
+            for victim in models:
+                frame = demo.frame(source=source, victim=victim, image=0, eps=eps)
+                assert frame["fooled"]["victim"] == pytest.approx(matrix.loc[source, victim])
+                assert frame["fooled"]["source"] == pytest.approx(matrix.loc[source, source])
+    assert demo.controls["image"].max == matrix.attrs["n"] - 1
+
+
+def test_transfer_picker_starts_with_two_models_and_works_with_one(transfer_picker):
+    demo, models, x, y = transfer_picker
+    assert demo.controls["source"].value != demo.controls["victim"].value
+    assert demo.render() != demo.render(eps=0.3)
+    alone = demos.transfer_picker({"one": models["one"]}, x, y)
+    assert "one → one" in alone.describe(eps=0.1)
+
+
+def test_transfer_picker_needs_a_common_correct_image(transfer_picker):
+    _, models, x, y = transfer_picker
+    with pytest.raises(ValueError, match="none of the 5 images"):
+        demos.transfer_picker(models, x[:5], (y[:5] + 1) % 10)

@@ -14,6 +14,7 @@ from course_utils.evaluation import (
     accuracy,
     confidence,
     correct,
+    distances,
     evaluate_attack,
     predict,
     robust_accuracy,
@@ -250,3 +251,18 @@ def test_robust_accuracy_refuses_a_targeted_attack():
     x, y = torch.rand(3, 4), torch.tensor([0, 1, 0])
     with pytest.raises(ValueError, match="evaluate_attack"):
         robust_accuracy(torch.nn.Linear(4, 2), x, y, 0.1, targeted=True)
+
+
+def test_distances_of_known_changes():
+    x = torch.zeros(2, 1, 2, 2)
+    adv = torch.tensor([[0.3, 0.0, -0.4, 0.0], [0.1, 0.1, 0.1, 0.1]]).view(2, 1, 2, 2)
+    torch.testing.assert_close(distances(x, adv), torch.tensor([0.5, 0.2]))
+    torch.testing.assert_close(distances(x, adv, measure="linf"), torch.tensor([0.4, 0.1]))
+    torch.testing.assert_close(distances(x, adv, measure="rms"), torch.tensor([0.25, 0.1]))
+
+
+def test_distances_refuses_what_cannot_be_compared():
+    with pytest.raises(ValueError, match="measure"):
+        distances(torch.zeros(1, 4), torch.zeros(1, 4), measure="l1")
+    with pytest.raises(ValueError, match="shape"):
+        distances(torch.zeros(1, 4), torch.zeros(2, 4))

@@ -829,7 +829,12 @@ def test_wrong_answers_are_refused_with_the_right_hint(name, case):
 
 
 def test_every_exercise_has_answers_on_trial():
-    assert set(RIGHT) == set(WRONG) == set(engine._CHECKERS)
+    here = {
+        name
+        for name, (checker, _) in engine._CHECKERS.items()
+        if checker.__module__.endswith(("fgsm", "linear_models"))
+    }
+    assert set(RIGHT) == set(WRONG) == here
     assert min(map(len, WRONG.values())) >= 8
     assert min(map(len, RIGHT.values())) >= 4
 

@@ -79,3 +79,13 @@ def test_bars_are_sorted_cut_and_mark_the_true_class_without_colour():
     fig_without, ax = plotting.figure()
     plotting.class_bars(ax, torch.tensor([0.1, 0.6, 0.3]), true=0, top=2)
     assert not np.array_equal(pixels(fig), pixels(fig_without))
+
+
+def test_heatmap_shows_every_share_and_leaves_gaps_empty():
+    _, ax = plotting.figure()
+    plotting.heatmap(ax, [[0.1, 1.0], [float("nan"), 0.55]], ["a", "b"], ["cnn", "mlp"])
+    assert sorted(text.get_text() for text in ax.texts) == ["10", "100", "55"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["cnn", "mlp"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    with pytest.raises(ValueError, match="shape"):
+        plotting.heatmap(ax, [[0.1, 1.0]], ["a", "b"], ["cnn", "mlp"])

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_utils import training
+from course_utils import attacks, training
 from course_utils.data import load_images
-from course_utils.evaluation import accuracy
+from course_utils.evaluation import accuracy, robust_accuracy
 from course_utils.models import independent_loss
-from course_utils.training import History, augment, fit, trained
+from course_utils.training import ATTACKS, Adversary, History, augment, fit, trained
 
 GENERATOR = torch.Generator().manual_seed(0)
 Y = torch.randint(3, (90,), generator=GENERATOR)
@@ -186,3 +186,62 @@ def test_trained_without_images(name):
 def test_networks_reach_their_accuracy(name, least):
     model = trained(name, *load_images(), progress=False)
     assert accuracy(model, *load_images(split="test")) >= least
+
+
+# Training on adversarial images
+
+
+def test_an_adversary_is_its_attack():
+    model, eps = network().eval(), 0.05
+    assert torch.equal(Adversary("fgsm", eps)(model, X, Y), attacks.fgsm(model, X, Y, eps))
+    options = {"steps": 3, "random_start": False}
+    assert torch.equal(Adversary("pgd", eps, options)(model, X, Y), attacks.pgd(model, X, Y, eps, **options))
+    noisy = Adversary("noise", eps)(model, X, Y)
+    assert 0 < (noisy - X).abs().max() <= eps
+    assert noisy.min() >= 0
+    assert noisy.max() <= 1
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_fit_trains_on_every_attack_and_depends_on_its_seed_only(name):
+    torch.manual_seed(1)
+    first = weights_after(attack=Adversary(name, 0.1), seed=5)
+    torch.manual_seed(2)
+    assert torch.equal(weights_after(attack=Adversary(name, 0.1), seed=5), first)
+    assert not torch.equal(weights_after(seed=5), first)
+
+
+def test_mix_weighs_clean_and_adversarial_loss():
+    model, adversary = network().eval(), Adversary("fgsm", 0.1)
+    adversarial = F.cross_entropy(model(adversary(model, X, Y)), Y)
+    clean = F.cross_entropy(model(X), Y)
+    for mix in (0.0, 0.3, 1.0):
+        value, _ = training._loss_and_logits(model, X, Y, F.cross_entropy, adversary, mix)
+        assert value.item() == pytest.approx((mix * adversarial + (1 - mix) * clean).item(), rel=1e-5)
+
+
+def test_training_on_an_attack_makes_it_harder():
+    def robust(**options):
+        model = network()
+        fit(model, X, Y, epochs=15, lr=0.02, batch_size=9, progress=False, **options)
+        return robust_accuracy(model, X, Y, 0.12, steps=10)
+
+    assert robust(attack=Adversary("pgd", 0.12, {"steps": 3})) > robust() + 0.1
+
+
+def test_wrong_adversaries_are_refused():
+    with pytest.raises(ValueError, match="unknown attack 'pgdd'"):
+        Adversary("pgdd", 0.1)
+    with pytest.raises(ValueError, match="mix"):
+        weights_after(attack=Adversary("fgsm", 0.1), mix=1.5)
+
+
+def test_the_attack_is_part_of_what_is_cached(empty_cache):
+    for options in (
+        {},
+        {"attack": Adversary("fgsm", 0.1)},
+        {"attack": Adversary("fgsm", 0.2)},
+        {"attack": Adversary("fgsm", 0.1), "mix": 0.5},
+    ):
+        trained("softmax", X[:30], Y[:30], progress=False, **options)
+    assert len(list((empty_cache / "models").iterdir())) == 4

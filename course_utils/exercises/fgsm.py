@@ -9,7 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .engine import exercise, expect
-from .properties import Mistakes, as_share, as_tensor_like, called, close, leaves_alone, likely
+from .properties import (
+    Mistakes,
+    as_share,
+    as_tensor_like,
+    called,
+    close,
+    labelled_images,
+    leaves_alone,
+    likely,
+    loss_gradient,
+    per_image,
+    smooth_network,
+)
 
 EPS = 0.1
 USE_EPS = "The result is the same for every eps. Multiply by the eps that is passed in, not by a number of your own."
@@ -17,39 +29,9 @@ SHAPE, CLASSES = (1, 28, 28), 10  # what the chapter uses …
 OTHER_SHAPE, OTHER_CLASSES = (3, 5, 7), 4  # … and what it does not
 
 
-def _network(seed: int, shape: tuple[int, ...] = SHAPE, classes: int = CLASSES) -> nn.Module:
-    """A smooth, untrained little network."""
-    generator = torch.Generator().manual_seed(seed)
-    n = shape[0] * shape[1] * shape[2]
-    model = nn.Sequential(nn.Flatten(), nn.Linear(n, 16), nn.Tanh(), nn.Linear(16, classes)).eval()
-    nn.init.normal_(model[1].weight, 0, 8 * n**-0.5, generator=generator)
-    nn.init.normal_(model[3].weight, 0, 1.5, generator=generator)
-    nn.init.normal_(model[3].bias, 0, 0.3, generator=generator)
-    model[1].bias.data = -0.5 * model[1].weight.data.sum(1)  # grey has no influence, so that the answers vary
-    return model
-
-
-def _images(model: nn.Module, n: int = 6, shape: tuple[int, ...] = SHAPE, low: float = 0.3) -> tuple[Tensor, Tensor]:
-    """Images with pixels in [low, 1 - low], and labels: the model is right about the first two, wrong about the rest."""
-    generator = torch.Generator().manual_seed(n)
-    x = low + (1 - 2 * low) * torch.rand(n, *shape, generator=generator)
-    with torch.no_grad():
-        logits = model(x)
-    return x, (logits.argmax(1) + (torch.arange(n) - 1).clamp_min(0)) % logits.shape[1]
-
-
-def _gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Callable = F.cross_entropy) -> Tensor:
-    x = x.clone().requires_grad_()
-    return torch.autograd.grad(loss(model(x), y, reduction="sum"), x)[0]
-
-
-def _per_image(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
-
-
 def _strong(gradient: Tensor) -> Tensor:
     """Where the sign of a gradient is no matter of rounding."""
-    return gradient.abs() > 1e-3 * _per_image(gradient.abs().flatten(1).amax(1))
+    return gradient.abs() > 1e-3 * per_image(gradient.abs().flatten(1).amax(1))
 
 
 def _unit(gradient: Tensor) -> Tensor:
@@ -60,11 +42,11 @@ def _unit(gradient: Tensor) -> Tensor:
 def _slips(model: nn.Module, x: Tensor, y: Tensor, eps: float, direction: Callable, towards: bool) -> list:
     """What goes wrong in any gradient step: what it gives, and what to say."""
     sign, label = (-1, "target") if towards else (1, "y")
-    step = sign * eps * direction(_gradient(model, x, y))
+    step = sign * eps * direction(loss_gradient(model, x, y))
     predicted = model(x).argmax(1)
 
     def instead(labels: Tensor, loss: Callable = F.cross_entropy, sign: int = sign) -> Tensor:
-        return (x + sign * eps * direction(_gradient(model, x, labels, loss))).clamp(0, 1)
+        return (x + sign * eps * direction(loss_gradient(model, x, labels, loss))).clamp(0, 1)
 
     def softmaxed(z: Tensor, y: Tensor, **keywords: str) -> Tensor:
         return F.cross_entropy(z.softmax(1), y, **keywords)
@@ -90,8 +72,8 @@ def _slips(model: nn.Module, x: Tensor, y: Tensor, eps: float, direction: Callab
         (x, "Nothing changed. Did you return x instead of the new image?"),
         (x - step, back),
         (step, alone),
-        (_gradient(model, x, y), gradient),
-        (_gradient(model, x, y) / len(x), gradient),
+        (loss_gradient(model, x, y), gradient),
+        (loss_gradient(model, x, y) / len(x), gradient),
         (x + step - x, alone),
         (x + step.clamp(0, 1), "Every step down is lost. Clip the new image, (x + change).clamp(0, 1), and not the change."),
         (instead(predicted), prediction),
@@ -134,7 +116,7 @@ def _why(answer: Callable, adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, 
 
 
 def _sign_mistakes(model: nn.Module, x: Tensor, y: Tensor, eps: float, towards: bool) -> Mistakes:
-    g = (-1 if towards else 1) * _gradient(model, x, y)
+    g = (-1 if towards else 1) * loss_gradient(model, x, y)
     forgotten = "Did you forget to multiply by eps? The sign alone has size 1 in every pixel."
     saturated = (
         "Every pixel went all the way to black or white: too far. Multiply the sign by eps, and not by 255 or the like."
@@ -150,7 +132,7 @@ def _sign_mistakes(model: nn.Module, x: Tensor, y: Tensor, eps: float, towards: 
         (x + eps * _unit(g), length),
         (x + eps * g / g.norm(), length),
         (x + eps * g / g.abs().max(), largest),
-        (x + eps * g / _per_image(g.abs().flatten(1).amax(1)), largest),
+        (x + eps * g / per_image(g.abs().flatten(1).amax(1)), largest),
     ]
     for size in (eps, eps / len(x), 1, 1 / len(x)):  # the loss may be a sum or a mean
         mistakes += [(x + size * g, itself), (x - size * g, itself), (x + (size * g).clamp(-eps, eps), clipped)]
@@ -159,7 +141,7 @@ def _sign_mistakes(model: nn.Module, x: Tensor, y: Tensor, eps: float, towards: 
 
 def _in_the_box(answer: Callable, model: nn.Module, eps: float, step: Callable) -> None:
     """Compare with the clipped step on images with many pixels near black and white; `step` gives the change."""
-    x, y = _images(model, 4, low=0.0)
+    x, y = labelled_images(model, 4, SHAPE, low=0.0)
     x = (1.1 * x - 0.05).clamp(0, 1)
     adv = as_tensor_like(called(answer, model, x, y, eps), x)
     low, high, change = adv.min().item(), adv.max().item(), step(x, y)
@@ -189,7 +171,7 @@ def _alone(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, eps: float)
     together = called(answer, model, x, y, eps)
     single = [as_tensor_like(called(answer, model, a, b, eps), a) for a, b in zip(x.split(1), y.split(1), strict=True)]
     alone = torch.cat(single)
-    strong = _strong(_gradient(model, x, y))
+    strong = _strong(loss_gradient(model, x, y))
     expect(
         close(together * strong, alone * strong, 1e-3 * eps),
         "an image comes back different when it is alone in its batch.",
@@ -211,15 +193,15 @@ def _scales(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, small: flo
 
 def _no_trace(answer: Callable, names: str, seed: int, eps: float) -> None:
     for training in (False, True):
-        model = _network(seed).train(training)
-        leaves_alone(answer, names, model, *_images(model), eps)
+        model = smooth_network(seed, SHAPE, CLASSES).train(training)
+        leaves_alone(answer, names, model, *labelled_images(model, 6, SHAPE), eps)
 
 
 def _sign_step(answer: Callable, seed: int, towards: bool) -> Iterator[str]:
     """The properties of FGSM, away from the labels or towards them."""
     sign, name = (-1, "target") if towards else (1, "y")
-    model = _network(seed)
-    x, y = _images(model)
+    model = smooth_network(seed, SHAPE, CLASSES)
+    x, y = labelled_images(model, 6, SHAPE)
 
     def why(otherwise: str) -> Callable[[], str]:
         return lambda: _why(answer, adv, model, x, y, EPS, _sign_mistakes(model, x, y, EPS, towards)) or otherwise
@@ -228,7 +210,7 @@ def _sign_step(answer: Callable, seed: int, towards: bool) -> Iterator[str]:
     adv = as_tensor_like(called(answer, model, x, y, EPS), x)
 
     yield "moves every pixel by eps"
-    change, gradient = adv - x, sign * _gradient(model, x, y)
+    change, gradient = adv - x, sign * loss_gradient(model, x, y)
     strong = _strong(gradient)
     low, high = change[strong].abs().min().item(), change.abs().max().item()
     expect(
@@ -249,7 +231,7 @@ def _sign_step(answer: Callable, seed: int, towards: bool) -> Iterator[str]:
     )
 
     yield "stays inside [0, 1]"
-    _in_the_box(answer, model, EPS, lambda x, y: sign * EPS * _gradient(model, x, y).sign())
+    _in_the_box(answer, model, EPS, lambda x, y: sign * EPS * loss_gradient(model, x, y).sign())
 
     yield "scales with eps, and changes nothing for eps = 0"
     _scales(answer, model, x, y, 0.001, lambda change: change.abs().amax(1))
@@ -258,9 +240,9 @@ def _sign_step(answer: Callable, seed: int, towards: bool) -> Iterator[str]:
     _alone(answer, model, x, y, EPS)
 
     yield "works for other sizes of images and numbers of classes"
-    other = _network(seed, OTHER_SHAPE, OTHER_CLASSES)
-    x2, y2 = _images(other, 5, OTHER_SHAPE)
-    adv2, gradient = as_tensor_like(called(answer, other, x2, y2, EPS), x2), sign * _gradient(other, x2, y2)
+    other = smooth_network(seed, OTHER_SHAPE, OTHER_CLASSES)
+    x2, y2 = labelled_images(other, 5, OTHER_SHAPE)
+    adv2, gradient = as_tensor_like(called(answer, other, x2, y2, EPS), x2), sign * loss_gradient(other, x2, y2)
     strong = _strong(gradient)
     expect(
         close((adv2 - x2)[strong], EPS * gradient.sign()[strong]),
@@ -269,7 +251,7 @@ def _sign_step(answer: Callable, seed: int, towards: bool) -> Iterator[str]:
     )
 
     yield "copes with pixels that do not matter to the model"
-    blind = _network(seed)
+    blind = smooth_network(seed, SHAPE, CLASSES)
     nn.init.zeros_(blind[1].weight[:, :28])
     adv = as_tensor_like(called(answer, blind, x, y, EPS), x)
     expect(
@@ -293,9 +275,9 @@ def _targeted_fgsm(answer: Callable) -> Iterator[str]:
 
 
 def _l2_mistakes(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Mistakes:
-    g = _gradient(model, x, y)
+    g = loss_gradient(model, x, y)
     sizes = g.abs().flatten(1)
-    length = _per_image(sizes.norm(dim=1))
+    length = per_image(sizes.norm(dim=1))
     own = "Divide each gradient by its own length, gradient.flatten(1).norm(dim=1), and multiply by eps. "
     sign = "That is FGSM's sign step: for n pixels its length is eps·√n. Divide the gradient by its length instead."
     forgotten = "Did you forget to multiply by eps? Your step has the length 1."
@@ -313,10 +295,10 @@ def _l2_mistakes(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Mistakes
         (x + eps * g / length**2 * len(x), "You divide by the squared length. Take the square root, as .norm() does. " + own),
         (x + eps * g / length**2, "You divide by the squared length. Take the square root, as .norm() does. " + own),
         (x + eps * g / length**0.5, "You take the square root of a length, which is a root already. " + own),
-        (x + eps * g / _per_image(sizes.sum(1)), "You divide by the sum of the absolute values. The Euclidean length is the root of the sum of squares. " + own),
-        (x + eps * g / _per_image(sizes.amax(1)), "You divide by the largest entry, not by the length. " + own),
+        (x + eps * g / per_image(sizes.sum(1)), "You divide by the sum of the absolute values. The Euclidean length is the root of the sum of squares. " + own),
+        (x + eps * g / per_image(sizes.amax(1)), "You divide by the largest entry, not by the length. " + own),
         (x + eps * g / sizes.max(), "You divide by the largest entry of the whole batch. " + own),
-        (x + eps * g / _per_image(sizes.square().mean(1).sqrt()), "You take the mean of the squares. The length is the root of their sum. " + own),
+        (x + eps * g / per_image(sizes.square().mean(1).sqrt()), "You take the mean of the squares. The length is the root of their sum. " + own),
     ]  # fmt: skip
     mistakes += [(x + eps * g / g.norm(dim=dim, keepdim=True), part) for dim in (0, 2, 3)]
     for size in (eps, eps / len(x), 1, 1 / len(x)):  # the loss may be a sum or a mean
@@ -326,8 +308,8 @@ def _l2_mistakes(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Mistakes
 
 @exercise("l2_step", takes="(model, x, y, eps)")
 def _l2_step(answer: Callable) -> Iterator[str]:
-    model, eps = _network(2), 0.4
-    x, y = _images(model)
+    model, eps = smooth_network(2, SHAPE, CLASSES), 0.4
+    x, y = labelled_images(model, 6, SHAPE)
 
     def why(otherwise: str) -> Callable[[], str]:
         return lambda: _why(answer, adv, model, x, y, eps, _l2_mistakes(model, x, y, eps)) or otherwise
@@ -345,7 +327,7 @@ def _l2_step(answer: Callable) -> Iterator[str]:
     expect(even, f"with eps = {eps} the images moved by the distances {shown}, …", why(hint))
 
     yield "moves along the gradient"
-    cosine = F.cosine_similarity((adv - x).flatten(1), _gradient(model, x, y).flatten(1)).min().item()
+    cosine = F.cosine_similarity((adv - x).flatten(1), loss_gradient(model, x, y).flatten(1)).min().item()
     hint = "Differentiate F.cross_entropy(model(x), y), and keep the gradient's proportions: no sign, no clamp of the gradient."
     expect(
         cosine > 0.9999,
@@ -354,7 +336,7 @@ def _l2_step(answer: Callable) -> Iterator[str]:
     )
 
     yield "stays inside [0, 1]"
-    _in_the_box(answer, model, 2.0, lambda x, y: 2.0 * _unit(_gradient(model, x, y)))
+    _in_the_box(answer, model, 2.0, lambda x, y: 2.0 * _unit(loss_gradient(model, x, y)))
 
     yield "scales with eps, and changes nothing for eps = 0"
     _scales(answer, model, x, y, 0.001, lambda change: change.norm(dim=1))
@@ -363,18 +345,18 @@ def _l2_step(answer: Callable) -> Iterator[str]:
     _alone(answer, model, x, y, eps)
 
     yield "works for other sizes of images and numbers of classes"
-    other = _network(2, OTHER_SHAPE, OTHER_CLASSES)
-    x2, y2 = _images(other, 5, OTHER_SHAPE)
+    other = smooth_network(2, OTHER_SHAPE, OTHER_CLASSES)
+    x2, y2 = labelled_images(other, 5, OTHER_SHAPE)
     adv2 = as_tensor_like(called(answer, other, x2, y2, eps), x2)
     expect(
-        close(adv2, x2 + eps * _unit(_gradient(other, x2, y2)), 1e-3 * eps),
+        close(adv2, x2 + eps * _unit(loss_gradient(other, x2, y2)), 1e-3 * eps),
         f"for images of shape {OTHER_SHAPE} and {OTHER_CLASSES} classes the step is another.",
         "The length goes over all channels and pixels of an image: gradient.flatten(1).norm(dim=1). Take sizes from x.shape.",
     )
 
     yield "takes the whole step where the gradient is small, and none where it is zero"
     for scale, wanted in ((1e-4, eps), (0.0, 0.0)):
-        flat = _network(2)
+        flat = smooth_network(2, SHAPE, CLASSES)
         flat[3].weight.data.mul_(scale)
         moved = lengths(as_tensor_like(called(answer, flat, x, y, eps), x) - x)
         hint = "Guard the division by something tiny only: length.clamp_min(1e-12)."

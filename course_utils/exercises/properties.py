@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .engine import expect
@@ -17,7 +18,7 @@ Mistakes = Iterable[tuple[Any, str]]  # what a known mistake gives, and what to 
 
 
 def called(answer: Callable, *args: Any) -> Any:
-    """Call the answer with copies of tensors and models, and return what it returns."""
+    """Call the answer with copies of tensors, lists and models, and return what it returns."""
     with torch.enable_grad():
         result = answer(*(_copy(a) for a in args))
     expect(result is not None, "it returned None.", "End your function with return and the result.")
@@ -114,11 +115,15 @@ def leaves_alone(answer: Callable, names: str, *args: Any) -> None:
             _same_model(before, after)
         if isinstance(before, Tensor):
             _same_tensor(before, after, name)
+        if isinstance(before, list):
+            _same_list(before, after, name)
 
 
 def _copy(argument: Any) -> Any:
     if isinstance(argument, nn.Module):
         return copy.deepcopy(argument)
+    if isinstance(argument, list):
+        return [_copy(item) for item in argument]
     return argument.clone() if isinstance(argument, Tensor) else argument
 
 
@@ -134,6 +139,17 @@ def _same_tensor(before: Tensor, after: Tensor, name: str) -> None:
         f"your function left requires_grad or a .grad on {name}.",
         "A second call would add to that gradient. Make a tensor of your own first: x = x.clone().detach().requires_grad_().",
     )
+
+
+def _same_list(before: list, after: list, name: str) -> None:
+    expect(
+        len(before) == len(after),
+        f"your function left {len(after)} entries in the list {name}, of {len(before)}.",
+        f"Go through it with for … in {name}: append, pop and the like change the list of whoever called you.",
+    )
+    for i, (old, new) in enumerate(zip(before, after, strict=True)):
+        if isinstance(old, Tensor):
+            _same_tensor(old, new, f"{name}[{i}]")
 
 
 def _same_model(before: nn.Module, after: nn.Module) -> None:
@@ -160,3 +176,50 @@ def _same_model(before: nn.Module, after: nn.Module) -> None:
 
 def _mode(model: nn.Module) -> str:
     return "training" if model.training else "evaluation"
+
+
+# A model to attack, and images whose gradients are known.
+
+
+def smooth_network(seed: int, shape: tuple[int, ...], classes: int, spread: float = 1.5) -> nn.Module:
+    """Return a smooth, untrained little network for images of this shape (C, H, W); `spread` makes it more confident."""
+    generator = torch.Generator().manual_seed(seed)
+    n = shape[0] * shape[1] * shape[2]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(n, 16), nn.Tanh(), nn.Linear(16, classes)).eval()
+    nn.init.normal_(model[1].weight, 0, 8 * n**-0.5, generator=generator)
+    nn.init.normal_(model[3].weight, 0, spread, generator=generator)
+    nn.init.normal_(model[3].bias, 0, 0.3, generator=generator)
+    model[1].bias.data = -0.5 * model[1].weight.data.sum(1)  # grey has no influence, so that the answers vary
+    return model
+
+
+def labelled_images(model: nn.Module, n: int, shape: tuple[int, ...], low: float = 0.3) -> tuple[Tensor, Tensor]:
+    """Return images with pixels in [low, 1 - low], and labels: the model is right about the first two, wrong about the rest."""
+    generator = torch.Generator().manual_seed(n)
+    x = low + (1 - 2 * low) * torch.rand(n, *shape, generator=generator)
+    with torch.no_grad():
+        logits = model(x)
+    return x, (logits.argmax(1) + (torch.arange(n) - 1).clamp_min(0)) % logits.shape[1]
+
+
+def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Callable = F.cross_entropy) -> Tensor:
+    """Return the gradient of each image's own loss, like x."""
+    x = x.detach().clone().requires_grad_()
+    return torch.autograd.grad(loss(model(x), y, reduction="sum"), x)[0]
+
+
+def per_image(values: Tensor) -> Tensor:
+    """Return values (N,) in a shape that multiplies images (N, C, H, W)."""
+    return values.view(-1, 1, 1, 1)
+
+
+def treats_each_alone(answer: Callable, count: int, arguments: Callable[[slice], tuple], tolerance: float) -> None:
+    """Refuse an answer that lets the images of a batch influence one another; `arguments` takes the images to pass."""
+    together = called(answer, *arguments(slice(None)))
+    alone = [called(answer, *arguments(slice(i, i + 1))) for i in range(count)]
+    same = all(close(single, together[i : i + 1], tolerance) for i, single in enumerate(alone))
+    expect(
+        same,
+        "an image comes back different when it is alone in its batch.",
+        "The images must not influence one another: look for a mean, a norm or an index over the whole batch.",
+    )
