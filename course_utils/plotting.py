@@ -157,7 +157,7 @@ def heatmap(
     ax.grid(False)
     for (i, j), value in np.ndenumerate(values):
         if numbers and not np.isnan(value):
-            ax.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color="wk"[value > 0.5])
+            ax.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color="k" if value > 0.5 else "w")
     return ax
 
 
