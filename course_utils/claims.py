@@ -248,7 +248,8 @@ def _write(value: float, unit: str, n: int | None = None) -> str:
         return percent(value, n)
     if unit == "points":
         return f"{100 * value:+.1f} points"
-    return f"{value:.3g}" + ("" if unit == "number" else f" {unit}")
+    number = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return number + ("" if unit == "number" else f" {unit}")
 
 
 def _peak_memory_mb() -> int | None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
+import pandas as pd
 import torch
 from torch import Tensor
 
-from .attacks import Model, frozen, pgd
+from .attacks import Model, frozen, input_gradient, pgd, project, random_in_ball
 from .intervals import percent, wilson
 
 
@@ -202,3 +204,93 @@ def worst_case(*correct_masks: Tensor) -> Tensor:
     if any(m.dtype != torch.bool for m in correct_masks):
         raise TypeError(f"masks must be boolean, got {[m.dtype for m in correct_masks]}.")
     return torch.stack(correct_masks).all(0)
+
+
+def diagnose(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    source: Model | None = None,
+    steps: int = 40,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Test whether a robust accuracy measured with PGD can be trusted: a model that hides its gradient fails.
+
+    All shares are of the initially correct images. A model can fail one test and still be robust, and a model that
+    passes all five can still be broken by a better attack.
+
+    Args:
+        model, x, y: as everywhere; 100 to 200 images are enough. eps: radius of the Linf ball, pixel units.
+        source: another model of the same task, whose adversarial images are tried on this one; without it the black box
+            is a random search.
+        steps: of PGD. seed: of all random draws.
+
+    Returns:
+        one row for each test: test, value, passed.
+
+    Raises:
+        ValueError: eps is 0, or no image is classified correctly. ValueError, TypeError: as `attacks.pgd`.
+
+    >>> line = torch.nn.Linear(2, 2)
+    >>> x = torch.rand(20, 2)
+    >>> len(diagnose(line, x, line(x).argmax(1), 0.1))
+    5
+
+    Carlini et al., "On evaluating adversarial robustness", 2019.
+    """
+    right = correct(model, x, y)
+    if eps == 0 or not right.any():
+        raise ValueError(f"expected eps > 0 and images that the model classifies as y; got eps={eps}, {right.sum()}.")
+    x, y = x[right], y.to(x.device)[right]
+    generator = torch.Generator(x.device).manual_seed(seed)
+
+    def fooled(adv: Tensor) -> float:
+        return 1 - accuracy(model, adv, y)
+
+    def white_box(eps: float, steps: int) -> float:
+        return fooled(pgd(model, x, y, eps, steps=steps, generator=generator))
+
+    by_steps = [white_box(eps, count) for count in (1, max(1, steps // 4), steps)]
+    attack = by_steps[-1]
+    noise = fooled(project(random_in_ball(x, eps, generator=generator), x, eps))
+    black_box = fooled(
+        _random_search(model, x, y, eps, generator)
+        if source is None
+        else pgd(source, x, y, eps, steps=steps, generator=generator)
+    )
+    gain = min(later - earlier for earlier, later in pairwise(by_steps))
+    unbounded = white_box(max(eps, 1.0), steps)  # any image can be reached
+    zero = input_gradient(model, x, y, loss="margin").flatten(1).eq(0).all(1).float().mean().item()
+    rows = [
+        ("random noise fools fewer than PGD", attack - noise, attack > noise or attack == noise == 0),
+        ("more steps fool no fewer", gain, gain >= -0.05),  # random starts decide about a few
+        ("a radius of 1 fools all", unbounded, unbounded >= 0.99),
+        ("a black box fools no more than PGD", attack - black_box, attack >= black_box - 1 / len(x)),
+        ("share of gradients that are exactly 0", zero, zero == 0),
+    ]
+    return pd.DataFrame(rows, columns=["test", "value", "passed"])
+
+
+def _random_search(model: Model, x: Tensor, y: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    """Return the best of 200 images around each x: each proposal pushes a random part of the pixels to the edge."""
+    best = x
+    lowest = _margin(model, x, y)
+    for round_ in range(200):
+        shape = {"device": x.device, "generator": generator}
+        part = torch.rand(x.shape, **shape) < max(0.02, 0.5**round_)
+        push = eps * (2 * torch.randint(2, x.shape, **shape) - 1)
+        proposal = project(torch.where(part, x + push, best), x, eps)
+        margin = _margin(model, proposal, y)
+        better = margin < lowest
+        best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), proposal, best)
+        lowest = torch.where(better, margin, lowest)
+    return best
+
+
+def _margin(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Return by how much the logit of y is above the largest other one, (N,)."""
+    logits = predict(model, x)
+    others = logits.scatter(1, y.unsqueeze(1), -math.inf).amax(1)
+    return logits.gather(1, y.unsqueeze(1)).squeeze(1) - others

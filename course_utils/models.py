@@ -9,7 +9,9 @@ import hashlib
 import json
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +64,133 @@ def mlp(*, pixels: int = 784, hidden: int = 200, classes: int = 10) -> nn.Sequen
     )
 
 
-def small_cnn(*, width: int = 16, classes: int = 10) -> nn.Sequential:
-    """Return a network of two convolutions and two dense layers for images (N, 1, 28, 28)."""
+def small_cnn(*, width: int = 16, classes: int = 10, dropout: float = 0.25, batch_norm: bool = False) -> nn.Sequential:
+    """Return a network of two convolutions and two dense layers for images (N, 1, 28, 28).
+
+    Args:
+        width: filters of the first convolution; the second has twice as many. classes: logits.
+        dropout: share of the last hidden units that a training step leaves out.
+        batch_norm: normalise after each convolution.
+    """
+
+    def convolution(channels: int, filters: int) -> list[nn.Module]:
+        # Strides instead of max-pooling, which on a CPU takes longer than the convolutions themselves
+        layer = nn.Conv2d(channels, filters, 5, stride=2, padding=2)
+        return [layer, nn.BatchNorm2d(filters), nn.ReLU()] if batch_norm else [layer, nn.ReLU()]
+
     return nn.Sequential(
         Normalize(),
-        # Strides instead of max-pooling, which on a CPU takes longer than the convolutions themselves
-        nn.Conv2d(1, width, 5, stride=2, padding=2),
-        nn.ReLU(),
-        nn.Conv2d(width, 2 * width, 5, stride=2, padding=2),
-        nn.ReLU(),
+        *convolution(1, width),
+        *convolution(width, 2 * width),
         nn.Flatten(),
         nn.Linear(2 * width * 49, 128),
         nn.ReLU(),
-        nn.Dropout(0.25),
+        nn.Dropout(dropout),
         nn.Linear(128, classes),
     )
+
+
+class _DualBatchNorm(nn.Module):
+    """Two batch norms in one place, each with its own statistics and affine parameters; `branch` chooses."""
+
+    kind: type[nn.Module]
+
+    def __init__(self, num_features: int, **options: Any):
+        super().__init__()
+        self.main = self.kind(num_features, **options)
+        self.auxiliary = deepcopy(self.main)
+        self.branch = "main"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(self, self.branch)(x)
+
+
+class DualBatchNorm1d(_DualBatchNorm):
+    """As `DualBatchNorm2d`, for features (N, C) or (N, C, L)."""
+
+    kind = nn.BatchNorm1d
+
+
+class DualBatchNorm2d(_DualBatchNorm):
+    """A batch norm for clean images, `main`, and another for adversarial ones, `auxiliary`; see `branch`.
+
+    Images of two kinds have different statistics: each branch has a mean, a variance, a scale and a shift of its own.
+    In training mode a pass moves the running statistics of its branch only.
+
+    Args:
+        num_features: channels C of inputs (N, C, H, W). options: of `nn.BatchNorm2d`, for both.
+
+    >>> layer = DualBatchNorm2d(3)
+    >>> with branch(layer, "auxiliary"):
+    ...     out = layer(torch.rand(8, 3, 4, 4))
+    >>> layer.main.num_batches_tracked.item(), layer.auxiliary.num_batches_tracked.item()
+    (0, 1)
+
+    Xie et al., "Adversarial examples improve image recognition", 2020.
+    """
+
+    kind = nn.BatchNorm2d
+
+
+BRANCHES = ("main", "auxiliary")
+
+
+@contextmanager
+def branch(model: nn.Module, name: str) -> Iterator[nn.Module]:
+    """Send images through one branch of all dual batch norms; afterwards each layer has its own branch back.
+
+    Args:
+        model: a network with dual batch norm; without one it has a main branch only. name: "main" or "auxiliary".
+
+    Raises:
+        ValueError: unknown branch, or no auxiliary branch to choose.
+    """
+    if name not in BRANCHES:
+        raise ValueError(f"the branch must be one of {BRANCHES}, got {name!r}.")
+    layers = [module for module in model.modules() if isinstance(module, _DualBatchNorm)]
+    if name != "main" and not layers:
+        raise ValueError(f"the network has no {name} branch: give it one with models.dual_batch_norm(network).")
+    before = [layer.branch for layer in layers]
+    try:
+        for layer in layers:
+            layer.branch = name
+        yield model
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            layer.branch = own
+
+
+def dual_batch_norm(model: nn.Module) -> nn.Module:
+    """Return a copy of the network in which every batch norm has two branches, at first the same.
+
+    Raises:
+        ValueError: the network has no batch norm.
+
+    >>> dual_batch_norm(small_cnn(batch_norm=True))(torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+    if not any(isinstance(module, tuple(DUAL)) for module in model.modules()):
+        raise ValueError(
+            "the network has no BatchNorm1d or BatchNorm2d that could be doubled: "
+            "build it with batch norm, for example models.small_cnn(batch_norm=True)."
+        )
+    return _doubled(deepcopy(model))
+
+
+DUAL = {nn.BatchNorm1d: DualBatchNorm1d, nn.BatchNorm2d: DualBatchNorm2d}
+
+
+def _doubled(module: nn.Module) -> nn.Module:
+    if isinstance(module, _DualBatchNorm):
+        return module
+    for single, dual in DUAL.items():
+        if isinstance(module, single):
+            layer = dual(module.num_features)
+            layer.main, layer.auxiliary = module, deepcopy(module)
+            return layer.train(module.training)
+    for name, child in module.named_children():
+        setattr(module, name, _doubled(child))
+    return module
 
 
 class RBFNetwork(nn.Module):
@@ -134,9 +248,32 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         OSError: the folder cannot be written; the message says what to do.
     """
+    save_state(model.state_dict(), path)
+
+
+def save_state(state: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and plain values to `path`, whole or not at all.
+
+    Raises:
+        OSError: as `save_weights`.
+    """
     # Through a Python file: torch's own writer reports a full disk as a RuntimeError.
     with replacing(Path(path)) as part, part.open("wb") as file:
-        torch.save(model.state_dict(), file)
+        torch.save(state, file)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: a wrong checksum; and whatever a broken file makes zip, pickle and
+            torch raise.
+    """
+    with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums that the file holds
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"checksum of {damaged} is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -146,11 +283,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         FileNotFoundError: no such file. ValueError: damaged, or of another architecture.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums that the file holds
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"checksum of {damaged} is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_state(path)
         # Before anything is copied: load_state_dict finds a wrong shape when half the model is overwritten.
         if _shapes(state) != _shapes(model.state_dict()):
             raise ValueError("other names or shapes of weights")
@@ -183,7 +316,8 @@ def load_or_train(
     A damaged file is replaced; two processes at once end with one whole file; a cache that cannot be written is
     a warning, since the trained model is at hand.
     """
-    key = _fingerprint(model, data, recipe)
+    # The starting weights are part of the recipe: they carry the seed they were drawn with.
+    key = fingerprint([str(model), dict(recipe)], (*model.state_dict().values(), *data))
     path = runtime.cache_dir() / "models" / f"{name}-{key}.pt"
     try:
         load_weights(model, path)
@@ -200,11 +334,11 @@ def load_or_train(
     return model.eval()
 
 
-def _fingerprint(model: nn.Module, data: tuple[Tensor, ...], recipe: Mapping[str, Any]) -> str:
+def fingerprint(settings: list[Any], tensors: Iterable[Tensor]) -> str:
+    """Return 16 letters that stand for JSON values, tensors and the versions of course and torch."""
     versions = [__version__, torch.__version__]
-    digest = hashlib.sha256(json.dumps([str(model), dict(recipe), versions], sort_keys=True).encode())
-    # The starting weights are part of the recipe: they carry the seed they were drawn with.
-    for tensor in (*model.state_dict().values(), *data):
+    digest = hashlib.sha256(json.dumps([*settings, versions], sort_keys=True).encode())
+    for tensor in tensors:
         digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

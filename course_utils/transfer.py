@@ -309,7 +309,10 @@ def train_substitute(
     with tqdm(total=rounds, disable=not progress, unit="round") as bar:
         for number in range(1, rounds + 1):
             model = _built(build, x, y, seed + number)
-            epoch = fit(model, x, y, epochs=epochs, lr=lr, seed=seed + number, progress=False).to_frame()
+            history = fit(model, x, y, epochs=epochs, lr=lr, seed=seed + number, progress=False)
+            if history.interrupted:
+                raise KeyboardInterrupt
+            epoch = history.to_frame()
             rows.append(
                 {
                     "round": number,

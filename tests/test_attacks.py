@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from course_utils.attacks import fgsm, frozen, input_gradient, pgd, project, random_in_ball
+from course_utils.attacks import bim, fgsm, frozen, input_gradient, pgd, project, random_in_ball
 from course_utils.attacks.gradients import objective
 
 FLOATS = (torch.float32, torch.float64)
@@ -94,8 +94,7 @@ class Frail(nn.Module):
         return self.head(self.dropout(x).flatten(1))
 
 
-@pytest.fixture
-def frail():
+def frail_in_training():
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         model = Frail().train()
@@ -103,6 +102,11 @@ def frail():
     model.conv.bias.requires_grad_(False)
     model.head.weight.grad = torch.ones_like(model.head.weight)
     return model
+
+
+@pytest.fixture
+def frail():
+    return frail_in_training()
 
 
 @contextlib.contextmanager
@@ -803,6 +807,30 @@ def test_t20_one_step_is_fgsm(norm, targeted):
     assert torch.equal(one, fgsm(network(x), x, y, 0.07, **options))
 
 
+@every_norm
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_bim_is_pgd_from_the_image_itself(norm, targeted, loss):
+    x, y = images((8, 3, 5, 7)), labels(8)
+    options = {"norm": norm, "targeted": targeted, "loss": loss, "clip": (-0.5, 1.0)}
+    for more in ({}, {"steps": 4, "step_size": 0.03}):
+        expected = pgd(network(x), x, y, 0.07, random_start=False, **({"steps": 10} | more), **options)
+        assert torch.equal(bim(network(x), x, y, 0.07, **more, **options), expected)
+    one = bim(network(x), x, y, 0.07, steps=1, step_size=0.07, **options)
+    assert torch.equal(one, fgsm(network(x), x, y, 0.07, **options))
+
+
+def test_bim_starts_at_the_image_and_shows_every_step():
+    x, y, seen = images(), labels(), []
+    model = network(x)
+    with no_trace(model, x, y):  # nothing is drawn, either
+        adv = bim(model, x, y, 0.1, steps=3, callback=lambda restart, step, adv, loss: seen.append((step, adv)))
+    assert_inside(adv, x, 0.1)
+    assert [step for step, _ in seen] == [0, 1, 2, 3]
+    assert torch.equal(seen[0][1], x)
+    assert any(torch.equal(adv[:1], point[:1]) for _, point in seen[1:])
+
+
 def test_t20_more_steps_raise_the_loss():
     x, y = images((64, 40)), labels(64)
     model = network(x)
@@ -1012,7 +1040,7 @@ BAD_CALLS = {
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
-@pytest.mark.parametrize("attack", [fgsm, partial(pgd, generator=stream())], ids=["fgsm", "pgd"])
+@pytest.mark.parametrize("attack", [fgsm, partial(pgd, generator=stream()), bim], ids=["fgsm", "pgd", "bim"])
 def test_bad_input_is_refused_in_words(attack, change, error, message):
     x = images()
     model = network(x)

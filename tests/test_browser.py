@@ -24,12 +24,20 @@ import torch
 from course_utils import demos
 torch.manual_seed(0)
 x = torch.rand(4, 1, 28, 28)
+linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+y = linear(x).argmax(1)
 """
+# The demo, the slider to drag, where its handle ends (at least), and words of the line that says what is seen
 DEMOS = {
-    "fgsm_slider": SET_UP
-    + "linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))\n"
-    + "demos.fgsm_slider({'linear': linear}, x, torch.tensor([1, 2, 3, 4]))",
-    "margin_bar": SET_UP + "demos.margin_bar(torch.randn(784), torch.tensor(0.0), x, torch.tensor([1., -1., 1., -1.]))",
+    "margin_bar": (
+        "demos.margin_bar(torch.randn(784), torch.tensor(0.0), x, torch.tensor([1., -1., 1., -1.]))",
+        "ε",
+        0.2,
+        "Margin",
+    ),
+    "fgsm_slider": ("demos.fgsm_slider({'linear': linear}, x, y)", "ε", 0.2, "the model says"),
+    "pgd_scrubber": ("demos.pgd_scrubber({'linear': linear}, x, y)", "step", 30, "the loss is"),
+    "transfer_picker": ("demos.transfer_picker({'a': linear, 'b': linear}, x, y)", "ε", 0.2, "a → b"),
 }
 
 
@@ -37,8 +45,8 @@ DEMOS = {
 def lab(tmp_path_factory):
     """JupyterLab on a free port of this machine, with one notebook for each demo."""
     folder = tmp_path_factory.mktemp("lab")
-    for name, source in DEMOS.items():
-        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    for name, (source, *_) in DEMOS.items():
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SET_UP + source)])
         nb.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
         nbformat.write(nb, folder / f"{name}.ipynb")
     with socket.socket() as probe:
@@ -101,6 +109,7 @@ def _run_first_cell(page):
 
 @pytest.mark.parametrize("name", DEMOS)
 def test_slider_answers_to_keyboard_and_mouse(name, lab, browser, tmp_path):
+    _, label, end, words = DEMOS[name]
     page = browser.new_context(viewport={"width": 1200, "height": 900}).new_page()
     page.set_default_timeout(60_000)
     complaints = []
@@ -108,7 +117,7 @@ def test_slider_answers_to_keyboard_and_mouse(name, lab, browser, tmp_path):
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(f"{lab}/workspaces/{name}/tree/{name}.ipynb")  # a workspace of its own: no other tab is open
     picture = _run_first_cell(page)
-    slider = page.locator(".widget-slider").filter(has_text="ε")
+    slider = page.locator(".widget-slider").filter(has_text=label)
     handle = slider.locator(".noUi-handle")
 
     def moved_by(action):
@@ -129,7 +138,7 @@ def test_slider_answers_to_keyboard_and_mouse(name, lab, browser, tmp_path):
 
     moved_by(drag)
     page.screenshot(path=tmp_path / f"{name}.png")
-    assert float(slider.locator(".widget-readout").inner_text()) > 0.2
-    assert page.locator("[role=status]").filter(has_text="0." if name == "fgsm_slider" else "Margin").count() == 1
+    assert float(slider.locator(".widget-readout").inner_text()) > end
+    assert page.locator("[role=status]").filter(has_text=words).count() == 1
     assert [text for text in complaints if "favicon" not in text] == []
     page.context.close()

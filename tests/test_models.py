@@ -11,11 +11,15 @@ import torch
 from torch import nn
 
 from course_utils import models
-from course_utils.attacks import fgsm
+from course_utils.attacks import fgsm, pgd
 from course_utils.models import (
+    DualBatchNorm1d,
+    DualBatchNorm2d,
     Normalize,
     RBFNetwork,
+    branch,
     class_means,
+    dual_batch_norm,
     independent_loss,
     load_or_train,
     load_weights,
@@ -71,7 +75,16 @@ def same_weights(one, other):
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("build", [softmax_regression, mlp, small_cnn, lambda: RBFNetwork(torch.rand(10, 1, 28, 28))])
+@pytest.mark.parametrize(
+    "build",
+    [
+        softmax_regression,
+        mlp,
+        small_cnn,
+        lambda: small_cnn(batch_norm=True),
+        lambda: RBFNetwork(torch.rand(10, 1, 28, 28)),
+    ],
+)
 def test_networks_take_pixels_and_return_ten_logits(build):
     model = build().eval()
     x = torch.rand(3, 1, 28, 28)
@@ -151,6 +164,129 @@ def test_class_means():
 def test_class_means_needs_every_class():
     with pytest.raises(ValueError, match=r"images of all 10 classes, got none of \[4, 9\]"):
         class_means(X[(Y != 4) & (Y != 9)], Y[(Y != 4) & (Y != 9)])
+
+
+# Dual batch norm ------------------------------------------------------------------------------------------------------
+
+
+def normed(seed=0):
+    """A network with both kinds of batch norm, one nested; its statistics and parameters are no longer 0 and 1."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        convolution = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, momentum=0.3, eps=1e-3), nn.ReLU())
+        model = nn.Sequential(
+            convolution, nn.Flatten(), nn.Linear(12, 6), nn.BatchNorm1d(6, affine=False), nn.Linear(6, 10)
+        )
+        for _ in range(3):
+            model(torch.rand(8, 1, 4, 4) + 0.5)
+        nn.init.uniform_(convolution[1].weight)
+        nn.init.uniform_(convolution[1].bias)
+    return model
+
+
+def statistics(layer):
+    return torch.cat([layer.running_mean, layer.running_var]).clone()
+
+
+def test_dual_batch_norm_starts_as_two_copies():
+    single = normed().eval()
+    dual = dual_batch_norm(single)
+    assert isinstance(dual[0][1], DualBatchNorm2d)
+    assert isinstance(dual[3], DualBatchNorm1d)
+    expected = single(X)
+    assert torch.equal(dual(X), expected)
+    with branch(dual, "auxiliary"):
+        assert torch.equal(dual(X), expected)
+    assert isinstance(single[3], nn.BatchNorm1d)  # a copy: the network itself stays as it was
+    assert dual[0][1].auxiliary.momentum == 0.3
+    assert not dual[0][1].training
+    assert dual_batch_norm(normed())[0][1].training
+
+
+def test_a_layer_alone_and_a_dual_network_can_be_doubled():
+    assert isinstance(dual_batch_norm(nn.BatchNorm2d(3)), DualBatchNorm2d)
+    twice = dual_batch_norm(dual_batch_norm(normed()))
+    assert isinstance(twice[3].main, nn.BatchNorm1d)
+
+
+def test_a_network_without_batch_norm_is_refused():
+    with pytest.raises(ValueError, match=r"no BatchNorm1d or BatchNorm2d.*small_cnn\(batch_norm=True\)"):
+        dual_batch_norm(small_cnn())
+    with pytest.raises(ValueError, match=r"no auxiliary branch.*dual_batch_norm"), branch(small_cnn(), "auxiliary"):
+        pass
+    with branch(small_cnn(), "main"):
+        pass
+    with pytest.raises(ValueError, match=r"one of .*got 'clean'"), branch(dual_batch_norm(normed()), "clean"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["main", "auxiliary"])
+def test_a_pass_moves_the_statistics_of_its_branch_only(name):
+    model = dual_batch_norm(normed())
+    expected = normed()
+    expected(X)
+    with branch(model, name):
+        model(X)
+    for layer, before, after in ((model[0][1], normed()[0][1], expected[0][1]), (model[3], normed()[3], expected[3])):
+        other = layer.auxiliary if name == "main" else layer.main
+        assert torch.equal(statistics(getattr(layer, name)), statistics(after))
+        assert torch.equal(statistics(other), statistics(before))
+        assert not torch.equal(statistics(after), statistics(before))
+
+
+@pytest.mark.parametrize("name", ["main", "auxiliary"])
+def test_a_pass_trains_the_affine_parameters_of_its_branch_only(name):
+    model = dual_batch_norm(normed())
+    with branch(model, name):
+        model(X).square().sum().backward()
+    layer = model[0][1]
+    other = layer.auxiliary if name == "main" else layer.main
+    assert getattr(layer, name).weight.grad.abs().sum() > 0
+    assert other.weight.grad is None
+    assert other.bias.grad is None
+
+
+def test_branches_nest_and_come_back():
+    model = dual_batch_norm(normed())
+
+    def branches():
+        return {model[0][1].branch, model[3].branch}
+
+    assert branches() == {"main"}
+    with branch(model, "auxiliary"):
+        with branch(model, "main"):
+            assert branches() == {"main"}
+        assert branches() == {"auxiliary"}
+        with pytest.raises(ArithmeticError), branch(model, "main"):
+            raise ArithmeticError
+        assert branches() == {"auxiliary"}
+    assert branches() == {"main"}
+    model[3].branch = "auxiliary"  # each layer gets its own branch back
+    with branch(model, "main"):
+        assert branches() == {"main"}
+    assert (model[0][1].branch, model[3].branch) == ("main", "auxiliary")
+
+
+@pytest.mark.parametrize("name", ["main", "auxiliary"])
+def test_attacks_do_not_touch_the_statistics_of_either_branch(name):
+    model = dual_batch_norm(normed()).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with branch(model, name):
+        adv = pgd(model, X, Y, 0.1, steps=3)
+    assert not torch.equal(adv, X)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model[3].main.training
+    assert model[3].auxiliary.training
+
+
+def test_both_branches_are_saved(tmp_path):
+    model, other = dual_batch_norm(normed()), dual_batch_norm(normed(seed=1))
+    with branch(model, "auxiliary"):
+        model(X)
+    save_weights(model, tmp_path / "w.pt")
+    load_weights(other, tmp_path / "w.pt")
+    assert same_weights(model, other)
+    assert not torch.equal(model[3].main.running_mean, model[3].auxiliary.running_mean)
 
 
 # Weights on disk ------------------------------------------------------------------------------------------------------

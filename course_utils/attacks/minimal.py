@@ -17,10 +17,12 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from .geometry import clamp, direction_of, per_image
-from .gradients import checked_logits, climb, frozen, objective, warn_if_masked
+from .gradients import as_loss, checked_logits, climb, frozen, objective, warn_if_masked
 from .inputs import NORMS, Box, Model, check_box, check_count, check_images, check_loss, checked_labels, checked_number
 
-LEARNING_RATES = {"lbfgs": None, "sgd": 0.3, "adam": 0.05}  # L-BFGS finds its own step
+# Solver: the optimiser of torch and its learning rate; SciPy's L-BFGS-B has its own line search
+SOLVERS = {"lbfgs": (None, None), "sgd": (torch.optim.SGD, 0.3), "adam": (torch.optim.Adam, 0.05)}
+WEIGHTS = (1e-10, 1e10)  # of the loss against the squared distance: beyond lie only images that nothing moves
 
 
 def optimised_noise(
@@ -36,15 +38,16 @@ def optimised_noise(
 ) -> Tensor:
     """Minimise c·‖r‖² + cross-entropy(x + r, target), x + r in the box, for the largest c that reaches the target.
 
-    The larger c, the smaller the noise r; so c is searched for each image: times ten while it succeeds, divided by ten
-    while it fails, then halved on the logarithmic scale. The nearest success of the whole search is returned.
+    The larger c, the smaller the noise r; so c is searched for each image. It starts where a linear model would tip, is
+    multiplied by ten while it succeeds or divided by ten while it fails, then halved on the logarithmic scale. The
+    nearest success of the whole search is returned.
 
     Args:
         model: maps images (N, ...) to logits (N, K). x: images in `clip`, (N, ...). target: labels to reach (N,).
         solver: "lbfgs" (SciPy's L-BFGS-B; the images of a batch share its line search), or "sgd" and "adam" on r,
             with a clamp to the box after each step.
         search_steps: values of c that are tried. steps: iterations of the solver for each of them.
-        lr: highest learning rate of "sgd" (default 0.3) and "adam" (0.05), lowered along a cosine.
+        lr: learning rate of "sgd" (default 0.3) or "adam" (0.05, pixel units), lowered along a cosine.
         clip: range of valid pixels, None for none.
 
     Returns:
@@ -60,41 +63,41 @@ def optimised_noise(
     Szegedy et al., "Intriguing properties of neural networks", 2014, section 4.1.
     """
     target = _checked_input(x, target, clip, search_steps=search_steps, steps=steps)
-    if solver not in LEARNING_RATES:
-        raise ValueError(f"solver must be one of {tuple(LEARNING_RATES)}, got {solver!r}.")
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {tuple(SOLVERS)}, got {solver!r}.")
     if solver == "lbfgs" and lr is not None:
         raise ValueError('lr belongs to "sgd" and "adam": "lbfgs" finds the length of its steps itself.')
-    rate = LEARNING_RATES[solver] if lr is None else checked_number("lr", lr)
+    optimizer, rate = SOLVERS[solver]
+    rate = rate if lr is None else checked_number("lr", lr)
     if x.numel() == 0:
         return x.detach().clone()
-    nearest = _Nearest(x, target, targeted=True)
-    noise = torch.zeros_like(nearest.start)
-
-    def cost(noise: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return c·‖r‖² + cross-entropy of each image and its gradient, where c is 1/weight."""
-        value, gradient = nearest.climb(model, clamp(nearest.start + noise, clip), "ce")
-        loss = noise.flatten(1).square().sum(1) / weight + torch.nn.functional.softplus(value)
-        slope = 2 * noise / per_image(weight, noise) + gradient * per_image(value.sigmoid(), noise)
-        return loss, slope
-
-    def attempt(weight: Tensor) -> None:
-        if solver == "lbfgs":  # from the last answer on: another c moves it little
-            noise.copy_(_lbfgs(cost, weight, noise, nearest.start, clip, steps))
-            nearest.hit.zero_()  # its search tries long steps on the way: only where it ends tells of c
-            cost(noise, weight)
-        else:
-            kind = torch.optim.SGD if solver == "sgd" else torch.optim.Adam
-            _descend(
-                kind,
-                torch.zeros_like(noise),
-                lambda r: cost(r, weight)[1],
-                rate,
-                steps,
-                lambda r: clamp(nearest.start + r, clip) - nearest.start,
-            )
-
     with frozen(model), torch.enable_grad():
-        nearest.search(attempt, 1.0, search_steps, model)
+        value, logits, gradient = climb(model, x, target, "margin")
+        warn_if_masked(logits, gradient)
+        nearest = _Nearest(model, x, target, targeted=True)
+        nearest.offer(nearest.best, logits, gradient)
+        noise = torch.zeros_like(nearest.start)
+
+        def cost(noise: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+            """Return ‖r‖² + cross-entropy·weight of each image, the weight being 1/c, and its gradient."""
+            log_odds, gradient = nearest.climb(clamp(nearest.start + noise, clip), "ce")
+            loss = noise.flatten(1).square().sum(1) + weight * as_loss(log_odds, "ce")
+            return loss, 2 * noise + per_image(weight * log_odds.sigmoid(), noise) * gradient
+
+        def attempt(weight: Tensor) -> None:
+            if optimizer is None:  # from the last answer on: another weight moves it little
+                noise.copy_(_lbfgs(lambda r: cost(r, weight), noise, nearest.start, clip, steps))
+                cost(noise, weight)
+            else:
+                _descend(
+                    optimizer([r := torch.zeros_like(noise)], rate),
+                    r,
+                    lambda r: cost(r, weight)[1],
+                    steps,
+                    lambda r: clamp(nearest.start + r, clip) - nearest.start,
+                )
+
+        nearest.search(attempt, _tipping_weight(value.abs(), gradient), search_steps)
     return nearest.best
 
 
@@ -142,20 +145,19 @@ def deepfool(
     start = _in_float32(best)
     point, change, index = best, torch.zeros_like(start), torch.arange(len(x), device=x.device)
     with frozen(model), torch.enable_grad():
+        _, logits, gradient = climb(model, x, y, "margin")
+        warn_if_masked(logits, gradient)
         for step in range(steps + 1):
-            logits, gaps, slopes = _boundaries(model, point, y, candidates, need_slopes=step < steps)
-            if step == 0 and slopes is not None:
-                warn_if_masked(logits, slopes[0])
-            fooled = _wins(logits, y)
+            fooled, lags, slopes = _boundaries(model, point, y, candidates)
             best[index[fooled]] = point[fooled]
             on = ~fooled
             if step == steps or not on.any():
                 break
             start, point, y, index, change = (t[on] for t in (start, point, y, index, change))
-            gaps, slopes = gaps[:, on], slopes[:, on]
+            lags, slopes = lags[:, on], slopes[:, on]
             if clip is not None and step >= steps // 2:
                 slopes = slopes.masked_fill((point <= clip[0]) & (slopes < 0) | (point >= clip[1]) & (slopes > 0), 0)
-            change = clamp(start + change + _to_the_nearest(gaps, slopes, norm), clip) - start
+            change = clamp(start + change + _to_the_nearest(lags, slopes, norm), clip) - start
             point = clamp((start + (1 + overshoot) * change).to(x.dtype), clip)
     return best
 
@@ -170,7 +172,6 @@ def carlini_wagner(
     search_steps: int = 9,
     steps: int = 200,
     lr: float = 0.1,
-    initial_c: float = 1e-2,
     clip: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
     """Minimise ‖x' − x‖² + c·max(margin, −confidence) with Adam, and search the c that suits each image.
@@ -182,8 +183,9 @@ def carlini_wagner(
         model: maps images (N, ...) to logits (N, K). x: images in `clip`, (N, ...).
         y: labels (N,) to leave, or to reach when `targeted`.
         confidence: by how much the wanted logit has to win.
-        search_steps: values of c tried for each image: times ten until it succeeds, then halved on the log scale.
-        steps, lr: of Adam in w for each c; lr falls along a cosine. initial_c: the first c.
+        search_steps: values of c tried for each image: first the one at which a linear model would tip, then ten times
+            more (less) until it succeeds (fails), then halved on the log scale.
+        steps, lr: of Adam in w for each c; lr falls along a cosine. clip: range of valid pixels.
 
     Returns:
         Images like x, the nearest that were found; unchanged where x was where it should be or nothing was found.
@@ -201,78 +203,82 @@ def carlini_wagner(
         raise ValueError("carlini_wagner changes variables to keep a box: give clip=(lowest, highest), not None.")
     y = _checked_input(x, y, clip, search_steps=search_steps, steps=steps)
     confidence, lr = checked_number("confidence", confidence), checked_number("lr", lr)
-    if not (initial_c := checked_number("initial_c", initial_c)) > 0:
-        raise ValueError("initial_c must be larger than 0: without it the search has no scale to grow from.")
     if x.numel() == 0:
         return x.detach().clone()
-    nearest = _Nearest(x, y, targeted=targeted, confidence=confidence)
-    half = (clip[1] - clip[0]) / 2
-    # Not quite to the ends of the box, where tanh is infinitely far away
-    w0 = torch.atanh(((nearest.start - clip[0]) / half - 1) * 0.999999)
-
-    def slope(w: Tensor, c: Tensor) -> Tensor:
-        adv = clip[0] + half * (w.tanh() + 1)
-        value, gradient = nearest.climb(model, adv.clamp(*clip), "margin")
-        pull = c * (value > -confidence)  # beyond the confidence there is nothing left to gain
-        return (2 * (adv - nearest.start) + per_image(pull, w) * gradient) * half * (1 - w.tanh().square())
-
-    def attempt(c: Tensor) -> None:
-        _descend(torch.optim.Adam, w0.clone(), lambda w: slope(w, c), lr, steps)
-
     with frozen(model), torch.enable_grad():
-        nearest.search(attempt, initial_c, search_steps, model)
+        value, logits, gradient = climb(model, x, y, "margin")
+        warn_if_masked(logits, gradient)
+        nearest = _Nearest(model, x, y, targeted=targeted, confidence=confidence)
+        nearest.offer(nearest.best, logits, gradient)
+        half = (clip[1] - clip[0]) / 2
+        # Not quite to the ends of the box, from where Adam would need all its steps to come back
+        start = torch.atanh(((clamp(nearest.start, clip) - clip[0]) / half - 1) * 0.999)
+
+        def slope(w: Tensor, c: Tensor) -> Tensor:
+            adv = clip[0] + half * (w.tanh() + 1)
+            _, gradient = nearest.climb(clamp(adv, clip), "margin")
+            pull = c * ~nearest.won  # beyond the confidence there is nothing left to gain
+            return (2 * (adv - nearest.start) + per_image(pull, w) * gradient) * half * (1 - w.tanh().square())
+
+        def attempt(c: Tensor) -> None:
+            _descend(torch.optim.Adam([w := start.clone()], lr), w, lambda w: slope(w, c), steps)
+
+        nearest.search(attempt, _tipping_weight(value.abs() + confidence, gradient), search_steps)
     return nearest.best
 
 
 class _Nearest:
-    """The nearest success seen so far of every image, and the weight of the loss that each image needs."""
+    """The nearest success seen so far of every image, and the search for the weight of the loss that it needs."""
 
-    def __init__(self, x: Tensor, y: Tensor, *, targeted: bool, confidence: float = 0.0):
+    def __init__(self, model: Model, x: Tensor, y: Tensor, *, targeted: bool, confidence: float = 0.0):
+        self.model, self.y, self.targeted, self.confidence = model, y, targeted, confidence
         self.best, self.start = x.detach().clone(), _in_float32(x.detach())
-        self.y, self.targeted, self.confidence = y, targeted, confidence
         self.distance = torch.full((len(x),), math.inf, device=x.device, dtype=self.start.dtype)
-        self.hit = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
-    def climb(self, model: Model, adv: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+    def climb(self, adv: Tensor, loss: str) -> tuple[Tensor, Tensor]:
         """Keep adv where it succeeds; return what is to be made small, (N,), and its gradient like adv."""
         adv = adv.to(self.best.dtype)
-        value, logits, gradient = climb(model, adv, self.y, loss)
-        if self.distance.isinf().all() and not self.hit.any():
-            warn_if_masked(logits, gradient)
-        self.offer(adv, logits)
+        value, logits, gradient = climb(self.model, adv, self.y, loss)
+        self.offer(adv, logits, gradient)
         sign = 1 if self.targeted else -1
         return sign * value.to(self.start), sign * gradient.to(self.start)
 
-    def offer(self, adv: Tensor, logits: Tensor) -> None:
-        won = _wins(logits, self.y, self.targeted, self.confidence)
+    def offer(self, adv: Tensor, logits: Tensor, gradient: Tensor) -> None:
+        """Keep adv where it has won and is nearer than what has won before."""
+        lead = objective(logits, self.y, "margin") * (-1 if self.targeted else 1)
+        self.won = lead > self.confidence + _rounding(logits, gradient, adv)
         distance = (adv.to(self.start) - self.start).flatten(1).norm(dim=1)
-        nearer = won & (distance < self.distance)
-        self.best = torch.where(per_image(nearer, adv), adv.detach(), self.best)
+        nearer = self.won & (distance < self.distance)
+        self.best = torch.where(per_image(nearer, adv), adv, self.best)
         self.distance = torch.where(nearer, distance, self.distance)
-        self.hit |= won
 
-    def search(self, attempt: Callable[[Tensor], None], first: float, count: int, model: Model) -> None:
-        """Call attempt(weight) so often, with the weights (N,) that bracket the smallest that still succeeds."""
-        self.offer(self.best, checked_logits(model, self.best, self.y).detach())
-        weight = torch.full_like(self.distance, first)
+    def search(self, attempt: Callable[[Tensor], None], weight: Tensor, count: int) -> None:
+        """Call attempt(weight) so often, with the weights (N,) that bracket the smallest that still succeeds.
+
+        Only the last point of an attempt tells of its weight: on the way there, long steps succeed by chance.
+        """
         low, high = torch.zeros_like(weight), torch.full_like(weight, math.inf)
         for _ in range(count):
-            self.hit = torch.zeros_like(self.hit)
+            weight = weight.clamp(*WEIGHTS)
             attempt(weight)
-            low, high = torch.where(self.hit, low, weight), torch.where(self.hit, weight, high)
+            low, high = torch.where(self.won, low, weight), torch.where(self.won, weight, high)
             weight = torch.where(high.isinf(), 10 * low, torch.where(low == 0, high / 10, (low * high).sqrt()))
 
 
+def _tipping_weight(gap: Tensor, slope: Tensor) -> Tensor:
+    """Return the weight at which ‖r‖² + weight·gap tips if the model is linear: 2·gap/‖slope‖²."""
+    steepness = _in_float32(slope).flatten(1).square().sum(1)
+    return 2 * gap.to(steepness) / steepness.clamp_min(torch.finfo(steepness.dtype).tiny)
+
+
 def _descend(
-    kind: type[torch.optim.Optimizer],
+    optimizer: torch.optim.Optimizer,
     variable: Tensor,
     slope: Callable[[Tensor], Tensor],
-    lr: float,
     steps: int,
     after: Callable[[Tensor], Tensor] = lambda variable: variable,
 ) -> None:
     """Follow a slope with one of torch's optimisers, and look at the last point, too."""
-    optimizer = kind([variable], lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         variable.grad = slope(variable)
@@ -282,69 +288,51 @@ def _descend(
     slope(variable)
 
 
-def _lbfgs(
-    cost: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    weight: Tensor,
-    noise: Tensor,
-    x: Tensor,
-    clip: Box,
-    steps: int,
-) -> Tensor:
-    """Minimise all images' costs at once: they share nothing but the length of the steps.
-
-    Each cost is multiplied by its weight, so that all squared distances count alike in the sum.
-    """
+def _lbfgs(cost: Callable[[Tensor], tuple[Tensor, Tensor]], noise: Tensor, x: Tensor, clip: Box, steps: int) -> Tensor:
+    """Minimise all images' costs at once: they share nothing but the length of the steps."""
 
     def flat(r: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, slope = cost(torch.from_numpy(r).to(noise).view_as(noise), weight)
-        slope = slope.double() * per_image(weight, slope)
-        return (loss.double() * weight).sum().item(), slope.cpu().flatten().numpy()
+        loss, slope = cost(torch.from_numpy(r).to(noise).view_as(noise))
+        return loss.double().sum().item(), slope.double().cpu().flatten().numpy()
 
     pixels = x.double().cpu().flatten().numpy()
     bounds = None if clip is None else Bounds(clip[0] - pixels, clip[1] - pixels)
     start = noise.double().cpu().flatten().numpy()
+    options = {"maxiter": steps, "ftol": 0}  # a huge cost of one image would hide what the others still gain
     with threadpool_limits(1, "blas"):  # beside another program two threads spend their time waiting for each other
-        found = minimize(flat, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+        found = minimize(flat, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return torch.from_numpy(found.x).to(noise).view_as(noise)
 
 
-def _boundaries(
-    model: Model, point: Tensor, y: Tensor, candidates: int, *, need_slopes: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the logits (N, K), the gaps z_k − z_y of the most likely others (C, N) and their slopes (C, N, ...)."""
+def _boundaries(model: Model, point: Tensor, y: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return who is fooled (N,), by how much the likeliest others lag (C, N), and the slopes of z_k − z_y."""
     point = point.detach().clone().requires_grad_(True)
     logits = checked_logits(model, point, y)
-    if not logits.isfinite().all():
-        raise ValueError("the model's logits must be finite.")
-    gaps = logits - logits.gather(1, y[:, None])
-    others = gaps.detach().scatter(1, y[:, None], -math.inf).topk(min(candidates, logits.shape[1] - 1), dim=1).indices
-    gaps = gaps.gather(1, others).T
-    if not need_slopes:
-        return logits.detach(), gaps.detach(), None
-    if not gaps.requires_grad:
-        raise ValueError("the model's logits do not depend on x by differentiable steps (.detach(), NumPy, argmax?).")
-    slopes = torch.stack([torch.autograd.grad(gap.sum(), point, retain_graph=True)[0] for gap in gaps])
-    if not slopes.isfinite().all():
-        raise ValueError("the gradient of a logit is not finite: there is no direction to follow.")
-    return logits.detach(), gaps.detach(), slopes
+    leads = logits - logits.gather(1, y[:, None])
+    others = leads.detach().scatter(1, y[:, None], -math.inf).topk(min(candidates, logits.shape[1] - 1), dim=1).indices
+    leads = leads.gather(1, others).T
+    slopes = torch.stack([torch.autograd.grad(lead.sum(), point, retain_graph=True)[0] for lead in leads])
+    if not (logits.isfinite().all() and slopes.isfinite().all()):
+        raise ValueError("the model's logits and their gradients must be finite: there is no direction to follow.")
+    leads, rounding = leads.detach(), _rounding(logits.detach(), slopes[0], point.detach())
+    return leads[0] > rounding, 2 * rounding - leads, slopes  # twice: a step to the bar itself may stop below it
 
 
-def _to_the_nearest(gaps: Tensor, slopes: Tensor, norm: str) -> Tensor:
+def _to_the_nearest(lags: Tensor, slopes: Tensor, norm: str) -> Tensor:
     """Return the step of each image to the nearest of the boundaries, were they planes."""
-    flat, gaps = _in_float32(slopes).flatten(2), _in_float32(gaps)
-    steepness = flat.norm(dim=2) if norm == "l2" else flat.abs().sum(2)  # the dual norm
-    distance = torch.where(steepness > 0, gaps.abs() / steepness, math.inf)
-    distance, nearest = distance.min(0)
-    slope = slopes[nearest, torch.arange(slopes.shape[1], device=slopes.device)]
-    step = distance.nan_to_num(posinf=0.0) + 1e-6  # on the boundary itself, over it
-    return per_image(step, slope) * direction_of(_in_float32(slope), norm)
+    lags, slopes = _in_float32(lags), _in_float32(slopes)
+    directions = direction_of(slopes.flatten(0, 1), norm).view_as(slopes)
+    steepness = (directions * slopes).flatten(2).sum(2)  # along the steepest step: the dual norm
+    distance, nearest = torch.where(steepness > 0, lags / steepness, math.inf).min(0)
+    direction = directions[nearest, torch.arange(len(nearest), device=slopes.device)]
+    return per_image(distance.nan_to_num(posinf=0.0), direction) * direction
 
 
-def _wins(logits: Tensor, y: Tensor, targeted: bool = False, confidence: float = 0.0) -> Tensor:
-    """Return where another label beats y (targeted: y all others) by the confidence, and by more than rounding."""
-    lead = objective(logits, y, "margin") * (-1 if targeted else 1)
-    rounding = 16 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
-    return (lead > rounding) & (lead >= confidence)
+def _rounding(logits: Tensor, slope: Tensor, point: Tensor) -> Tensor:
+    """Return what a batch of another size may change in a lead, (N,): by rounding logits, and pixels times slopes."""
+    share = (_in_float32(slope) * _in_float32(point)).flatten(1).norm(dim=1)
+    largest = _in_float32(logits).abs().amax(1)
+    return 16 * (torch.finfo(logits.dtype).eps * largest + torch.finfo(point.dtype).eps * share)
 
 
 def _in_float32(x: Tensor) -> Tensor:
