@@ -142,3 +142,15 @@ def test_index_without_runs(tmp_path):
     assert '<th scope="col">status' not in html
     assert "01 Small &amp; large" in html
     assert "A promise with &lt;b&gt; in it." in html
+
+
+def test_folded_code_can_be_unfolded_and_its_output_is_shown():
+    folded = shown(({"image/png": PIXEL}, {"image/png": {"alt": "one black pixel"}}))
+    folded.source, folded.metadata = "paint()", {"jupyter": {"source_hidden": True}}
+    html = BeautifulSoup(page(folded, new_code_cell("seen = 1")), "html.parser")
+    (details,) = html.find_all("details")
+    assert details.summary.get_text() == "Show the code"
+    assert "paint" in details.get_text()
+    assert "seen" not in details.get_text()
+    assert details.find("img") is None
+    assert html.find("img", alt="one black pixel") is not None
