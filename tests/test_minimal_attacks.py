@@ -106,7 +106,7 @@ def test_two_linear_classes(name, scale, pixels):
 
 def nearest_in_box(model, x, wanted, clip, norm):
     """The exact smallest change of one image after which `wanted` beats each class of `over`, by SciPy."""
-    winner, losers = wanted
+    winner, losers = wanted[0], list(wanted[1])
     a = (model.weight[winner] - model.weight[losers]).numpy()
     b = (model.bias[winner] - model.bias[losers]).numpy()
     x = x.numpy()
@@ -163,6 +163,7 @@ def test_deepfool_goes_to_the_nearest_of_many_classes(norm):
     assert (distances(one, x, norm) >= 0.999 * distances(deepfool(model, x, y, norm=norm), x, norm)).all()
 
 
+@pytest.mark.slow
 def test_carlini_wagner_goes_to_the_nearest_of_many_classes():
     model, x = linear(4, 8), images((6, 8), torch.float64)
     y = predictions(model, x)
@@ -178,6 +179,7 @@ def test_carlini_wagner_goes_to_the_nearest_of_many_classes():
     assert ratio.max() < 1.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [partial(carlini_wagner, targeted=True), optimised_noise], ids=["cw", "lbfgs"])
 def test_the_nearest_point_of_a_target_class(attack):
     """With steep logits; with flat ones cross-entropy lowers all other classes, also those that need not fall."""
@@ -195,6 +197,7 @@ def test_the_nearest_point_of_a_target_class(attack):
     assert ratio.max() < 1.05
 
 
+@pytest.mark.slow
 @every_thorough_attack
 def test_the_scale_of_the_logits_changes_little(name):
     x = images((6, 1, 8, 8))
@@ -246,6 +249,7 @@ def test_every_type_and_box(name, clip, dtype):
     assert not torch.equal(adv, x)
 
 
+@pytest.mark.slow
 @every_attack
 def test_another_box_is_another_unit(name):
     """Pixels in another range, mapped to [0, 1] by the model: the same attack."""
@@ -295,6 +299,7 @@ def test_out_of_reach_comes_back_unchanged(name):
         assert ["100 % of the gradients" in str(w.message) for w in caught] == [True] * (title == "common slope")
 
 
+@pytest.mark.slow
 @every_attack
 def test_one_lost_image_costs_the_others_little(name):
     x = images()
@@ -316,6 +321,7 @@ def test_one_lost_image_costs_the_others_little(name):
     assert (distances(adv, x)[1:] / expected - 1).abs().max() < (0.15 if name == "lbfgs" else 0.05)  # one line search
 
 
+@pytest.mark.slow
 @every_attack
 @pytest.mark.parametrize("shift", [0.0, 1e3])
 def test_success_holds_in_a_batch_of_any_size(name, shift):
@@ -345,6 +351,7 @@ def test_t08_a_batch_is_as_many_batches_of_one(name):
     assert torch.allclose(together, torch.cat(alone), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_t08_lbfgs_shares_its_line_search_and_little_else():
     x = images((12, 3, 5, 7), torch.float64)
     model = network(x)
@@ -357,6 +364,7 @@ def test_t08_lbfgs_shares_its_line_search_and_little_else():
 # Options --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("confidence", [0.5, 3.0])
 def test_confidence_is_the_lead_of_the_wanted_logit(targeted, confidence):
@@ -380,6 +388,7 @@ def test_confidence_is_the_lead_of_the_wanted_logit(targeted, confidence):
     assert (distances(sure, x) > distances(plain, x))[changed].all()
 
 
+@pytest.mark.slow
 def test_t16_targeted_reaches_and_untargeted_leaves():
     x = images((10, 1, 6, 6))
     model = network(x)
@@ -443,6 +452,7 @@ def test_learning_rate_of_the_solver(solver):
     assert torch.equal(attack(lr=0), x)
 
 
+@pytest.mark.slow
 def test_the_solvers_agree():
     x = images((8, 1, 8, 8))
     model = network(x)

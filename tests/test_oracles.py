@@ -153,6 +153,7 @@ def assert_no_farther(model, x, y, ours, theirs, norm):
     assert ours.median() <= 1.1 * theirs.median()
 
 
+@pytest.mark.slow
 def test_deepfool_is_no_farther_than_torchattacks(torchattacks, small_task):
     model, x, y = small_task
     assert_no_farther(model, x, y, deepfool(model, x, y), torchattacks.DeepFool(model)(x, y), 2)
@@ -167,12 +168,14 @@ def test_deepfool_is_no_farther_than_foolbox(foolbox, small_task, norm):
     assert_no_farther(model, x, y, ours, theirs, 2 if norm == "l2" else torch.inf)
 
 
+@pytest.mark.slow
 def test_carlini_wagner_is_no_farther_than_torchattacks(torchattacks, small_task):
     model, x, y = small_task
     theirs = torchattacks.CW(model, c=10, steps=100)(x, y)
     assert_no_farther(model, x, y, carlini_wagner(model, x, y), theirs, 2)
 
 
+@pytest.mark.slow
 def test_carlini_wagner_is_no_farther_than_foolbox(foolbox, small_task):
     model, x, y = small_task
     attack = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=7, steps=100, stepsize=0.1)
