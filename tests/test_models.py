@@ -15,6 +15,7 @@ from course_utils.attacks import fgsm, pgd
 from course_utils.models import (
     DualBatchNorm1d,
     DualBatchNorm2d,
+    HalvingConv2d,
     Normalize,
     RBFNetwork,
     branch,
@@ -515,3 +516,42 @@ def test_two_processes_at_once(empty_cache):
     assert files[1] == "mnist5k.npy"
     third = subprocess.run(start, stdout=subprocess.PIPE, text=True, env=environment, check=True)
     assert third.stdout.split() == [answers[0][-1]]  # loads, does not train
+
+
+@pytest.mark.parametrize("size", [(28, 28), (6, 4), (7, 6)])
+def test_the_halving_convolution_is_torchs_own_in_value_and_every_gradient(size):
+    ours = HalvingConv2d(3, 5).double()
+    theirs = nn.Conv2d(3, 5, 5, stride=2, padding=2).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.rand(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    values = [layer(x) for layer in (ours, theirs)]
+    torch.testing.assert_close(*values)
+    weights = torch.rand_like(values[0])
+    gradients = [
+        torch.autograd.grad((value * weights).sum(), [x, *layer.parameters()])
+        for value, layer in zip(values, (ours, theirs), strict=True)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_halving_convolution_can_be_differentiated_twice_and_by_torch_func():
+    layer = HalvingConv2d(1, 2).double()
+    x = torch.rand(2, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer, x)
+    assert torch.autograd.gradgradcheck(layer, x)
+
+    def energy(image):
+        return layer(image[None]).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(energy))(x.detach())
+    (together,) = torch.autograd.grad(layer(x).square().sum(), x)
+    torch.testing.assert_close(each, together)
+
+
+def test_the_halving_convolution_spends_nothing_on_gradients_that_nobody_asked_for():
+    layer = HalvingConv2d(1, 2).requires_grad_(False)
+    assert not layer(torch.rand(1, 1, 4, 4)).requires_grad
+    x = torch.rand(1, 1, 4, 4, requires_grad=True)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None
+    assert x.grad is not None
