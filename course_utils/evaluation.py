@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .attacks import Model, frozen, input_gradient, pgd, project, random_in_ball
+from .attacks import Model, frozen, input_gradient, pgd, project, random_in_ball, square
 from .intervals import percent, wilson
 
 
@@ -224,7 +224,7 @@ def diagnose(
     Args:
         model, x, y: as everywhere; 100 to 200 images are enough. eps: radius of the Linf ball, pixel units.
         source: another model of the same task, whose adversarial images are tried on this one; without it the black box
-            is a random search.
+            is the square attack with 200 queries.
         steps: of PGD. seed: of all random draws.
 
     Returns:
@@ -256,7 +256,7 @@ def diagnose(
     attack = by_steps[-1]
     noise = fooled(project(random_in_ball(x, eps, generator=generator), x, eps))
     black_box = fooled(
-        _random_search(model, x, y, eps, generator)
+        square(model, x, y, eps, queries=200, generator=generator)
         if source is None
         else pgd(source, x, y, eps, steps=steps, generator=generator)
     )
@@ -271,26 +271,3 @@ def diagnose(
         ("share of gradients that are exactly 0", zero, zero == 0),
     ]
     return pd.DataFrame(rows, columns=["test", "value", "passed"])
-
-
-def _random_search(model: Model, x: Tensor, y: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    """Return the best of 200 images around each x: each proposal pushes a random part of the pixels to the edge."""
-    best = x
-    lowest = _margin(model, x, y)
-    for round_ in range(200):
-        shape = {"device": x.device, "generator": generator}
-        part = torch.rand(x.shape, **shape) < max(0.02, 0.5**round_)
-        push = eps * (2 * torch.randint(2, x.shape, **shape) - 1)
-        proposal = project(torch.where(part, x + push, best), x, eps)
-        margin = _margin(model, proposal, y)
-        better = margin < lowest
-        best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), proposal, best)
-        lowest = torch.where(better, margin, lowest)
-    return best
-
-
-def _margin(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Return by how much the logit of y is above the largest other one, (N,)."""
-    logits = predict(model, x)
-    others = logits.scatter(1, y.unsqueeze(1), -math.inf).amax(1)
-    return logits.gather(1, y.unsqueeze(1)).squeeze(1) - others

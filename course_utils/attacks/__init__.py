@@ -6,8 +6,8 @@ has a radius `eps` (pixel units), inside its ball up to the rounding of x's own 
 `requires_grad`, `.grad`, buffers) nor `x` keeps a trace, not even after an exception. Wrong input raises before
 anything is computed.
 
-`bounded` looks for the largest loss inside a ball, `minimal` for the smallest change that fools; they share
-`geometry`, `gradients` and `inputs`.
+`bounded` looks for the largest loss inside a ball, `search` does so without gradients, `minimal` looks for the smallest
+change that fools; they share `geometry`, `gradients` and `inputs`.
 """
 
 from .bounded import bim, fgsm, pgd
@@ -15,6 +15,7 @@ from .geometry import project, random_in_ball
 from .gradients import frozen, input_gradient
 from .inputs import Box, Model
 from .minimal import carlini_wagner, deepfool, optimised_noise
+from .search import square
 
 __all__ = [
     "Box",
@@ -29,4 +30,5 @@ __all__ = [
     "pgd",
     "project",
     "random_in_ball",
+    "square",
 ]
