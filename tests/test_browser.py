@@ -38,6 +38,7 @@ DEMOS = {
     "fgsm_slider": ("demos.fgsm_slider({'linear': linear}, x, y)", "ε", 0.2, "the model says"),
     "pgd_scrubber": ("demos.pgd_scrubber({'linear': linear}, x, y)", "step", 30, "the loss is"),
     "transfer_picker": ("demos.transfer_picker({'a': linear, 'b': linear}, x, y)", "ε", 0.2, "a → b"),
+    "accuracy_curves": ("demos.accuracy_curves({'linear': linear}, x, y)", "steps", 10, "Accuracy under"),
 }
 
 

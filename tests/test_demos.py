@@ -8,6 +8,7 @@ from PIL import Image
 
 from course_utils import demos
 from course_utils.attacks import fgsm, pgd
+from course_utils.evaluation import robust_accuracy
 from course_utils.transfer import transfer_matrix
 
 
@@ -171,3 +172,37 @@ def test_transfer_picker_needs_a_common_correct_image(transfer_picker):
     _, models, x, y = transfer_picker
     with pytest.raises(ValueError, match="none of the 5 images"):
         demos.transfer_picker(models, x[:5], (y[:5] + 1) % 10)
+
+
+# Accuracy against eps
+
+
+def test_accuracy_curves_show_what_each_attack_leaves(fgsm_slider):
+    _, (models, x, _) = fgsm_slider
+    y = models["one"](x).argmax(1)
+    demo = demos.accuracy_curves(models, x, y, largest=0.1)
+    for steps in demos.ATTACK_STEPS:
+        curves = demo.frame(steps=steps)["curves"]
+        assert curves["one"][0] == 1.0  # y is what it says without an attack
+        for name, model in models.items():
+            options = (
+                {"attack": fgsm} if steps == 1 else {"steps": steps, "generator": torch.Generator().manual_seed(0)}
+            )
+            assert curves[name][-1] == pytest.approx(robust_accuracy(model, x, y, 0.1, **options))
+    assert demo.render(steps=1) != demo.render(steps=40)
+    assert "FGSM at ε = 0, 0.06 and 0.1: one 100 %" in demo.describe(steps=1)
+    assert "40 steps of PGD" in demo.describe(steps=40)
+
+
+def test_accuracy_curves_attack_once_for_each_number_of_steps(fgsm_slider, monkeypatch):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.accuracy_curves(models, x, y)
+    first = demo.frame(steps=3)
+    monkeypatch.setattr(demos, "pgd", None)  # a second attack would fail
+    assert demo.frame(steps=3) == first
+
+
+def test_accuracy_curves_refuse_labels_that_do_not_match(fgsm_slider):
+    _, (models, x, y) = fgsm_slider
+    with pytest.raises(ValueError, match="one label each"):
+        demos.accuracy_curves(models, x, y[:2])
