@@ -1,0 +1,122 @@
+"""Every way to attack the defence, on a defence whose weak point is known."""
+
+import pytest
+import torch
+from torch import nn
+
+from course_utils.adaptive import ADAPTIVE, adaptive_attacks, on_manifold, shortcut, with_gradient
+from course_utils.evaluation import accuracy, correct, worst_case
+from course_utils.manifold import ManifoldDefense
+
+
+class Plane(nn.Module):
+    """G(z): the first two of 16 pixels move, the others are 1/2."""
+
+    latent = 2
+
+    def forward(self, z):
+        return torch.cat([0.5 + 0.3 * z.tanh(), torch.full((len(z), 14), 0.5)], dim=1).view(-1, 1, 4, 4)
+
+
+class Encoder(nn.Module):
+    def forward(self, x):
+        return ((x.flatten(1)[:, :2] - 0.5) / 0.3).clamp(-0.99, 0.99).atanh()
+
+
+class Distracted(nn.Module):
+    """Looks at the first pixel a little, and much more at the pixels that the generator leaves alone."""
+
+    def forward(self, x):
+        x = x.flatten(1) - 0.5
+        lead = 5 * x[:, 0] + 20 * x[:, 2:].sum(1)
+        return torch.stack([-lead, lead], dim=1)
+
+
+@pytest.fixture
+def defence():
+    return ManifoldDefense(Distracted(), Plane(), encoder=Encoder(), steps=60, restarts=2, seed=0)
+
+
+@pytest.fixture
+def images():
+    """Images that the first pixel decides, by 0.15."""
+    y = torch.arange(10) % 2
+    x = Plane()(torch.randn(10, 2, generator=torch.Generator().manual_seed(0)))
+    x[:, 0, 0, 0] = 0.35 + 0.3 * y
+    return x, y
+
+
+def test_the_naive_attack_is_undone_and_the_adaptive_ones_are_not(defence, images):
+    """A radius of 0.2 crosses the boundary in the plane; the classifier's own gradient mostly leaves the plane."""
+    x, y = images
+    assert accuracy(defence, x, y) == 1
+    advs = adaptive_attacks(defence, x, y, 0.2, steps=20, progress=False)
+    assert tuple(advs) == ADAPTIVE
+    for name in ("unrolled", "unrolled, end", "latent"):
+        assert accuracy(defence, advs[name], y) == 0, name
+    assert worst_case(*(correct(defence, adv, y) for adv in advs.values())).sum() == 0
+
+
+def test_nothing_crosses_a_boundary_that_is_out_of_reach(defence, images):
+    x, y = images
+    for name, adv in adaptive_attacks(defence, x, y, 0.05, steps=10, progress=False).items():
+        assert accuracy(defence, adv, y) == 1, name
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_all_stay_in_ball_and_box(defence, images, norm):
+    x, y = images
+    generator = torch.Generator().manual_seed(0)
+    for adv in adaptive_attacks(defence, x, y, 0.3, norm=norm, steps=3, generator=generator, progress=False).values():
+        change = (adv - x).flatten(1)
+        assert (change.abs().amax(1) if norm == "linf" else change.norm(dim=1)).max() <= 0.3
+        assert adv.min() >= 0
+        assert adv.max() <= 1
+
+
+def test_the_latent_image_goes_from_x_towards_the_nearest_other_class(defence, images):
+    x, y = images
+    adv = on_manifold(defence, x, y, 0.2)
+    toward = (1 - 2 * y) * (adv - x)[:, 0, 0, 0]
+    assert (toward >= 0.15).all()
+    assert ((adv - x).flatten(1)[:, 2:].abs() < 0.01).all()
+
+
+def test_a_random_defence_is_attacked_in_expectation(images):
+    x, y = images
+    drawn = []
+
+    class Counted(Plane):
+        def forward(self, z):
+            drawn.append(len(z))
+            return super().forward(z)
+
+    defence = ManifoldDefense(Distracted(), Counted(), steps=3)
+    options = {"attacks": ["BPDA"], "steps": 1, "progress": False}
+    for samples in (1, 4):
+        drawn.append(-1)
+        adaptive_attacks(defence, x, y, 0.1, samples=samples, **options)
+    single = sum(drawn[1 : drawn.index(-1, 1)])
+    assert sum(drawn[drawn.index(-1, 1) + 1 :]) == 4 * single
+    assert "autoencoder" not in adaptive_attacks(defence, x, y, 0.1, steps=1, progress=False)
+
+
+def test_another_gradient_is_another_view_of_the_same_networks(defence):
+    straight = with_gradient(defence.eval(), bpda=True)
+    assert straight.classifier is defence.classifier
+    assert straight.generator is defence.generator
+    assert (straight.steps, straight.seed, straight.training) == (defence.steps, defence.seed, False)
+
+
+def test_the_shortcut_is_the_autoencoder(defence, images):
+    x, _ = images
+    torch.testing.assert_close(shortcut(defence)(x), Distracted()(Plane()(Encoder()(x))))
+    with pytest.raises(ValueError, match="encoder"):
+        shortcut(ManifoldDefense(Distracted(), Plane()))
+
+
+def test_an_unknown_attack_is_refused_with_a_proposal(defence, images):
+    with pytest.raises(ValueError, match="BPDA"):
+        adaptive_attacks(defence, *images, 0.1, attacks=["bpda"])
+    with pytest.raises(ValueError, match="samples"):
+        adaptive_attacks(defence, *images, 0.1, samples=0)
