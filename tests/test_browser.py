@@ -21,11 +21,12 @@ pytestmark = [
 
 SET_UP = """
 import torch
-from course_utils import demos
+from course_utils import demos, generators
 torch.manual_seed(0)
 x = torch.rand(4, 1, 28, 28)
 linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
 y = linear(x).argmax(1)
+painter = generators.decoder(latent=2, hidden=8)
 """
 # The demo, the slider to drag, where its handle ends (at least), and words of the line that says what is seen
 DEMOS = {
@@ -39,6 +40,13 @@ DEMOS = {
     "pgd_scrubber": ("demos.pgd_scrubber({'linear': linear}, x, y)", "step", 30, "the loss is"),
     "transfer_picker": ("demos.transfer_picker({'a': linear, 'b': linear}, x, y)", "ε", 0.2, "a → b"),
     "accuracy_curves": ("demos.accuracy_curves({'linear': linear}, x, y)", "steps", 10, "Accuracy under"),
+    "projection_slider": ("demos.projection_slider(linear, painter, x, y)", "steps", 30, "the squared distance is"),
+    "latent_walk": (
+        "demos.latent_walk(linear, painter, torch.zeros(4, 2), torch.ones(4, 2))",
+        "way",
+        0.2,
+        "of the way",
+    ),
 }
 
 

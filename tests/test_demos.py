@@ -9,6 +9,8 @@ from PIL import Image
 from course_utils import demos
 from course_utils.attacks import fgsm, pgd
 from course_utils.evaluation import robust_accuracy
+from course_utils.generators import decoder
+from course_utils.projection import project_to_range
 from course_utils.transfer import transfer_matrix
 
 
@@ -206,3 +208,57 @@ def test_accuracy_curves_refuse_labels_that_do_not_match(fgsm_slider):
     _, (models, x, y) = fgsm_slider
     with pytest.raises(ValueError, match="one label each"):
         demos.accuracy_curves(models, x, y[:2])
+
+
+# The projection, and walks in the latent space
+
+
+@pytest.fixture(scope="module")
+def painter():
+    torch.manual_seed(0)
+    return decoder(latent=2, hidden=8)
+
+
+def test_projection_slider_shows_the_projection_from_its_starts(fgsm_slider, painter):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.projection_slider(models["one"], painter, x, y, steps=30, restarts=3)
+    starts = torch.randn(3, 3, 2, generator=torch.Generator().manual_seed(0))
+    for restarts in (1, 2, 3):
+        for steps in (1, 30):
+            frame = demo.frame(image=1, restarts=restarts, steps=steps)
+            init = starts[:restarts, 1:2]
+            _, expected = project_to_range(painter, x[1:2], steps=steps, restarts=restarts, init=init)
+            torch.testing.assert_close(frame["x_star"], expected[0])
+            assert frame["before"] == models["one"](x[1:2]).argmax()
+    assert (demo.controls["restarts"].max, demo.controls["steps"].max) == (3, 30)
+    assert "1 restart " in demo.describe(restarts=1)
+    assert demo.render(steps=1) != demo.render(steps=30)
+
+
+def test_more_effort_brings_the_projection_no_farther_away(fgsm_slider, painter):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.projection_slider(models["one"], painter, x, y)
+    few, many = (demo.frame(image=0, restarts=restarts, steps=100)["error"] for restarts in (1, 6))
+    assert many <= few * (1 + 1e-4)
+    assert demo.frame(image=0, restarts=1, steps=100)["error"] < demo.frame(image=0, restarts=1, steps=1)["error"]
+
+
+def test_latent_walk_is_a_straight_line_between_two_images(fgsm_slider, painter):
+    _, (models, _, _) = fgsm_slider
+    z, z_prime = torch.zeros(2, 2), torch.tensor([[1.0, 2.0], [3.0, -1.0]])
+    demo = demos.latent_walk(models["one"], painter, z, z_prime)
+    for way in (0.0, 0.25, 1.0):
+        frame = demo.frame(pair=1, way=way)
+        torch.testing.assert_close(frame["here"], painter(way * z_prime[1:]).detach()[0])
+        assert frame["distance"] == pytest.approx((painter(way * z_prime[1:]) - painter(z[1:])).norm().item(), abs=1e-5)
+        assert frame["first"] == models["one"](painter(z[1:])).argmax()
+        assert f"After {way:.0%} of the way" in demo.describe(pair=1, way=way)
+    assert demo.render(way=0.0) != demo.render(way=1.0)
+
+
+def test_latent_walk_refuses_ends_that_do_not_match(fgsm_slider, painter):
+    _, (models, _, _) = fgsm_slider
+    with pytest.raises(ValueError, match="at least one walk"):
+        demos.latent_walk(models["one"], painter, torch.zeros(0, 2), torch.zeros(0, 2))
+    with pytest.raises(ValueError, match="expected a z for each of 2 images"):
+        demos.latent_walk(models["one"], painter, torch.zeros(2, 2), torch.zeros(2, 3))

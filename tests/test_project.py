@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "manifold": {"attacks", "adversaries", "training", "projection"},
     "adaptive": {"names", "attacks", "evaluation", "transfer", "manifold"},
     "plotting": {"intervals", "evaluation"},
-    "demos": {"runtime", "attacks", "evaluation", "victims", "plotting"},
+    "demos": {"runtime", "attacks", "evaluation", "victims", "plotting", "projection"},
     "exercises": {"names", "runtime", "attacks", "evaluation"},
     "chapters": {"runtime", "files", "names"},
     "parameters": {"names", "chapters"},
