@@ -124,7 +124,9 @@ def fit(
     steps = epochs * len(_batches(torch.arange(len(x)), batch_size)) * objective.replays
     run = Run.of(model, lr, steps, seed)
     devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), tqdm(total=steps, disable=not progress, unit="step") as bar:
+    # A notebook gets several messages for each redraw, and a client that does not read them loses all beyond 1,000
+    bar = tqdm(total=steps, disable=not progress, unit="step", mininterval=1)
+    with torch.random.fork_rng(devices), bar:
         torch.manual_seed(seed)  # dropout and random starts draw from the global stream
         run.restore(file.load())
         bar.update(run.schedule.last_epoch)

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "names": set(),
     "files": {"runtime"},
     "vision": set(),
+    "parallel": set(),
     "claims": {"runtime", "intervals", "names"},
     "data": {"runtime", "files", "names", "vision"},
     "models": {"runtime", "files", "vision"},
