@@ -47,7 +47,7 @@ class Run:
     @classmethod
     def of(cls, model: nn.Module, lr: float, steps: int, seed: int) -> Run:
         """Start a training with Adam and a one-cycle learning rate."""
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
         return cls(model, optimizer, schedule, torch.Generator().manual_seed(seed))
 

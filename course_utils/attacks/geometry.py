@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .inputs import Box, checked_radius
+from .inputs import Box, checked_radius, is_finite
 
 
 def project(adv: Tensor, x: Tensor, eps: float, *, norm: str = "linf", clip: Box = (0.0, 1.0)) -> Tensor:
@@ -27,7 +27,7 @@ def project(adv: Tensor, x: Tensor, eps: float, *, norm: str = "linf", clip: Box
     if not isinstance(adv, Tensor) or adv.shape != x.shape or adv.dtype != x.dtype:
         got = f"{tuple(adv.shape)} {adv.dtype}" if isinstance(adv, Tensor) else type(adv).__name__
         raise ValueError(f"adv must be a tensor like x, {tuple(x.shape)} {x.dtype}; got {got}.")
-    if not adv.isfinite().all():
+    if not is_finite(adv):
         raise ValueError("adv contains NaN or infinite values, which no projection can repair.")
     if x.numel() == 0:
         return x.detach().clone()
@@ -85,9 +85,9 @@ def projected(adv: Tensor, x: Tensor, eps: float, norm: str, clip: Box) -> Tenso
 
 
 def _project_linf(adv: Tensor, x: Tensor, eps: float, clip: Box) -> Tensor:
-    adv = clamp(torch.minimum(torch.maximum(adv, x - eps), x + eps), clip)
-    while (outside := (adv - x).abs() > eps).any():
-        adv = torch.where(outside, torch.nextafter(adv, x), adv)
+    adv = clamp(adv.clamp(x - eps, x + eps), clip)
+    while (distance := (adv - x).abs_()).max() > eps:
+        adv = torch.where(distance > eps, torch.nextafter(adv, x), adv)
     return adv
 
 

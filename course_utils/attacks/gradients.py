@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .geometry import per_image
-from .inputs import Model, check_images, check_loss, checked_labels
+from .inputs import Model, check_images, check_loss, checked_labels, is_finite
 
 
 def input_gradient(model: Model, x: Tensor, y: Tensor, *, loss: str = "ce") -> Tensor:
@@ -84,9 +84,8 @@ def climb(
     (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
     if gradient is None:
         raise ValueError("the model's logits do not depend on x: there is no gradient to follow.")
-    finite = gradient.isfinite().flatten(1).all(1)
-    if not finite.all():
-        bad = int((~finite).nonzero()[0])
+    if not is_finite(gradient):
+        bad = int((~gradient.isfinite().flatten(1).all(1)).nonzero()[0])
         raise ValueError(f"the gradient of image {bad} is not finite: a sign of it would silently mean 'no attack'.")
     return value.detach(), logits.detach(), gradient
 
@@ -141,7 +140,7 @@ def warn_if_masked(outputs: Tensor, gradient: Tensor) -> None:
             "and the attack looks weaker than it is. Attack the model without its last softmax.",
             stacklevel=3,
         )
-    share = gradient.flatten(1).eq(0).all(1).float().mean().item()
+    share = gradient.flatten(1).abs().amax(1).eq(0).float().mean().item()
     if share > 0:
         warnings.warn(
             f"{100 * share:.0f} % of the gradients are exactly zero: those images cannot be attacked by following "

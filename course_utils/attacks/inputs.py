@@ -55,13 +55,18 @@ def check_images(x: Tensor, clip: Box) -> None:
         raise TypeError(f"x must hold floats in [0, 1], got {x.dtype}: 8-bit images become x.float() / 255.")
     if x.ndim < 2:
         raise ValueError(f"x must be a batch (N, ...), got shape {tuple(x.shape)}: one image becomes x.unsqueeze(0).")
-    if not x.isfinite().all():
+    if not is_finite(x):
         raise ValueError("x contains NaN or infinite values.")
     if clip is not None and x.numel() and (x.min() < clip[0] or x.max() > clip[1]):
         raise ValueError(
             f"x must lie in clip={clip}, got values from {x.min().item():.4g} to {x.max().item():.4g}. "
             "Normalise inside the model (models.Normalize), not before; or pass the box your pixels have."
         )
+
+
+def is_finite(x: Tensor) -> bool:
+    """Tell whether no value is NaN or infinite: from the extremes, several times faster than value by value."""
+    return x.numel() == 0 or all(math.isfinite(extreme) for extreme in x.detach().aminmax())
 
 
 def checked_labels(y: Tensor, x: Tensor) -> Tensor:
