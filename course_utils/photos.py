@@ -90,18 +90,19 @@ def _names(files: list[Path]) -> list[str]:
     return [f.name if stems.count(f.stem) > 1 or f.stem in names else f.stem for f in files]
 
 
-def read_photo(file: str | Path | bytes) -> Tensor:
+def read_photo(file: str | Path | bytes | memoryview) -> Tensor:
     """Return one picture, as `load_photos` does: (3, H, W) in [0, 1], values k/255.
 
     Args:
-        file: its path, or what is in it (as an upload gives it).
+        file: its path, or what is in it (as `ipywidgets.FileUpload` gives it).
 
     Raises:
         FileNotFoundError: no such file. ValueError: it is no picture, damaged, or too large; the message says which.
     """
-    name = "the picture" if isinstance(file, bytes) else str(file)
+    is_content = isinstance(file, bytes | memoryview)
+    name = "the picture" if is_content else str(file)
     try:
-        with BytesIO(file) if isinstance(file, bytes) else Path(file).expanduser().open("rb") as stream:
+        with BytesIO(file) if is_content else Path(file).expanduser().open("rb") as stream:
             picture = _decoded(stream, name)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {name}: correct the path.") from None
@@ -155,7 +156,7 @@ def _kind(head: bytes) -> str:
         return "is empty."
     if head[4:8] == b"ftyp":
         return (
-            "is a HEIC picture or a video, whatever its name says: export it as JPEG "
+            "is a HEIC picture or a video, or damaged, whatever its name says: export it as JPEG "
             "(iPhone: Settings, Camera, Formats, Most Compatible)."
         )
     return "is no picture of a known kind (JPEG, PNG, WebP, GIF, BMP, TIFF)."
@@ -172,15 +173,15 @@ def save_png(x: Tensor, path: str | Path) -> None:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_png(torch.full((3, 2, 2), 0.3), Path(folder, "grey.png"))
+    ...     save_png(torch.full((3, 2, 2), 0.25), Path(folder, "grey.png"))
     ...     read_photo(Path(folder, "grey.png"))[0, 0, 0] * 255
-    tensor(76.)
+    tensor(64.)
     """
     path = Path(path).expanduser()
     if path.suffix.lower() != ".png":
         raise ValueError(f"expected a file name that ends in .png, got {path.name!r}: JPEG would change the pixels.")
     _check(x)
-    pixels = (x.detach().cpu().double() * 255).round().byte()  # truncating would leave a ball of 8-bit radius
+    pixels = (x.detach().cpu() * 255).round().byte()  # truncating would leave a ball of 8-bit radius
     with replacing(path) as part:
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(part, format="PNG")
 
