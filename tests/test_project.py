@@ -44,6 +44,8 @@ MAY_IMPORT = {
     "projection": {"attacks"},
     "manifold": {"attacks", "adversaries", "training", "projection"},
     "adaptive": {"names", "attacks", "evaluation", "transfer", "manifold"},
+    "physical": {"intervals", "vision", "attacks", "evaluation"},
+    "patches": {"vision", "attacks", "evaluation", "physical"},
     "plotting": {"intervals", "evaluation"},
     "demos": {"runtime", "attacks", "evaluation", "victims", "plotting", "projection"},
     "exercises": {"names", "runtime", "attacks", "evaluation"},
