@@ -21,6 +21,9 @@ from torch import Tensor
 from . import runtime
 from .files import TROUBLES, explained, replacing
 from .names import nearest
+from .photos import load_photos, preprocess, read_photo, save_png
+
+__all__ = ["DATASETS", "SPLITS", "load_images", "load_photos", "preprocess", "read_photo", "save_png"]
 
 DATASETS = ("mnist5k", "mnist", "fashion_mnist")
 SPLITS = ("train", "test")

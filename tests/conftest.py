@@ -192,3 +192,22 @@ def odd_settings():
             yield
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+# Small networks and their weights
+
+
+def network(width=5, seed=0):
+    """A small network for images (N, 1, 4, 4)."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.ReLU(), nn.Linear(width, 10))
+
+
+def same_weights(one, other):
+    import torch
+
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
