@@ -80,10 +80,10 @@ def test_a_worker_holds_the_images_of_one_call_only():
     images = torch.zeros(54_321)
 
     def job(_):
-        copies = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.shape == images.shape]
+        copies = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.shape == images.shape]
         return job is not None and len({copy.data_ptr() for copy in copies})
 
-    assert quiet(job, range(8), workers=2) == [1] * 8
+    assert max(quiet(job, range(16), workers=2)) == 1
 
 
 def alive(pid):
