@@ -175,7 +175,9 @@ def _write_plan(store: Folder | Bucket, jobs: list[Job]) -> None:
     """Write which runs there will be, for those who look on; the same plan always has the same file."""
     plan = {"chapter": jobs[0].chapter, "runs": {job.name: job.values for job in jobs}}
     text = json.dumps(plan, indent=1) + "\n"
-    store.write(f"{jobs[0].chapter}-{hashlib.sha256(text.encode()).hexdigest()[:8]}{PLAN}", text)
+    file = f"{jobs[0].chapter}-{hashlib.sha256(text.encode()).hexdigest()[:8]}{PLAN}"
+    if file not in store.names():
+        store.write(file, text)
 
 
 def _forget(store: Folder | Bucket, jobs: list[Job]) -> None:

@@ -83,7 +83,7 @@ class _Process:
         if _METHOD == "forkserver":
             context.set_forkserver_preload(PRELOADED)
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=True)
         try:
             self.process.start()
             theirs.close()  # so that its death closes the connection
@@ -110,7 +110,8 @@ class _Process:
         self.process.kill()
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # the server that forks has kept that of its own start
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the sweep, which ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
     connection.send("ready")

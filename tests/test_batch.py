@@ -3,10 +3,13 @@
 import errno
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
-from concurrent.futures import Executor, Future
+import time
+import uuid
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -351,6 +354,31 @@ if trouble == "exit":
 
 
 @pytest.mark.slow
+def test_a_sweep_into_a_bucket(chapter, s3, monkeypatch):
+    """Two sweeps at once share the work; the notebooks and the table are there."""
+    monkeypatch.setattr("course_utils.store.SETTLE", 0.2)
+    out = f"{s3}/{uuid.uuid4().hex}"
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(lambda _: sweep(chapter, out, seeds=2, executor=None, workers=1), range(2))
+    assert first.equals(second)
+    assert list(first.score) == [0, 10]
+    assert '"score": 10' in open_store(out).read(first.notebook[1])
+    assert batch.collect(out).equals(first)
+    assert sweep(chapter, out, seeds=2, executor=None, workers=1).equals(first), "nothing is done again"
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_do_every_run_once(tmp_path):
+    begin = "with open(f'begun-{seed}', 'a') as file:\n    file.write('x')"
+    chapter = write_notebook(tmp_path / "01_a.ipynb", begin, parameters=PARAMETERS, record=RECORD)
+    again = ("sweep", str(chapter), "--grid", "seed=0:4", "--workers", "1", "--out", str(tmp_path / "out"))
+    command = [sys.executable, "-m", "course_utils", *again]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert ["4 runs: 4 completed" in process.communicate()[0] for process in both] == [True, True]
+    assert {path.name: path.read_text() for path in tmp_path.glob("begun-*")} == {f"begun-{n}": "x" for n in range(4)}
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills by signals")
 def test_only_the_runs_in_trouble_fail(tmp_path):
     """A worker that dies once costs nothing but time; the runs beside those that break off are not touched."""
@@ -365,3 +393,42 @@ def test_only_the_runs_in_trouble_fail(tmp_path):
     assert "sys.exit(0)" in (tmp_path / "out" / frame.notebook[4]).read_text()
     left = {path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")}
     assert left <= {".locks", *(name for name in left if frame.run[2] in name)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kills by signals")
+def test_kill_9_at_random(tmp_path):
+    """The sweep, a worker or a kernel: nothing finished is lost or repeated, nothing unfinished counts, all is done."""
+    psutil = pytest.importorskip("psutil")
+    note = (
+        "import os, time\ndef note(what):\n    with open('log', 'a') as file:\n"
+        "        file.write(f'{what}-{seed} ')\nnote('begin')\ntime.sleep(0.3)"
+    )
+    chapter = write_notebook(tmp_path / "01_a.ipynb", note, parameters=PARAMETERS, record=f"note('end')\n{RECORD}")
+    log, out, chance = tmp_path / "log", tmp_path / "out", random.Random(0)
+    again = ("sweep", str(chapter), "--grid", "seed=0:4", "--workers", "2", "--out", str(out))
+    finished, begun = set(), {}
+
+    def look():
+        """Check what is finished now against what was before."""
+        done = {seed for seed, status in statuses(out).items() if status == "completed"}
+        words = log.read_text().split() if log.exists() else []
+        assert finished <= done, "lost"
+        assert all(f"end-{seed}" in words for seed in done), "not finished, but thought so"
+        assert all(words.count(f"begin-{seed}") == begun[seed] for seed in finished), "repeated"
+        finished.update(done)
+        begun.update({seed: words.count(f"begin-{seed}") for seed in done})
+
+    for _ in range(4):
+        sweep = psutil.Popen([sys.executable, "-m", "course_utils", *again], stdout=-3, stderr=-3)
+        time.sleep(chance.uniform(1, 6))
+        family = [sweep, *sweep.children(recursive=True)] if sweep.is_running() else []
+        if family:
+            chance.choice(family).kill()
+        sweep.wait()
+        psutil.wait_procs(family, timeout=10)
+        assert not [member for member in family if member.is_running()], "orphans"
+        look()
+    assert "4 runs: 4 completed" in seconds_of(*again)[1]
+    look()
+    assert finished == set(range(4))

@@ -58,6 +58,12 @@ def test_killed_from_outside(pool):
         pool.submit(signal.raise_signal, signal.SIGKILL).result()
 
 
+def test_workers_have_the_environment_of_today(pool, monkeypatch):
+    monkeypatch.setenv("COURSE_TEST", "set after the first workers")
+    with Workers(1) as later:
+        assert later.submit(os.getenv, "COURSE_TEST").result() == "set after the first workers"
+
+
 def test_ctrl_c_does_not_reach_the_workers(pool):
     assert pool.submit(signal.raise_signal, signal.SIGINT).result() is None
 
