@@ -151,14 +151,14 @@ class _Progress:
     def __init__(self, total: int, finished: int, is_shown: bool):
         from tqdm import tqdm
 
-        self._write, self.is_shown = tqdm.write, is_shown
+        self.is_shown = is_shown
         is_live = is_shown and sys.stderr.isatty()
         # Runs come back in bursts: the mean speed says more about the time left than the latest.
         self.bar = tqdm(total=total, initial=finished, unit="run", smoothing=0, disable=not is_live, file=sys.stderr)
 
     def finished(self, job: Job, record: Mapping[str, Any]) -> None:
         if record["status"] == "failed" and self.is_shown:
-            self._write(f"✗ {describe(job.params)}: {record['error']}", file=sys.stderr)
+            self.bar.write(f"✗ {describe(job.params)}: {record['error']}", file=sys.stderr)
         self.bar.update()
 
 

@@ -157,15 +157,23 @@ def run_job(job: Job) -> dict[str, Any]:
 
 
 def give_up(job: Job, error: str) -> dict[str, Any]:
-    """Record that a job cannot be done, since it takes its workers with it; returns the record.
+    """Record that a job cannot be done, since it takes its workers with it; returns the record, as `run_job` does.
+
+    A worker that only seemed to be lost may be at it still, or may have done it: then nothing is recorded.
 
     Raises:
         OSError: the folder cannot be written.
     """
     store = open_store(job.out_dir)
-    record = job.record(status="failed", seconds=0.0, notebook=None, results={}, error=error)
-    write_record(store, record)
-    return record
+    with store.claim(job.name) as is_ours:
+        if not is_ours:
+            return job.record(status="busy")
+        names = store.names()
+        record = read_record(store, job.name, names)
+        if not is_finished(record, names):
+            record = job.record(status="failed", seconds=0.0, notebook=None, results={}, error=error)
+            write_record(store, record)
+        return record
 
 
 def read_record(store: Folder | Bucket, name: str, names: set[str]) -> dict[str, Any]:

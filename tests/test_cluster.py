@@ -79,7 +79,7 @@ def test_a_worker_killed_in_flight(chapter):
 
         killer = threading.Thread(target=kill)
         killer.start()
-        frame = sweep(chapter, executor, wait=2.0)
+        frame = sweep(chapter, executor, wait=1.0)
         killer.join()
     assert list(frame.status) == ["completed"] * 4
     assert list(frame.score) == [0, 10, 20, 30]
