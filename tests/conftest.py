@@ -151,9 +151,9 @@ def notebook(tmp_path_factory):
     return write_notebook(tmp_path_factory.mktemp("nb") / "01_a.ipynb")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3():
-    """A server on this machine that speaks S3, with a bucket."""
+    """A server on this machine that speaks S3, with a bucket; one for all, since papermill keeps its connection."""
     pytest.importorskip("boto3", reason="needs boto3: the extra `cluster`")
     server = pytest.importorskip("moto.server", reason="needs moto: `make extras`").ThreadedMotoServer("127.0.0.1", 0)
     import boto3

@@ -364,27 +364,19 @@ if trouble == "exit":
 
 
 @pytest.mark.slow
-def test_a_sweep_into_a_bucket(chapter, s3, monkeypatch):
-    """Two sweeps at once share the work; the notebooks and the table are there."""
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_two_sweeps_at_once_do_every_run_once(tmp_path, request, monkeypatch, kind):
     monkeypatch.setattr("course_utils.store.SETTLE", 0.2)
-    out = f"{s3}/{uuid.uuid4().hex}"
-    with ThreadPoolExecutor(2) as both:
-        first, second = both.map(lambda _: sweep(chapter, out, seeds=2, executor=None, workers=1), range(2))
-    assert first.equals(second)
-    assert list(first.score) == [0, 10]
-    assert '"score": 10' in open_store(out).read(first.notebook[1])
-    assert batch.collect(out).equals(first)
-    assert sweep(chapter, out, seeds=2, executor=None, workers=1).equals(first), "nothing is done again"
-
-
-@pytest.mark.slow
-def test_two_sweeps_at_once_do_every_run_once(tmp_path):
+    out = tmp_path / "out" if kind == "folder" else f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
     begin = "with open(f'begun-{seed}', 'a') as file:\n    file.write('x')"
     chapter = write_notebook(tmp_path / "01_a.ipynb", begin, parameters=PARAMETERS, record=RECORD)
-    again = ("sweep", str(chapter), "--grid", "seed=0:3", "--workers", "1", "--out", str(tmp_path / "out"))
-    command = [sys.executable, "-m", "course_utils", *again]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert ["3 runs: 3 completed" in process.communicate()[0] for process in both] == [True, True]
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(lambda _: sweep(chapter, out, executor=None, workers=1), range(2))
+    assert first.equals(second)
+    assert list(first.score) == [0, 10, 20]
+    assert '"score": 10' in open_store(out).read(first.notebook[1])
+    assert batch.collect(out).equals(first)
+    assert sweep(chapter, out, executor=None, workers=1).equals(first)
     assert {path.name: path.read_text() for path in tmp_path.glob("begun-*")} == {f"begun-{n}": "x" for n in range(3)}
 
 
