@@ -611,7 +611,7 @@ def photo_lab(
         "target": widgets.Dropdown(options=targets, description="target"),
         "level": widgets.SelectionSlider(options=PHOTO_LEVELS, description="ε in 1/255", continuous_update=False),
     }
-    size_of_figure = {"rows": 1, "columns": 3, "width": 2.6, "height": 2.5}
+    size_of_figure = {"rows": 1, "columns": 3, "width": 2.3, "height": 2.2}
     return Demo("The photo lab", controls, frame, draw, alt, size_of_figure, {"attack": PHOTO_ATTACKS[-1], "level": 2})
 
 
