@@ -50,7 +50,7 @@ DEMOS = {
     "photo_lab": (
         "demos.photo_lab(linear, dict(zip('abcd', x)), names=[*'0123456789'], targets=['7'])",
         "ε",
-        4,
+        1,
         "without attack",
     ),
 }
