@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import shutil
 import sys
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -223,16 +225,19 @@ def _axes(path: Path, texts: tuple[str, ...]) -> dict[str, list]:
 
 
 def _summary(frame: pd.DataFrame) -> str:
-    """Return a line for each run that failed or was broken off, and one that counts all runs."""
+    """Return a line for each run that failed or was broken off, one that counts all runs, and the time left."""
     from .batch import describe
+    from .reports import seconds_left
 
-    params = frame.attrs["params"]
+    params, left = frame.attrs["params"], seconds_left(frame)
     lines = []
     for row in frame[frame.status.isin(["failed", "interrupted"])].to_dict("records"):
         error = row["error"] or "broken off; the next sweep repeats it"
         lines.append(f"✗ {describe({name: row[name] for name in params})}: {error}")
     counts = frame.status.value_counts()
     lines.append(f"{len(frame)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    if not math.isnan(left):
+        lines.append(f"About {timedelta(seconds=round(left))} left (h:mm:ss).")
     return "\n".join(lines)
 
 

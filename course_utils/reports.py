@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import zip_longest
@@ -79,6 +80,23 @@ def _current(store: Folder | Bucket, name: str, files: set[str]) -> dict[str, An
         if record["status"] == "running":
             record["status"] = "interrupted"
     return record
+
+
+def seconds_left(frame: pd.DataFrame) -> float:
+    """Estimate how long the runs of a sweep will still take, from those that are completed.
+
+    As many run side by side as now, each for the mean time; of those that run now, half is over.
+
+    Args:
+        frame: as `collect` returns it.
+
+    Returns:
+        Seconds; NaN while no run is completed or none is running.
+    """
+    counts = frame.status.value_counts()
+    running, waiting = counts.get("running", 0), counts.get("pending", 0)
+    mean = frame.seconds[frame.status == "completed"].mean()
+    return float(mean * (0.5 + waiting / running)) if running else math.nan
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> None:

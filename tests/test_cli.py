@@ -137,6 +137,7 @@ def test_ctrl_c_ends_a_sweep_in_order(course):
         while len(pids := list(solution.parent.glob("pid-*"))) < 2:
             assert sweep.poll() is None
             time.sleep(0.1)
+        assert "2 runs: 1 completed, 1 running\nAbout 0:00:" in course_command("status", "out").stdout
         os.killpg(sweep.pid, signal.SIGINT)
         assert sweep.communicate()[1] == "Interrupted. What is finished is kept: the same command goes on.\n"
     assert sweep.returncode == 130

@@ -54,6 +54,18 @@ def test_running_and_interrupted_are_told_apart(out):
     assert list(reports.collect(folder).status) == ["interrupted", "interrupted"]
 
 
+def test_the_time_left_is_that_of_the_runs_to_come():
+    def frame(**counts):
+        status = [name for name, count in counts.items() for _ in range(count)]
+        return pd.DataFrame({"status": status, "seconds": [60.0 if s == "completed" else np.nan for s in status]})
+
+    assert reports.seconds_left(frame(completed=3, running=1)) == 30
+    assert reports.seconds_left(frame(completed=3, running=1, pending=4)) == 270
+    assert reports.seconds_left(frame(completed=3, running=2, pending=4, failed=1)) == 150
+    for unknown in (frame(running=1, pending=1), frame(completed=1, pending=1), frame(completed=2)):
+        assert np.isnan(reports.seconds_left(unknown))
+
+
 def test_names_that_are_taken_get_a_prefix(out):
     params = {"eps": 0.1, "status": "p", "param_status": "q"}
     results = {"eps": 0.2, "status": "r", "seconds": 5, "param_status": "s"}
