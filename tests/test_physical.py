@@ -3,6 +3,7 @@
 import io
 import math
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -216,7 +217,7 @@ def test_only_images_count_that_stay_right_without_an_attack():
     attacked = torch.tensor([0.4, 0.7, 0.8, 1.0, 0.3])  # fooled: the first, the third and the fourth
     x, adv = (values.view(-1, 1, 1, 1).expand(-1, 1, 4, 4) for values in (level, attacked))
     y = torch.tensor([1, 1, 0, 0, 0])
-    table = survival(Bright(), x, adv, y, {"none": identity, "half": half}).set_index("transformation")
+    table = survival(Bright(), x, {"turned": adv}, y, {"none": identity, "half": half}).set_index("transformation")
     assert table.loc["none", ["n", "successes"]].tolist() == [3, 3]
     # Halved, only the dark photos are still right; their bright twins are at 0.4 and 0.5, which is no lead for class 1.
     assert table.loc["half", ["n", "successes"]].tolist() == [2, 0]
@@ -232,8 +233,8 @@ def test_with_a_target_only_the_target_is_adversarial():
     x, adv = torch.full((2, 1, 2, 2), 0.1), torch.full((2, 1, 2, 2), 0.9)
     y = torch.zeros(2, dtype=torch.int64)
     table = {"half": half}
-    assert survival(Three(), x, adv, y, table).successes.item() == 2
-    assert survival(Three(), x, adv, y, table, target=y + 2).successes.item() == 0
+    assert survival(Three(), x, {"lifted": adv}, y, table).successes.item() == 2
+    assert survival(Three(), x, {"lifted": adv}, y, table, target=y + 2).successes.item() == 0
 
 
 def test_clean_and_adversarial_images_get_the_same_draws():
@@ -244,18 +245,30 @@ def test_clean_and_adversarial_images_get_the_same_draws():
         return x
 
     x = torch.full((2, 1, 2, 2), 0.9)
-    survival(Bright(), x, 1 - x, torch.tensor([1, 1]), {"spy": spy, "again": spy})
-    assert len(seen) == 4
+    survival(Bright(), x, {"dark": 1 - x, "darker": 0 * x}, torch.tensor([1, 1]), {"spy": spy, "again": spy})
+    assert len(seen) == 6
     assert all(torch.equal(draw, seen[0]) for draw in seen)
+
+
+def test_each_attack_is_counted_as_if_it_were_alone():
+    x = torch.linspace(0.55, 0.95, 8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    y, steps = torch.ones(8, dtype=torch.int64), {"none": identity, "half": half}
+    made = {"inverted": 1 - x, "darker": x / 2, "nothing": x}
+    together = survival(Bright(), x, made, y, steps)
+    alone = pd.concat(survival(Bright(), x, {name: adv}, y, steps) for name, adv in made.items())
+    order = ["attack", "transformation"]
+    pd.testing.assert_frame_equal(
+        together.sort_values(order, ignore_index=True), alone.sort_values(order, ignore_index=True)
+    )
 
 
 def test_no_image_that_counts_has_no_share():
     x = torch.full((2, 1, 2, 2), 0.9)
-    row = survival(Bright(), x, x, torch.tensor([1, 1]), {"none": identity}).iloc[0]
+    row = survival(Bright(), x, {"nothing": x}, torch.tensor([1, 1]), {"none": identity}).iloc[0]
     assert row.n == 0
     assert math.isnan(row.share)
     with pytest.raises(ValueError, match="shape of x"):
-        survival(Bright(), x, x[:1], torch.tensor([1, 1]))
+        survival(Bright(), x, {"one": x[:1]}, torch.tensor([1, 1]))
 
 
 # Expectation over transformations -------------------------------------------------------------------------------------
