@@ -234,8 +234,9 @@ def implicit(generator: nn.Module, x: Tensor, z: Tensor) -> Tensor:
     with torch.enable_grad():
         point = z.detach().requires_grad_()
         (slope,) = torch.autograd.grad(_squared(generator(point) - x).sum(), point, create_graph=True)
-        rows = [torch.autograd.grad(part.sum(), point, retain_graph=True)[0] for part in slope.unbind(1)]
-    curvature, directions = torch.linalg.eigh(torch.stack(rows, 1))
+        unit = torch.eye(z.shape[1]).to(z).unsqueeze(1).expand(-1, len(z), -1)
+        (rows,) = torch.autograd.grad(slope, point, unit, retain_graph=True, is_grads_batched=True)
+    curvature, directions = torch.linalg.eigh(rows.transpose(0, 1))
     steepness = curvature.abs().clamp_min(FLAT)
     moved = (slope - slope.detach()).unsqueeze(1) @ directions / steepness.unsqueeze(1)
     return z.detach() - (moved @ directions.mT).squeeze(1)
