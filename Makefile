@@ -4,6 +4,8 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+# One process and one thread for each core; a file stays in one process, and the long ones, notebooks, come first
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 # Idle threads of torch wait instead of spinning (see THREADS in course_utils/runtime.py)
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -17,10 +19,10 @@ lab: .venv/.ready ## Open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/ $(ARGS)
 
 test: lint ## Test everything: lint, unit tests, every notebook
-	COURSE_STRICT=1 $(BIN)/python -m pytest $(ARGS)
+	COURSE_STRICT=1 $(PYTEST) $(ARGS)
 
 check: lint ## Test the fast part: lint and the quick unit tests
-	$(BIN)/python -m pytest tests -m "not slow and not full" $(ARGS)
+	$(PYTEST) tests -m "not slow and not full" $(ARGS)
 
 lint: .venv/.ready
 	$(BIN)/ruff check

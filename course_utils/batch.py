@@ -1,219 +1,238 @@
-"""Run chapters without a browser: execute them and say what became of them."""
+"""Sweeps: run a chapter with many settings, side by side, so that nothing is lost, repeated or only thought finished.
+
+The truth is on the disk: a run is finished when its status file says so, and that is written last, in one step.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
-import os
-import re
 import sys
-import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
-import zmq
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
-from traitlets import default
-
-from .chapters import read_notebook, tidy, write_notebook
 from .claims import CLAIMS_MIME, RESULTS_MIME
-from .files import write_text
-from .parameters import check_parameters
-from .runtime import PROJECT, THREADS
+from .execution import (
+    Job,
+    RunResult,
+    give_up,
+    is_finished,
+    read_record,
+    rebuild,
+    run_job,
+    run_notebook,
+    write_record,
+)
+from .machine import cores, gpus
+from .reports import PLAN, collect, plot_sweep
+from .store import Bucket, Folder, open_store
+from .workers import NoWorker, Workers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "CLAIMS_MIME",
+    "RESULTS_MIME",
+    "RunResult",
+    "collect",
+    "grid",
+    "plot_sweep",
+    "rebuild",
+    "run_notebook",
+    "run_sweep",
+]
+
+ATTEMPTS = 3  # a run that has lost so many workers is given up
+MAX_RUNS = 100_000
+PAUSE = 0.05  # seconds between two looks at what has come back
+KEPT = "What is finished is kept, and the same sweep goes on from there."
+PATIENCE = 1.0  # seconds until a run that another sweep is doing is asked for again
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What became of one run; `error` is one line, `notebook` the executed file, of a failed run too."""
+def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return all combinations of the values of some parameters.
 
-    name: str
-    status: str  # "completed" or "failed"
-    seconds: float
-    notebook: Path
-    claims_passed: int = 0
-    claims_total: int = 0
-    peak_memory_mb: int | None = None
-    results: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
+    Args:
+        **axes: for each parameter its values.
 
-    def __bool__(self) -> bool:
-        return self.status == "completed"
+    Raises:
+        ValueError: values that are text, which would be taken letter by letter; none; or too many combinations.
 
-
-class ThisPython(AsyncKernelManager):
-    """Starts kernels with the Python that runs the course, whatever a kernel called "python3" elsewhere may be."""
-
-    @default("transport_encryption")
-    def _encrypt_where_possible(self) -> str:
-        return "auto" if zmq.has("curve") else "disabled"
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        from ipykernel.kernelspec import get_kernel_dict
-
-        path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-        threads = {name: os.environ.get(name, value) for name, value in THREADS.items()}
-        return KernelSpec(**get_kernel_dict(), env={"PYTHONPATH": path, **threads})
+    >>> grid(eps=[0.1, 0.2], seed=range(2))
+    [{'eps': 0.1, 'seed': 0}, {'eps': 0.1, 'seed': 1}, {'eps': 0.2, 'seed': 0}, {'eps': 0.2, 'seed': 1}]
+    """
+    count = 1
+    for name, values in axes.items():
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise ValueError(f"expected a list of values, like {name}=[{values!r}], got {values!r}")
+        count *= len(values)
+    if not 0 < count <= MAX_RUNS:
+        raise ValueError(f"expected 1 to {MAX_RUNS} combinations, got {count}")
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def run_notebook(
+def run_sweep(
     path: str | Path,
-    params: Mapping[str, Any],
+    params: Iterable[Mapping[str, Any]],
     out_dir: str | Path,
     *,
+    executor: Executor | None = None,
+    workers: int | None = None,
     timeout: float | None = None,
+    resume: bool = True,
     progress: bool = True,
-) -> RunResult:
-    """Execute a notebook with papermill into `out_dir`; write `<name>.ipynb` and `<name>.status.json` there.
+) -> pd.DataFrame:
+    """Run a notebook once for each set of parameters, side by side, and return what became of the runs.
 
-    A run is "completed" only if no cell failed, the last code cell ran, and `claims.record` published results:
-    `sys.exit(0)`, a dead kernel and a timeout leave notebooks that look finished.
+    A sweep that was killed, or of which runs failed, goes on where it was when it is started again. Two sweeps may
+    work in one folder at once: they share the work.
 
     Args:
         path: the notebook.
-        params: values for its parameters cell, see `check_parameters`.
-        out_dir: a folder, made if need be.
+        params: one mapping for each run, see `grid` and `check_parameters`.
+        out_dir: a folder, made if need be, or the address of one in an object store, like s3://bucket/folder.
+        executor: whatever has the `submit` of concurrent.futures; default worker processes of this machine.
+        workers: how many of these; default one for each GPU, without GPUs one for each core.
         timeout: seconds allowed to each cell.
-        progress: show a progress bar.
+        resume: keep the runs that are finished; False repeats them.
+        progress: show a progress bar and a line for each run that failed.
+
+    Returns:
+        a row for each run, as in `collect`, in the order of `params`.
 
     Raises:
         ValueError: the notebook or a parameter is wrong; nothing has run then.
+        RuntimeError: the sweep had to stop, for a full disk or a lost scheduler; what is finished stays so.
+
+    >>> run_sweep("notebooks/solutions/02_fgsm.ipynb", grid(seed=range(8)), "build/fgsm")  # doctest: +SKIP
     """
-    path, out_dir = Path(path).resolve(), Path(out_dir).resolve()
-    params = check_parameters(path, params)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    status_file = out_dir / f"{path.stem}.status.json"
-    status_file.unlink(missing_ok=True)  # a run that is killed must not be taken for the one before
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".run-") as scratch:
-        temporary = Path(scratch) / path.name
-        failure = _execute(path, temporary, params, timeout, progress)
-        nb = read_notebook(temporary) if temporary.exists() else _without_outputs(read_notebook(path))
-    result = _judge(nb, failure, out_dir / path.name, time.monotonic() - began)
-    if result:  # papermill marks a cell tagged raises-exception as a failure, too
-        nb.cells = [c for c in nb.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
-    write_notebook(tidy(nb), result.notebook)
-    finished = time.strftime("%Y-%m-%d %H:%M")
-    status = asdict(result) | {"notebook": path.name, "params": params, "finished": finished}
-    write_text(status_file, json.dumps(status, indent=1) + "\n")
-    return result
+    store = open_store(out_dir)
+    jobs = plan_jobs(path, params, out_dir, timeout=timeout)
+    if executor is None:
+        workers = workers or len(gpus()) or cores()
+        threads = max(1, cores() // workers)
+        jobs = [replace(job, threads=threads) for job in jobs]
+    _write_plan(store, jobs)
+    if not resume:
+        _forget(store, jobs)
+    names = store.names()
+    todo = [job for job in jobs if not is_finished(read_record(store, job.name, names), names)]
+    if todo:
+        with Workers(workers) if executor is None else nullcontext(executor) as pool:
+            _drive(pool, todo, _Progress(len(jobs), len(jobs) - len(todo), progress))
+    return collect(out_dir, [job.name for job in jobs])
 
 
-def rebuild(path: str | Path, *, timeout: float | None = None) -> RunResult:
-    """Execute a notebook in place, top to bottom in a fresh kernel; a failed run leaves the file as it was."""
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+def plan_jobs(
+    path: str | Path, params: Iterable[Mapping[str, Any]], out_dir: str | Path, *, timeout: float | None = None
+) -> list[Job]:
+    """Return the jobs of a sweep, without repetitions; each has files of its own.
 
-    path = Path(path).resolve()
-    nb = _without_outputs(read_notebook(path))
-    began, failure = time.monotonic(), None
+    Raises:
+        ValueError: the notebook or a parameter is wrong, or there is nothing to run.
+    """
+    jobs = Job.each(path, params, out_dir, timeout=timeout)
+    if not jobs:
+        raise ValueError("expected at least one set of parameters, got none")
+    return list({job.id: replace(job, name=f"{job.chapter}-{job.id}") for job in jobs}.values())
+
+
+class _Progress:
+    """One bar for the sweep with the time left, and one line for each failed run, on stderr."""
+
+    def __init__(self, total: int, finished: int, is_shown: bool):
+        from tqdm import tqdm
+
+        self.is_shown = is_shown
+        is_live = is_shown and sys.stderr.isatty()
+        # Runs come back in bursts: the mean speed says more about the time left than the latest.
+        self.bar = tqdm(total=total, initial=finished, unit="run", smoothing=0, disable=not is_live, file=sys.stderr)
+
+    def finished(self, job: Job, record: Mapping[str, Any]) -> None:
+        if record["status"] == "failed" and self.is_shown:
+            self.bar.write(f"✗ {describe(job.params)}: {record['error']}", file=sys.stderr)
+        self.bar.update()
+
+
+def describe(params: Mapping[str, Any]) -> str:
+    """Write parameters in one line.
+
+    >>> describe({"eps": 0.1, "dataset": "mnist"})
+    "eps=0.1 dataset='mnist'"
+    """
+    return " ".join(f"{name}={value!r}" for name, value in params.items()) or "defaults"
+
+
+def _write_plan(store: Folder | Bucket, jobs: list[Job]) -> None:
+    """Write which runs there will be, for those who look on; the same plan always has the same file."""
+    plan = {"chapter": jobs[0].chapter, "runs": {job.name: job.values for job in jobs}}
+    text = json.dumps(plan, indent=1) + "\n"
+    file = f"{jobs[0].chapter}-{hashlib.sha256(text.encode()).hexdigest()[:8]}{PLAN}"
+    if file not in store.names():
+        store.write(file, text)
+
+
+def _forget(store: Folder | Bucket, jobs: list[Job]) -> None:
+    names = store.names()
+    for job in jobs:
+        if read_record(store, job.name, names)["status"] != "pending":
+            with store.claim(job.name) as is_ours:  # if not, somebody repeats it right now
+                if is_ours:
+                    write_record(store, job.record(status="pending"))
+
+
+def _drive(pool: Executor, jobs: list[Job], progress: _Progress) -> None:
+    """Have every job done: those that fall with a worker again, those of another sweep later."""
+    running: dict[Future, Job] = {}
+    later = {job.name: (0.0, job) for job in jobs}
+    lost = Counter()
     try:
-        NotebookClient(nb, timeout=timeout, record_timing=False, **_client_options(path)).execute()
-    except CellExecutionError:
-        pass  # the traceback is in the notebook
-    except Exception as error:
-        failure = error
-    result = _judge(nb, failure, path, time.monotonic() - began)
-    if result:
-        write_notebook(tidy(nb), path)
-    return result
+        while running or later:
+            for due, job in list(later.values()):
+                if due <= time.monotonic():
+                    del later[job.name]
+                    running[_submit(pool, job)] = job
+            back = [future for future in running if future.done()]
+            for future in back:
+                job = running.pop(future)
+                record = _record_of(future, job, lost)
+                if record["status"] == "stopped":
+                    raise RuntimeError(f"the sweep stopped: {record['error']}. {KEPT}")
+                if record["status"] in ("busy", "lost"):
+                    later[job.name] = (time.monotonic() + PATIENCE, job)
+                else:
+                    progress.finished(job, record)
+            if not back:
+                time.sleep(PAUSE)
+    finally:
+        progress.bar.close()
+        for future in running:
+            future.cancel()
 
 
-def _without_outputs(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    return nb
-
-
-def _client_options(path: Path) -> dict[str, Any]:
-    return {
-        "kernel_manager_class": ThisPython,
-        "kernel_name": "python3",
-        "resources": {"metadata": {"path": str(path.parent)}},  # papermill's own `cwd` moves this whole process
-        "store_widget_state": False,
-        "coalesce_streams": True,
-    }
-
-
-def _execute(
-    path: Path, target: Path, params: dict[str, Any], timeout: float | None, progress: bool
-) -> Exception | None:
-    import papermill
-
-    def literally(file: Path) -> str:  # papermill fills braces in paths
-        return str(file).replace("{", "{{").replace("}", "}}")
-
+def _submit(pool: Executor, job: Job) -> Future:
     try:
-        papermill.execute_notebook(
-            literally(path),
-            literally(target),
-            params,
-            language="python",
-            progress_bar={"desc": path.stem} if progress and sys.stderr.isatty() else False,
-            record_timing=False,
-            execution_timeout=timeout,
-            **_client_options(path),
-        )
-    except papermill.PapermillExecutionError:
-        return None  # the traceback is in the notebook, and cells tagged raises-exception end here too
-    except Exception as error:
-        return error
-    return None
+        return pool.submit(run_job, job)
+    except Exception as error:  # each executor has errors of its own
+        raise RuntimeError(f"the executor takes no more runs ({type(error).__name__}: {error}). {KEPT}") from error
 
 
-def _judge(nb: nbformat.NotebookNode, failure: Exception | None, path: Path, seconds: float) -> RunResult:
-    # Jupyter skips empty cells; papermill marks a failed notebook with cells of its own, which hold no code.
-    code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
-    data = [output.data for cell in code for output in cell.outputs if "data" in output]
-    rows = [row for bundle in data for row in bundle.get(CLAIMS_MIME, {}).get("claims", [])]
-    asserted = [row["verdict"] for row in rows if row["verdict"] != "not comparable"]
-    published = [bundle[RESULTS_MIME] for bundle in data if RESULTS_MIME in bundle]
-    error = _error(code, failure)
-    if error is None and not published:
-        error = "no results: the last cell must call claims.record(...)"
-    return RunResult(
-        name=path.stem,
-        status="failed" if error else "completed",
-        seconds=round(seconds, 1),
-        notebook=path,
-        claims_passed=asserted.count("holds"),
-        claims_total=len(asserted),
-        peak_memory_mb=published[-1].get("peak_memory_mb") if published else None,
-        results=dict(published[-1].get("results", {})) if published else {},
-        error=error,
-    )
-
-
-def _error(code: list[nbformat.NotebookNode], failure: Exception | None) -> str | None:
-    if failure is not None:
-        reason = {"DeadKernelError": "the kernel died (out of memory?)", "CellTimeoutError": "took too long"}
-        text = reason.get(type(failure).__name__, f"{type(failure).__name__}: {failure}")
-        last = max((number for number, cell in enumerate(code, start=1) if _has_started(cell)), default=0)
-        return _one_line(last, code[last - 1], text) if last else _shorten(text)
-    for number, cell in enumerate(code, start=1):
-        for output in cell.outputs:
-            if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
-                return _one_line(number, cell, f"{output.ename}: {output.evalue}")
-    if code and code[-1].execution_count is None:
-        return "the last cell did not run"
-    return None
-
-
-def _has_started(cell: nbformat.NotebookNode) -> bool:
-    # A kernel that dies at once does not report a count; papermill notes when it sent the cell.
-    return cell.execution_count is not None or bool(cell.metadata.get("papermill", {}).get("start_time"))
-
-
-def _one_line(number: int, cell: nbformat.NotebookNode, text: str) -> str:
-    lines = [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    return _shorten(f"code cell {number} ({(lines or [''])[0].strip()[:60]}): {text}")
-
-
-def _shorten(text: str) -> str:
-    plain = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
-    return plain if len(plain) <= 300 else plain[:299] + "…"
+def _record_of(future: Future, job: Job, lost: Counter) -> dict[str, Any]:
+    """Return the record that a job came back with; `run_job` raises nothing, so an error means a lost worker."""
+    try:
+        return future.result()
+    except NoWorker:
+        raise
+    except (Exception, CancelledError) as error:
+        lost[job.name] += 1
+        if lost[job.name] < ATTEMPTS:
+            return job.record(status="lost")
+        return give_up(job, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}: out of memory?)")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import nbformat
+from typing import TYPE_CHECKING, Any
 
 from .files import write_text
 from .names import nearest
 from .runtime import PROJECT
+
+if TYPE_CHECKING:  # two seconds to import, which planning a run does without
+    import nbformat
 
 NOTEBOOKS = PROJECT / "notebooks"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
@@ -100,12 +103,35 @@ def find_chapter(text: str, student: bool = False) -> Chapter:
     raise ValueError(f"no chapter {text!r}. {nearest(wanted, names, [c.name for c in known])}")
 
 
+def read_source(path: str | Path) -> dict[str, Any]:
+    """Read a notebook as plain JSON, every cell's source as one text, without outputs: all that decides what it does.
+
+    Raises:
+        ValueError: the file is missing or is not a notebook of format 4.
+    """
+    try:
+        nb = json.loads(Path(path).read_text(encoding="utf-8"))
+        if nb["nbformat"] != 4:
+            raise ValueError(f"its format is {nb['nbformat']}, expected 4")
+        for cell in nb["cells"]:
+            cell["source"] = "".join(cell["source"])
+            if cell["cell_type"] == "code":
+                cell["outputs"], cell["execution_count"] = [], None
+    except FileNotFoundError:
+        raise ValueError(f"no notebook {path}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a notebook: {str(error)[:200]}") from None
+    return nb
+
+
 def read_notebook(path: str | Path) -> nbformat.NotebookNode:
-    """Read a notebook.
+    """Read a notebook with its outputs.
 
     Raises:
         ValueError: the file is missing or is not a notebook.
     """
+    import nbformat
+
     try:
         return nbformat.read(path, as_version=4)
     except FileNotFoundError:
@@ -116,6 +142,8 @@ def read_notebook(path: str | Path) -> nbformat.NotebookNode:
 
 def notebook_text(nb: nbformat.NotebookNode) -> str:
     """Return a notebook as the one text in which it is stored."""
+    import nbformat
+
     return nbformat.writes(nb).rstrip("\n") + "\n"
 
 
@@ -130,6 +158,8 @@ def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     Live widgets cannot be shown without their kernel: their picture or table stays, and one without is dropped.
     Timings, widget state and the Python version go.
     """
+    import nbformat
+
     nb.nbformat, nb.nbformat_minor = 4, 5
     nb.metadata = nbformat.from_dict(_METADATA)
     for index, cell in enumerate(nb.cells):

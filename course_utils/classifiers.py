@@ -64,6 +64,15 @@ def load_classifier(name: str = OFFLINE, weights: str | Path | None = None) -> n
     return _folded(model).eval().to(memory_format=torch.channels_last)
 
 
+def classifiers_at_hand() -> list[str]:
+    """Return the names of the classifiers that `load_classifier` gives without any download.
+
+    >>> "efficientnet_lite0" in classifiers_at_hand()
+    True
+    """
+    return [name for name in CLASSIFIERS if _file_at_hand(name)]
+
+
 def _architecture(name: str) -> Callable[[], nn.Module]:
     if name == OFFLINE:
         from efficientnet_lite_pytorch import EfficientNet
@@ -112,18 +121,10 @@ def _folded(model: nn.Sequential) -> nn.Sequential:
 
 def _weights_file(name: str) -> Path:
     """Return the file of a network's weights: of the package, the cache, the mirror, or downloaded."""
-    if name == OFFLINE:
-        return _packaged_file()
-    from .vision import torchvision
-
-    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    if found := _file_at_hand(name):
+        return found
+    url = _address(name)
     cached = runtime.cache_dir() / FOLDER / Path(url).name
-    if _has_the_hash_in_its_name(cached):
-        return cached
-    mirror = runtime.mirror_dir()
-    for in_mirror in (f"{FOLDER}/{name}.pth", f"{FOLDER}/{cached.name}"):
-        if mirror and (mirror / in_mirror).exists():
-            return mirror / in_mirror
     cures = (
         f"put the file {cached.name} into {cached.parent}, name a folder that has {FOLDER}/{name}.pth in "
         f"COURSE_DATA_MIRROR, give a state dict as weights=..., or use {OFFLINE!r}, which needs no download."
@@ -133,6 +134,24 @@ def _weights_file(name: str) -> Path:
         raise FileNotFoundError(f"{cached} {state}, and COURSE_OFFLINE forbids to download it: {cures}")
     _download(url, cached, cures)
     return cached
+
+
+def _file_at_hand(name: str) -> Path | None:
+    """Return the file of a network's weights, of the package, the cache or the mirror; None if none has it."""
+    if name == OFFLINE:
+        return _packaged_file()
+    cached = runtime.cache_dir() / FOLDER / Path(_address(name)).name
+    if _has_the_hash_in_its_name(cached):
+        return cached
+    mirror = runtime.mirror_dir()
+    in_mirror = [mirror / FOLDER / file for file in (f"{name}.pth", cached.name)] if mirror else []
+    return next((file for file in in_mirror if file.exists()), None)
+
+
+def _address(name: str) -> str:
+    from .vision import torchvision
+
+    return torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
 
 
 def _packaged_file() -> Path:

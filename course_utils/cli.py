@@ -18,6 +18,8 @@ import click
 from . import __version__, runtime
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .batch import RunResult
     from .chapters import Chapter
 
@@ -52,7 +54,7 @@ def run(
     course run 02 -p eps=8/255         one chapter, one parameter changed
     course run --preset full           full-scale data sets
     """
-    from . import batch, pages, parameters
+    from . import batch, index, pages, parameters
 
     with _usage_errors():
         chosen = _choose(chapters, student)
@@ -61,10 +63,11 @@ def run(
     results = []
     for chapter, params in jobs:
         click.echo(f"running {chapter.name} …", err=True)
-        result = batch.run_notebook(chapter.path, params, folder, timeout=timeout)
-        pages.export(result.notebook, folder, links_from=chapter.path.parent)
+        with _usage_errors():
+            result = batch.run_notebook(chapter.path, params, folder, timeout=timeout)
+            pages.export(result.notebook, folder, links_from=chapter.path.parent)
         results.append(result)
-    pages.write_index(folder)
+    index.write_index(folder)
     click.echo(_table(results))
     click.echo(f"Open {folder / 'index.html'} in a browser.")
     _finish(results)
@@ -114,23 +117,131 @@ def student_command(check: bool) -> None:
 @click.option("--out", default="build/html", show_default=True, help="Folder for the pages.")
 def html(out: str) -> None:
     """Export the stored chapters as web pages that need no network; nothing is executed."""
-    from . import chapters, pages
+    from . import chapters, index, pages
 
     with _usage_errors():
         chosen = chapters.chapters()
     for chapter in chosen:
         chapters.write_notebook(chapters.read_notebook(chapter.path), Path(out) / chapter.path.name)
         pages.export(chapter.path, Path(out))
-    pages.write_index(Path(out))
+    index.write_index(Path(out))
     click.echo(f"Open {Path(out) / 'index.html'} in a browser.")
+
+
+# --- sweep, status, collect -----------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("chapter")
+@click.option("--grid", "axes", multiple=True, metavar="NAME=VALUES", help="eps=0.05,0.1 or seed=0:5; may be repeated.")
+@click.option("--student", is_flag=True, help="Run the version with exercises instead of the solution.")
+@click.option("--preset", default="quick", show_default=True, help="quick (minutes) or full (full-scale data).")
+@click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="Set a parameter of all runs.")
+@click.option("--workers", type=click.IntRange(min=1), help="Runs side by side. [default: one for each GPU or core]")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on dask: local, or a scheduler's tcp://host:port.")
+@click.option("--resume/--fresh", default=True, show_default=True, help="Keep what is finished, or repeat it.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed to each cell.")
+@click.option("--out", help="Folder, or s3://bucket/folder, for what comes out. [default: build/sweeps/CHAPTER]")
+def sweep(
+    chapter: str,
+    axes: tuple[str, ...],
+    student: bool,
+    preset: str,
+    settings: tuple[str, ...],
+    workers: int | None,
+    scheduler: str | None,
+    resume: bool,
+    timeout: float | None,
+    out: str | None,
+) -> None:
+    """Run a chapter with every combination of some values, side by side; go on where an earlier call stopped.
+
+    \b
+    course sweep 02 --grid eps=0.05,0.1,0.2 --grid seed=0:5     15 runs: 0:5 is 0, 1, 2, 3, 4
+    course sweep 02 --grid eps=2/255,8/255 --scheduler local    on dask
+    """
+    from contextlib import nullcontext
+
+    from . import batch, chapters, cluster, index, parameters
+
+    with _usage_errors():
+        found = chapters.find_chapter(chapter, student)
+        [(_, common)] = _plan([found], parameters.load_preset(preset), settings)
+        params = [common | point for point in batch.grid(**_axes(found.path, axes))]
+        out = out or f"build/sweeps/{found.name}"
+        with cluster.connect(scheduler, workers) if scheduler else nullcontext() as executor:
+            try:
+                frame = batch.run_sweep(
+                    found.path, params, out, executor=executor, workers=workers, timeout=timeout, resume=resume
+                )
+            except RuntimeError as error:
+                click.echo(f"course: {error}", err=True)
+                sys.exit(1)
+            except KeyboardInterrupt:
+                click.echo("Interrupted. What is finished is kept: the same command goes on.", err=True)
+                sys.exit(130)
+        where = index.write_report(out, frame)
+    click.echo(_summary(frame))
+    click.echo(f"Open {where} in a browser.")
+    sys.exit(0 if (frame.status == "completed").all() else 1)
+
+
+@main.command()
+@click.argument("folder", metavar="DIR")
+def status(folder: str) -> None:
+    """Say how far the runs in a folder are, from another terminal or afterwards."""
+    from . import batch
+
+    with _usage_errors():
+        click.echo(_summary(batch.collect(folder)))
+
+
+@main.command()
+@click.argument("folder", metavar="DIR")
+@click.option("--to", "target", required=True, metavar="FILE", help="A .csv or .parquet file.")
+def collect(folder: str, target: str) -> None:
+    """Write one table of all runs in a folder: parameters, results, seconds, status."""
+    from . import batch, reports
+
+    with _usage_errors():
+        frame = batch.collect(folder)
+        reports.write_table(frame, target)
+    click.echo(f"wrote {len(frame)} runs to {target}")
+
+
+def _axes(path: Path, texts: tuple[str, ...]) -> dict[str, list]:
+    """Read the values of each --grid NAME=VALUES."""
+    from .parameters import parse_values, read_parameters
+
+    known, axes = read_parameters(path), {}
+    for text in texts:
+        name, values = _split(text, "--grid", "NAME=VALUES, like --grid eps=0.1,0.2")
+        if name in axes:
+            raise ValueError(f"--grid names {name!r} twice")
+        axes[name] = parse_values(values, known[name].default if name in known else None)
+    return axes
+
+
+def _summary(frame: pd.DataFrame) -> str:
+    """Return a line for each run that failed or was broken off, and one that counts all runs."""
+    from .batch import describe
+
+    params = frame.attrs["params"]
+    lines = []
+    for row in frame[frame.status.isin(["failed", "interrupted"])].to_dict("records"):
+        error = row["error"] or "broken off; the next sweep repeats it"
+        lines.append(f"✗ {describe({name: row[name] for name in params})}: {error}")
+    counts = frame.status.value_counts()
+    lines.append(f"{len(frame)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    return "\n".join(lines)
 
 
 @contextmanager
 def _usage_errors() -> Iterator[None]:
-    """Turn a ValueError into one line on stderr and exit code 2."""
+    """Turn a ValueError, or a folder that cannot be written, into one line on stderr and exit code 2."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         click.echo(f"course: {error}", err=True)
         sys.exit(2)
 
@@ -147,7 +258,7 @@ def _plan(chapters: list[Chapter], preset: dict[str, dict], settings: tuple[str,
     from .names import nearest
     from .parameters import check_parameters, parse_value, preset_parameters, read_parameters
 
-    pairs = [_split(text) for text in settings]
+    pairs = [_split(text, "-p", "NAME=VALUE, like -p eps=0.1") for text in settings]
     known = {chapter.path: read_parameters(chapter.path) for chapter in chapters}
     for name, _ in pairs:
         lacking = [c for c in chapters if name not in known[c.path]]
@@ -165,10 +276,10 @@ def _plan(chapters: list[Chapter], preset: dict[str, dict], settings: tuple[str,
     return jobs
 
 
-def _split(text: str) -> tuple[str, str]:
+def _split(text: str, option: str, wanted: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise ValueError(f"-p expects NAME=VALUE, like -p eps=0.1, got {text!r}")
+        raise ValueError(f"{option} expects {wanted}, got {text!r}")
     return name.strip(), value.strip()
 
 

@@ -28,6 +28,8 @@ os.umask(_UMASK)
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that is renamed to it at the end, or removed if anything goes wrong.
 
+    Once renamed it outlasts a power cut, too.
+
     Raises:
         OSError: the folder cannot be made or written, or the disk is full; the message says what to do.
     """
@@ -38,9 +40,20 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield Path(name)
             os.chmod(name, 0o666 & ~_UMASK)  # mkstemp's files are for one user only; caches are shared
+            _sync(name)  # a name that reaches the disk before its content is an empty file after a power cut
             os.replace(name, path)
+            if os.name == "posix":  # elsewhere a folder cannot be opened
+                _sync(path.parent)
         finally:
             Path(name).unlink(missing_ok=True)
+
+
+def _sync(path: str | Path) -> None:
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

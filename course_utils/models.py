@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import __version__, runtime
-from .classifiers import imagenet_index, imagenet_labels, load_classifier, top5
+from .classifiers import classifiers_at_hand, imagenet_index, imagenet_labels, load_classifier, top5
 from .layers import BRANCHES, DualBatchNorm1d, DualBatchNorm2d, HalvingConv2d, Normalize, branch, dual_batch_norm
 from .weights import load_state, load_weights, save_state, save_weights
 
@@ -29,6 +29,7 @@ __all__ = [
     "RBFNetwork",
     "branch",
     "class_means",
+    "classifiers_at_hand",
     "dual_batch_norm",
     "fingerprint",
     "imagenet_index",

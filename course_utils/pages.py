@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -21,7 +20,6 @@ from traitlets.config import Config
 from . import chapters
 from .files import write_text
 
-INDEX_TITLE = "Adversarial examples: the course"
 _STYLE = """
 body { max-width: 62rem; margin: 0 auto !important; padding: 1rem; }
 nav.course { font-family: var(--jp-content-font-family, sans-serif); font-size: 14px; }
@@ -66,22 +64,6 @@ _TEMPLATE = (
 _ARG = re.compile(r"\\arg(?![a-zA-Z])")  # latex2mathml knows \max and \min, but not \arg
 # A sign after another operator, unless that one closes: latex2mathml spaces it as if it stood between two terms.
 _UNARY = re.compile(r"(<mo[^>]*>(?!&#x0(?:0029|005D|007D|007C|2016|0021);)[^<]*</mo>)<mo>(&#x02212;|&#x0002B;)</mo>")
-_INDEX = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: left; vertical-align: top; padding: 0.5rem; border-bottom: 1px solid #ccc; }}
-td.number {{ text-align: right; white-space: nowrap; }}
-.failed {{ color: #a40000; font-weight: bold; }}
-</style></head>
-<body><main><h1>{title}</h1>
-<table><thead><tr>{head}</tr></thead><tbody>
-{rows}
-</tbody></table></main></body></html>
-"""
 
 
 class _Renderer(IPythonRenderer):
@@ -178,19 +160,6 @@ def export(path: str | Path, out_dir: str | Path, *, links_from: Path | None = N
     return target
 
 
-def write_index(folder: str | Path) -> Path:
-    """Write `index.html`: every chapter in a folder, with what became of its run where one is recorded."""
-    folder = Path(folder)
-    found = [chapters.Chapter.at(path) for path in sorted(folder.glob("*.ipynb"))]
-    statuses = [_status(chapter.path) for chapter in found]
-    columns = ["chapter"] + (["status", "seconds", "claims", "peak memory", "finished"] if any(statuses) else [])
-    rows = [_row(c, s, len(columns)) for c, s in zip(found, statuses, strict=True)]
-    head = "".join(f'<th scope="col">{c}</th>' for c in columns)
-    target = folder / "index.html"
-    write_text(target, _INDEX.format(title=INDEX_TITLE, head=head, rows="\n".join(rows)))
-    return target
-
-
 def outside_loads(html: str) -> list[str]:
     """List what a page would fetch from elsewhere when opened: scripts, styles, images, frames."""
     tags = re.findall(r"<(?:script|img|iframe|link|source|video|audio|embed|object)\b[^>]*>", html)
@@ -218,24 +187,3 @@ def _relinked(url: str, origin: Path, out_dir: Path) -> str:
     if (origin / file).exists():
         return Path(os.path.relpath(origin / file, out_dir)).as_posix() + mark + anchor
     return url
-
-
-def _status(notebook: Path) -> dict[str, Any]:
-    path = notebook.with_suffix(".status.json")
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _row(chapter: chapters.Chapter, status: Mapping[str, Any], columns: int) -> str:
-    name = escape(chapter.name)
-    first = (
-        f'<td><a href="{name}.html">{escape(chapter.title)}</a><br>{escape(chapter.promise)}<br>'
-        f'<small><a href="{name}.ipynb">notebook</a></small></td>'
-    )
-    if not status:
-        return f"<tr>{first}{'<td></td>' * (columns - 1)}</tr>"
-    error = f"<br><small>{escape(status['error'])}</small>" if status["error"] else ""
-    memory = f"{status['peak_memory_mb']} MB" if status["peak_memory_mb"] else "–"
-    claims = f"{status['claims_passed']}/{status['claims_total']}" if status["claims_total"] else "–"
-    numbers = (f"{status['seconds']:.1f}", claims, memory, status.get("finished", ""))
-    cells = "".join(f'<td class="number">{escape(text)}</td>' for text in numbers)
-    return f'<tr>{first}<td class="{status["status"]}">{status["status"]}{error}</td>{cells}</tr>'

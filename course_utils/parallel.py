@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -54,6 +55,7 @@ def parallel_map(
 def _alone(function: Callable[..., Any], seed: int, arguments: tuple[Any, ...], parent: int) -> Any:
     if os.getpid() != parent:
         _end_with(parent)
+        gc.collect()  # a notebook's function and its globals refer to each other: the last ones, with their images, go
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -74,3 +76,4 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    gc.freeze()  # what was imported stays, and need not be looked at again

@@ -7,7 +7,7 @@ import io
 import math
 import re
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,17 @@ from typing import Any
 import yaml
 
 from . import chapters
-from .chapters import Chapter, read_notebook
+from .chapters import Chapter, read_source
 from .names import nearest
 
 PRESETS = ("quick", "full")
+MAX_WHOLE = 2**63
+MAX_FLOAT = 2**1023  # a whole number from here on may be too large for a float
 
 _NUMBER = r"[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?"
 _RANGE = re.compile(rf"(?<![\w.])({_NUMBER}) to ({_NUMBER})(?![\w.]*\d)")
+_BOUNDS = re.compile(r"([-+]?\d+):([-+]?\d+)(?::([-+]?\d+))?")
+_ITEM = re.compile(r'\s*(?:\[[^\]]*\]|"[^"]*"|[^,]+)')
 _CHOICES = re.compile(r"\bone of: *(.+)$")
 
 
@@ -43,8 +47,8 @@ def read_parameters(path: str | Path) -> dict[str, Parameter]:
     Raises:
         ValueError: the cell holds anything but one `name = literal` per line.
     """
-    cells = [c for c in read_notebook(path).cells if "parameters" in c.metadata.get("tags", [])]
-    return parse_parameters("\n".join(c.source for c in cells))
+    cells = [c for c in read_source(path)["cells"] if "parameters" in c.get("metadata", {}).get("tags", [])]
+    return parse_parameters("\n".join(c["source"] for c in cells))
 
 
 def parse_parameters(source: str) -> dict[str, Parameter]:
@@ -76,16 +80,20 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
 
 
 def check_parameters(path: str | Path, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `params` as plain Python values, checked against the notebook's own parameters cell.
+    """Return `params` as plain Python values, checked against the notebook's parameters cell: see `check_values`."""
+    return check_values(Path(path).stem, read_parameters(path), params)
+
+
+def check_values(chapter: str, known: Mapping[str, Parameter], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `params` as plain Python values, checked against the parameters that a chapter has.
 
     Raises:
         ValueError: an unknown name (names the nearest), another type than the default's, a number that is
             not finite, or a value outside the limits that the cell's comment states.
     """
-    known = read_parameters(path)
     for name in params:
         if not isinstance(name, str) or not name.isidentifier() or name not in known:
-            raise ValueError(f"{Path(path).stem} has no parameter {name!r}. {nearest(str(name), known)}")
+            raise ValueError(f"{chapter} has no parameter {name!r}. {nearest(str(name), known)}")
     return {name: _checked(known[name], value) for name, value in params.items()}
 
 
@@ -112,6 +120,32 @@ def parse_value(text: str, default: Any) -> Any:
         return float(over) / float(under) if slash else _int_or_float(word)
     except (ValueError, ZeroDivisionError):
         return text
+
+
+def parse_values(text: str, default: Any) -> list[Any]:
+    """Read several values typed on the command line: divided by commas, or a range of whole numbers START:STOP[:STEP].
+
+    As in Python, a range ends before STOP. A list stands in brackets, a text with a comma in double quotes.
+
+    Raises:
+        ValueError: no values, or a range without end.
+
+    >>> parse_values("8/255, 0.1", 0.3), parse_values("0:3", 0), parse_values("[1,2],[3]", [0])
+    ([0.03137254901960784, 0.1], [0, 1, 2], [[1, 2], [3]])
+    """
+    bounds = _BOUNDS.fullmatch(text.strip())
+    if bounds and not isinstance(default, str | list | tuple):
+        start, stop, step = (int(number or 1) for number in bounds.groups())
+        found = range(start, stop, step) if step else []
+    else:
+        found = [parse_value(_unquoted(item.strip()), default) for item in _ITEM.findall(text) if item.strip()]
+    if len(found) == 0:
+        raise ValueError(f"expected values, like 0.1,0.2 or 0:5, got {text!r}")
+    return found if isinstance(found, range) else list(found)
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 def load_preset(name: str) -> dict[str, dict[str, Any]]:
@@ -162,10 +196,14 @@ def _int_or_float(text: str) -> int | float:
 def _checked(parameter: Parameter, value: Any) -> Any:
     # NumPy scalars and arrays become Python values here: JSON knows nothing else.
     value = _as_type_of(parameter.default, value.tolist() if hasattr(value, "tolist") else value, parameter.name)
-    for item in value if isinstance(value, list) else [value]:
+    for item in _scalars(value):
         is_number = isinstance(item, int | float) and not isinstance(item, bool)
-        if is_number and not math.isfinite(item):
+        if isinstance(item, float) and not math.isfinite(item):
             raise ValueError(f"{parameter.name} must be a finite number, got {item}")
+        if isinstance(item, int) and not -MAX_WHOLE <= item < MAX_WHOLE:
+            raise ValueError(f"{parameter.name} must fit into 64 bits, got a number of {item.bit_length()}")
+        if isinstance(item, str) and not _is_unicode(item):
+            raise ValueError(f"{parameter.name} must be text that UTF-8 can store, got {item!r}")
         if is_number and parameter.limits and not parameter.limits[0] <= item <= parameter.limits[1]:
             low, high = parameter.limits
             raise ValueError(f"{parameter.name} must lie in {low:g} to {high:g}, got {item}")
@@ -173,6 +211,22 @@ def _checked(parameter: Parameter, value: Any) -> Any:
             near = nearest(str(item), parameter.choices)
             raise ValueError(f"{parameter.name} must be one of {', '.join(parameter.choices)}, got {item!r}. {near}")
     return value
+
+
+def _scalars(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _scalars(item)
+    else:
+        yield value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _as_type_of(default: Any, value: Any, name: str) -> Any:
@@ -190,7 +244,7 @@ def _as_type_of(default: Any, value: Any, name: str) -> Any:
         case float():
             if not is_whole and not isinstance(value, float):
                 raise wrong("a number")
-            return float(value)
+            return float(value) if abs(value) < MAX_FLOAT else value
         case str():
             if not isinstance(value, str):
                 raise wrong("text")

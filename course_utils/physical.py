@@ -273,9 +273,10 @@ def tally(successes: Tensor) -> dict[str, float]:
 class Transformed(nn.Module):
     """The model behind a transformation: logits are log-probabilities averaged over newly drawn views of the image.
 
-    Any attack on it follows E[log p(y | t(x))], the expectation over transformations, inside its own ball and box
-    around the untransformed x. Each call draws anew: judge the result with draws of another seed. PGD keeps its best
-    iterate as judged by those few draws: with very few, by luck.
+    Any attack on it expects the transformations, inside its own ball and box around the untransformed x. With one
+    view it climbs E[log p(y | t(x))] of the paper by single draws; with several, a loss normalises the mean of the log
+    probabilities anew, so that its gradient is near the expectation's, not equal. Each call draws anew: judge the
+    result with draws of another seed. PGD keeps its best iterate as judged by few draws: with very few, by luck.
 
     Args:
         model: maps images (N, C, H, W) to logits (N, K). transformation: called as transformation(x, generator).

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:  # seconds to import, which the report of a sweep does without
+    from torch import Tensor
 
 DPI = 80
 # Okabe and Ito's palette, without the yellow that is too light for lines
@@ -111,7 +112,7 @@ def image_grid(
     rows = -(-len(images) // columns)
     height = size + (0.12 + 0.16 * max(t.count("\n") + 1 for t in titles) if titles else 0.05)
     fig, axes = figure(rows, columns, width=size, height=height, squeeze=False)
-    limit = float(torch.stack(list(images)).abs().max()) if signed else None
+    limit = max(float(image.abs().max()) for image in images) if signed else None
     for i, ax in enumerate(axes.flat):
         ax.set_axis_off()
         if i < len(images):

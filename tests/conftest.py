@@ -151,6 +151,25 @@ def notebook(tmp_path_factory):
     return write_notebook(tmp_path_factory.mktemp("nb") / "01_a.ipynb")
 
 
+@pytest.fixture(scope="session")
+def s3():
+    """A server on this machine that speaks S3, with a bucket; one for all, since papermill keeps its connection."""
+    pytest.importorskip("boto3", reason="needs boto3: the extra `cluster`")
+    server = pytest.importorskip("moto.server", reason="needs moto: `make extras`").ThreadedMotoServer("127.0.0.1", 0)
+    import boto3
+
+    with pytest.MonkeyPatch.context() as patch:
+        server.start()
+        host, port = server.get_host_and_port()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="course")
+        yield "s3://course"
+        server.stop()
+
+
 # Answers to exercises, on trial
 
 

@@ -47,6 +47,12 @@ DEMOS = {
         0.2,
         "of the way",
     ),
+    "photo_lab": (
+        "demos.photo_lab(linear, dict(zip('abcd', x)), names=[*'0123456789'], targets=['7'])",
+        "ε",
+        1,
+        "without attack",
+    ),
 }
 
 

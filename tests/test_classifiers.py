@@ -297,6 +297,16 @@ def test_the_mirror_comes_before_the_network(named_by, source, mirror, squeezene
     assert not empty_cache.exists()
 
 
+def test_at_hand_is_what_needs_no_download(source, mirror, squeezenet, empty_cache):
+    assert classifiers.classifiers_at_hand() == [classifiers.OFFLINE]
+    (mirror / "squeezenet1_1.pth").write_bytes(squeezenet.read_bytes())
+    assert classifiers.classifiers_at_hand() == [classifiers.OFFLINE, "squeezenet1_1"]
+    (mirror / "squeezenet1_1.pth").unlink()
+    (empty_cache / "imagenet-weights").mkdir(parents=True)
+    (empty_cache / "imagenet-weights" / source.name).write_bytes(b"half")
+    assert classifiers.classifiers_at_hand() == [classifiers.OFFLINE]
+
+
 def test_a_damaged_cache_is_fetched_again(source, squeezenet, empty_cache):
     cached = empty_cache / "imagenet-weights" / source.name
     cached.parent.mkdir(parents=True)

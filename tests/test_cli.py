@@ -2,8 +2,11 @@
 
 import builtins
 import importlib.metadata
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -42,7 +45,7 @@ def course_command(*args):
     return CliRunner().invoke(cli.main, args)
 
 
-@pytest.mark.parametrize("command", ["", "run", "build", "student", "html", "doctor"])
+@pytest.mark.parametrize("command", ["", "run", "sweep", "status", "collect", "build", "student", "html", "doctor"])
 def test_every_command_has_help(command):
     result = course_command(*command.split(), "--help")
     assert result.exit_code == 0
@@ -67,6 +70,16 @@ def test_python_m_works():
         (["run", "--preset", "ful"], "no preset 'ful'. Did you mean 'full'?"),
         (["run", "--student"], "no chapters in"),
         (["build", "03"], "no chapter '03'."),
+        (["sweep", "03"], "no chapter '03'."),
+        (["sweep", "01", "--grid", "eps"], "--grid expects NAME=VALUES, like --grid eps=0.1,0.2, got 'eps'"),
+        (["sweep", "01", "--grid", "eps=0:3"], "eps must lie in 0 to 1, got 2"),
+        (["sweep", "01", "--grid", "eps=,"], "expected values, like 0.1,0.2 or 0:5, got ','"),
+        (["sweep", "01", "--grid", "eps=0.1", "--grid", "eps=0.2"], "--grid names 'eps' twice"),
+        (["sweep", "01", "--grid", "epz=0.1"], "01_a has no parameter 'epz'. Did you mean 'eps'?"),
+        (["sweep", "02", "--grid", "steps=0:1000000000"], "expected 1 to 100000 combinations, got 1000000000"),
+        (["sweep", "01", "--scheduler", "nowhere"], "no scheduler answers at nowhere"),
+        (["status", "build"], "no runs in"),
+        (["collect", "build", "--to", "a.csv"], "no runs in"),
     ],
 )
 def test_usage_errors_are_one_line_and_run_nothing(course, args, message):
@@ -88,10 +101,50 @@ def test_run_executes_in_order_and_reports(course):
     assert [line.split()[-1] for line in table[:3]] == ["status", "completed", "failed"]
     written = {p.name for p in (course / "out").iterdir()}
     ends = (".ipynb", ".html", ".status.json")
-    assert written == {"index.html", *(f"{name}{end}" for name in ("01_a", "02_b") for end in ends)}
+    assert written == {"index.html", ".locks", *(f"{name}{end}" for name in ("01_a", "02_b") for end in ends)}
     index = (course / "out" / "index.html").read_text(encoding="utf-8")
     for text in ('href="01_a.html"', "01 A title", "One promise.", "completed", "ZeroDivisionError"):
         assert text in index
+
+
+@pytest.mark.slow
+def test_a_sweep_from_its_start_to_its_table(course):
+    sweep = ("sweep", "02", "--grid", "steps=1:3", "-p", "eps=8/255", "--workers", "2", "--out", "out")
+    result = course_command(*sweep)
+    assert result.exit_code == 1
+    assert "2 runs: 2 failed" in result.stdout
+    assert "✗ eps=0.03137254901960784 steps=1: code cell 3 (1 / 0): ZeroDivisionError" in result.stderr
+    solution = course / "notebooks" / "solutions" / "02_b.ipynb"
+    nbformat.write(chapter("02", parameters="eps = 0.1\nsteps = 40"), solution)
+    result = course_command(*sweep)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "2 runs: 2 completed" in result.stdout
+    assert (course / "out" / "index.html").exists()
+    assert course_command("status", "out").stdout.splitlines()[-1] == "4 runs: 2 failed, 2 completed"
+    assert course_command("collect", "out", "--to", "all.csv").stdout == "wrote 4 runs to all.csv\n"
+    assert len((course / "all.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="presses Ctrl-C by a signal")
+def test_ctrl_c_ends_a_sweep_in_order(course):
+    """One line, no traceback; what is finished is kept, and nothing goes on running."""
+    solution = course / "notebooks" / "solutions" / "01_a.ipynb"
+    waits = "import os, time\nopen(f'pid-{os.getpid()}', 'w').close()\ntime.sleep(60 * (eps > 0.5))"
+    nbformat.write(chapter("01", waits), solution)
+    command = [sys.executable, "-m", "course_utils", "sweep", str(solution), "--grid", "eps=0.1,0.9", "--out", "out"]
+    with subprocess.Popen([*command, "--workers", "1"], stderr=subprocess.PIPE, text=True, process_group=0) as sweep:
+        while len(pids := list(solution.parent.glob("pid-*"))) < 2:
+            assert sweep.poll() is None
+            time.sleep(0.1)
+        os.killpg(sweep.pid, signal.SIGINT)
+        assert sweep.communicate()[1] == "Interrupted. What is finished is kept: the same command goes on.\n"
+    assert sweep.returncode == 130
+    assert course_command("status", "out").stdout.endswith("2 runs: 1 completed, 1 interrupted\n")
+    end = time.monotonic() + 10
+    while any(Path(f"/proc/{pid.name[4:]}").exists() for pid in pids) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid.name[4:]}").exists() for pid in pids)
 
 
 @pytest.mark.slow

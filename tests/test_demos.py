@@ -1,13 +1,14 @@
 """Every demo at every slider position, in process, where exceptions propagate."""
 
 import io
+from datetime import datetime
 
 import pytest
 import torch
 from PIL import Image
 
 from course_utils import demos
-from course_utils.attacks import fgsm, pgd
+from course_utils.attacks import bim, fgsm, pgd
 from course_utils.evaluation import robust_accuracy
 from course_utils.generators import decoder
 from course_utils.projection import project_to_range
@@ -262,3 +263,116 @@ def test_latent_walk_refuses_ends_that_do_not_match(fgsm_slider, painter):
         demos.latent_walk(models["one"], painter, torch.zeros(0, 2), torch.zeros(0, 2))
     with pytest.raises(ValueError, match="expected a z for each of 2 images"):
         demos.latent_walk(models["one"], painter, torch.zeros(2, 2), torch.zeros(2, 3))
+
+
+# The photo lab
+
+NAMES = ["cat", "espresso", "daisy"]
+
+
+@pytest.fixture
+def photo_lab():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
+    photos = {"one": torch.rand(3, 16, 16), "two": torch.rand(3, 16, 16)}
+    return demos.photo_lab(model, photos, names=NAMES, targets=["espresso", "daisy"]), model, photos
+
+
+def dropped(content):
+    """Return what a FileUpload holds then."""
+    about = {"name": "mine", "type": "image/png", "size": len(content), "last_modified": datetime(2025, 1, 1)}
+    return (about | {"content": memoryview(content)},)
+
+
+def png(size=(40, 30)):
+    file = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 90)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_photo_lab_shows_what_the_attacks_make(photo_lab):
+    demo, model, photos = photo_lab
+    for name, photo in photos.items():
+        x = photo[None]
+        y = model(x).argmax(1)
+        for level in demos.PHOTO_LEVELS:
+            eps = level / 255
+            expected = {
+                "FGSM": fgsm(model, x, y, eps),
+                "PGD": bim(model, x, y, eps),
+                "targeted PGD": bim(model, x, torch.tensor([2]), eps, targeted=True),
+            }
+            for attack, adv in expected.items():
+                frame = demo.frame(photo=name, upload=(), attack=attack, target="daisy", level=level)
+                torch.testing.assert_close(frame["adv"], adv[0], atol=1e-6, rtol=0)
+                torch.testing.assert_close(frame["change"], (adv - x)[0], atol=1e-6, rtol=0)
+                torch.testing.assert_close(frame["probabilities"], model(adv).softmax(1)[0])
+                assert frame["true"] == y
+
+
+def test_photo_lab_attacks_once_for_each_position(photo_lab, monkeypatch):
+    demo, _, _ = photo_lab
+    states = [{"attack": attack, "level": 2} for attack in demos.PHOTO_ATTACKS]
+    first = [demo.render(**state) for state in states]
+    for name in ("bim", "input_gradient"):
+        monkeypatch.setattr(demos, name, None)  # a second attack would fail
+    assert [demo.render(**state) for state in states] == first
+
+
+def test_photo_lab_tells_targets_apart(photo_lab):
+    demo, _, _ = photo_lab
+    said = {goal: demo.describe(attack="targeted PGD", target=goal, level=8) for goal in ("espresso", "daisy")}
+    assert all(f"says {goal}" in words for goal, words in said.items())
+
+
+def test_photo_lab_takes_a_dropped_photo(photo_lab):
+    demo, model, _ = photo_lab
+    *_, picture, message = demo.widget().children
+    before = picture.value
+    demo.controls["upload"].value = dropped(png())
+    assert demo.controls["photo"].value == demos.UPLOADED
+    assert picture.value != before
+    assert "without attack" in message.value
+    colour = torch.tensor([200, 30, 90]).div(255).view(3, 1, 1).expand(3, 16, 16)
+    frame = demo.frame(photo=demos.UPLOADED, upload=dropped(png()), attack="PGD", target="daisy", level=0)
+    torch.testing.assert_close(frame["adv"], colour)
+    assert frame["true"] == model(colour[None]).argmax()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"no picture", "no picture of a known kind"),
+        (png()[:60], "cannot be"),
+        (png((900, 2)), "narrow"),
+    ],
+    ids=["empty", "text", "cut off", "too narrow"],
+)
+def test_photo_lab_says_what_is_wrong_with_a_dropped_file_and_goes_on(photo_lab, content, words):
+    demo, _, _ = photo_lab
+    *_, picture, message = demo.widget().children
+    before = picture.value
+    demo.controls["upload"].value = dropped(content)
+    assert "role='alert'" in message.value
+    assert words in message.value
+    assert picture.value == before
+    demo.controls["photo"].value = "two"
+    assert "role='status'" in message.value
+    demo.controls["upload"].value = dropped(png())
+    assert "role='status'" in message.value
+
+
+def test_photo_lab_asks_for_a_file_before_it_shows_one(photo_lab):
+    demo, _, _ = photo_lab
+    *_, message = demo.widget().children
+    demo.controls["photo"].value = demos.UPLOADED
+    assert "choose a photo of your own" in message.value
+
+
+def test_photo_lab_needs_photos_and_targets_that_are_classes(photo_lab):
+    _, model, photos = photo_lab
+    with pytest.raises(ValueError, match="at least one photo"):
+        demos.photo_lab(model, {}, names=NAMES, targets=["daisy"])
+    with pytest.raises(ValueError, match="'dog' is no name"):
+        demos.photo_lab(model, photos, names=NAMES, targets=["daisy", "dog"])

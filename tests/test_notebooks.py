@@ -20,6 +20,7 @@ TAGS = {
     "raises-exception",
 }
 SOLUTIONS = sorted((chapters.NOTEBOOKS / "solutions").glob("*.ipynb"))
+EXAMPLES = sorted((chapters.NOTEBOOKS / "examples").glob("*.ipynb"))
 MAX_BYTES = 400_000
 MAX_CODE_LINES = 300
 MAX_CELL_LINES = 25
@@ -246,6 +247,7 @@ RULES = [
     is_readable_python,
     makes_an_offline_page,
 ]
+FOR_CHAPTERS_ONLY = {has_one_parameters_cell, stores_what_is_compared, has_the_right_length, explains_its_code}
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
@@ -255,7 +257,14 @@ def test_chapter(path, rule):
     assert not complaints, "\n".join(complaints)
 
 
-@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_example(path):
+    nb = chapters.read_notebook(path)
+    complaints = [text for rule in RULES if rule not in FOR_CHAPTERS_ONLY for text in rule(nb)]
+    assert not complaints, "\n".join(complaints)
+
+
+@pytest.mark.parametrize("path", [*SOLUTIONS, *EXAMPLES], ids=lambda p: p.stem)
 def test_links_lead_somewhere(path):
     text = "\n".join(map(without_fences, prose(chapters.read_notebook(path))))
     targets = re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r"""href=["']([^"'#]+)""", text)

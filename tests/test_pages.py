@@ -136,14 +136,6 @@ def test_a_formula_that_cannot_be_read_stays_visible(tex):
     assert pages.mathml(tex).startswith('<code class="unreadable-formula">')
 
 
-def test_index_without_runs(tmp_path):
-    chapters.write_notebook(notebook(new_markdown_cell("A promise with <b> in it.")), tmp_path / "01_a.ipynb")
-    html = pages.write_index(tmp_path).read_text(encoding="utf-8")
-    assert '<th scope="col">status' not in html
-    assert "01 Small &amp; large" in html
-    assert "A promise with &lt;b&gt; in it." in html
-
-
 def test_folded_code_can_be_unfolded_and_its_output_is_shown():
     folded = shown(({"image/png": PIXEL}, {"image/png": {"alt": "one black pixel"}}))
     folded.source, folded.metadata = "paint()", {"jupyter": {"source_hidden": True}}

@@ -1,5 +1,6 @@
 """Calls side by side: the same results as one after another, and nothing left behind."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -72,6 +73,17 @@ def test_bad_input_is_refused():
         quiet(abs, [1], workers=0)
     with pytest.raises(ValueError, match="shorter"):
         quiet(pow, [1, 2], [1])
+
+
+def test_a_worker_holds_the_images_of_one_call_only():
+    """A function that refers to itself is freed by the collector alone, with all that it carries along."""
+    images = torch.zeros(54_321)
+
+    def job(_):
+        copies = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.shape == images.shape]
+        return job is not None and len({copy.data_ptr() for copy in copies})
+
+    assert max(quiet(job, range(16), workers=2)) == 1
 
 
 def alive(pid):

@@ -54,6 +54,14 @@ def test_good_values_become_plain_python(notebook, given, expected):
         ({"target": [1]}, "a number, text"),
         ({"target": {1, 2}}, "a number, text"),
         ({"target": Path("x")}, "a number, text"),
+        ({"n_eval": 2**63}, "n_eval must fit into 64 bits"),
+        ({"eps": 10**400}, "eps must fit into 64 bits"),
+        ({"target": -(10**5000)}, "target must fit into 64 bits"),
+        ({"target": "\ud800"}, "text that UTF-8 can store"),
+        ({"dataset": "mnist\n"}, "one of mnist5k, mnist"),
+        ({"eps ": 0.1}, "no parameter 'eps '"),
+        ({"__import__": 1}, "no parameter"),
+        ({3: 1}, "no parameter 3"),
     ],
 )
 def test_bad_parameters_are_refused(notebook, given, message):
@@ -100,6 +108,38 @@ def test_comments_give_limits_and_choices():
 )
 def test_typed_values(text, default, value):
     assert parameters.parse_value(text, default) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "values"),
+    [
+        ("0.05, 8/255,1e-3", 0.1, [0.05, 8 / 255, 1e-3]),
+        ("0:3", 7, [0, 1, 2]),
+        ("-2:5:3", 7, [-2, 1, 4]),
+        ("3:0:-1", 7, [3, 2, 1]),
+        ("0:2", None, [0, 1]),
+        ("0:2", 0.5, [0, 1]),
+        ("0:2", "x", ["0:2"]),
+        ("mnist,fashion_mnist", "x", ["mnist", "fashion_mnist"]),
+        ('"a,b", c', "x", ["a,b", "c"]),
+        ("true,false", False, [True, False]),
+        ("[0.1, 0.2],[8/255]", [0.3], [[0.1, 0.2], [8 / 255]]),
+        ("1,many", 1, [1, "many"]),
+        ("0.1:0.3", 0.1, ["0.1:0.3"]),
+    ],
+)
+def test_several_typed_values(text, default, values):
+    assert list(parameters.parse_values(text, default)) == values
+
+
+@pytest.mark.parametrize("text", ["", " , ", "3:3", "5:0", "0:5:0"])
+def test_no_values_are_refused(text):
+    with pytest.raises(ValueError, match="expected values"):
+        parameters.parse_values(text, 1)
+
+
+def test_a_huge_range_is_not_written_out():
+    assert len(parameters.parse_values("0:1000000000000", 1)) == 10**12
 
 
 def test_presets(course):

@@ -1,0 +1,131 @@
+"""Running chapters: which are found, which parameters are refused, and when a run counts as completed."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+from conftest import write_notebook
+from nbformat.v4 import new_code_cell
+
+from course_utils import batch
+from course_utils.store import open_store
+
+
+def test_import_needs_no_torch():
+    code = "import sys, course_utils.batch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_with_parameters(tmp_path):
+    folder = tmp_path / "out {eps}"  # papermill fills braces in paths
+    claims = json.dumps({"claims": [{"verdict": v} for v in ("holds", "holds", "not comparable")]})
+    path = write_notebook(
+        tmp_path / "a{b}" / "01_a.ipynb",
+        "from pathlib import Path\nassert Path('01_a.ipynb').exists(), 'must start in its own folder'",
+        f"from IPython.display import display\ndisplay({{'{batch.CLAIMS_MIME}': {claims}}}, raw=True)",
+    )
+    nb = nbformat.read(path, 4)
+    nb.cells.insert(2, new_code_cell("1 / 0", metadata={"tags": ["raises-exception"]}))
+    nb.cells.append(new_code_cell(""))  # Jupyter leaves one at the end
+    nbformat.write(nb, path)
+
+    result = batch.run_notebook(path, {"eps": np.float32(0.25), "dataset": "mnist"}, folder, progress=False)
+
+    assert result, result.error
+    assert result.results == {"eps": 0.25, "dataset": "mnist", "python": sys.executable}
+    assert (result.claims_passed, result.claims_total) == (2, 2)
+    assert result.peak_memory_mb > 10
+    status = json.loads((folder / "01_a.status.json").read_text())
+    assert (status["status"], status["error"], status["notebook"]) == ("completed", None, "01_a.ipynb")
+    defaults = {"n_eval": 512, "augment": False, "budgets": [0.1, 0.2], "target": None}
+    assert status["params"] == {"eps": 0.25, "dataset": "mnist"} | defaults
+    assert {p.name for p in folder.iterdir()} == {"01_a.ipynb", "01_a.status.json", ".locks"}
+    executed = nbformat.read(result.notebook, 4)
+    assert "papermill" not in executed.metadata
+    assert not any("papermill" in tag for cell in executed.cells for tag in cell.metadata.get("tags", []))
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("eps.missing", "code cell 2 (eps.missing): AttributeError: 'float' object has no attribute 'missing'"),
+        pytest.param("import sys\nsys.exit(0)", "code cell 2 (import sys): SystemExit: 0", marks=pytest.mark.slow),
+        pytest.param(
+            "import os\nos.kill(os.getpid(), 9)", "code cell 2 (import os): the kernel died", marks=pytest.mark.slow
+        ),
+        pytest.param("import time\ntime.sleep(60)", "code cell 2 (import time): took too long", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_breaks_off_is_failed(tmp_path, source, error):
+    path = write_notebook(tmp_path / "01_a.ipynb", source)
+    result = batch.run_notebook(path, {}, tmp_path / "out", timeout=4, progress=False)
+    assert (result.status, result.results) == ("failed", {})
+    assert result.error.startswith(error)
+    assert "\n" not in result.error
+    status = json.loads((tmp_path / "out" / "01_a.status.json").read_text())
+    assert status["error"] == result.error
+    nbformat.validate(nbformat.read(result.notebook, 4))
+
+
+def test_a_run_without_results_is_failed(tmp_path):
+    path = write_notebook(tmp_path / "01_a.ipynb", record=None)
+    result = batch.run_notebook(path, {}, tmp_path / "out", progress=False)
+    assert result.error == "no results: the last cell must call claims.record(...)"
+
+
+def test_a_wrong_parameter_runs_and_writes_nothing(tmp_path, notebook):
+    with pytest.raises(ValueError, match="epz"):
+        batch.run_notebook(notebook, {"epz": 1}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_somebody_else_does_is_refused(tmp_path, notebook):
+    with open_store(tmp_path).claim(notebook.stem), pytest.raises(ValueError, match="wait, or choose another folder"):
+        batch.run_notebook(notebook, {}, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {".locks"}
+
+
+HOSTILE = {
+    "quotes": '\'"\'\'"""',
+    "code": "'; raise SystemExit #",
+    "lines": "a\nb\r\n\t\\n\x00\u2028",
+    "braces": "{eps} {0} {{}} %s $x",
+    "unicode": "ε ≤ 8/255 😀",
+}
+
+
+@pytest.mark.slow
+def test_hostile_values_arrive_as_they_are(tmp_path):
+    """What the kernel got is what was given, to the last bit."""
+    given = {"large": 2**63 - 1, "small": -(2**63), "part": 8 / 255, "tiny": 5e-324, "zero": -0.0, "no": False}
+    given |= HOSTILE | {"many": [1e308, -1.5], "none": None, "words": ["a'b", "c\nd"]}
+    defaults = "\n".join(f"{name} = {type(value)()!r}" for name, value in given.items() if value is not None)
+    path = write_notebook(
+        tmp_path / "01_a.ipynb",
+        parameters=f"{defaults}\nnone = 1".replace("many = []", "many = [0.1]").replace("words = []", "words = ['']"),
+        record=f"from course_utils.claims import record\nrecord(seen=repr([{', '.join(given)}]))",
+    )
+    given["none"] = "None"
+    path.write_text(path.read_text().replace("none = 1", "none = None"))
+    result = batch.run_notebook(path, given, tmp_path / "{eps} 'out'", progress=False)
+    assert result, result.error
+    assert result.results["seen"] == repr(list(given.values()))
+    assert list(batch.collect(tmp_path / "{eps} 'out'").iloc[0][list(given)]) == list(given.values())
+
+
+@pytest.mark.slow
+def test_rebuild_stores_a_good_run_and_only_that(tmp_path):
+    path = write_notebook(tmp_path / "01_a.ipynb", "print('a')\nprint('b')")
+    assert batch.rebuild(path)
+    nb = nbformat.read(path, 4)
+    assert [c.execution_count for c in nb.cells if c.cell_type == "code"] == [1, 2, 3]
+    assert [o.text for o in nb.cells[2].outputs] == ["a\nb\n"]
+    nb.cells[2].source = "1 / 0"
+    nbformat.write(nb, path)
+    before = path.read_bytes()
+    result = batch.rebuild(path)
+    assert result.error == "code cell 2 (1 / 0): ZeroDivisionError: division by zero"
+    assert path.read_bytes() == before
