@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from tqdm.auto import tqdm
 from .attacks import pgd, project
 from .attacks.geometry import per_image
 from .attacks.inputs import check_count, checked_labels
-from .evaluation import correct
+from .evaluation import correct, predict
 from .manifold import ManifoldDefense, latent_attack
 from .names import nearest
 from .transfer import ensemble_logits
@@ -93,7 +94,7 @@ def adaptive_attacks(
 
     Args:
         defence, x, y, eps: as in `pgd`. norm: "linf" or "l2". attacks: some of these names, default all that suit.
-        steps, restarts: of PGD; later starts go on with what still stands.
+        steps, restarts: of PGD; later starts go on with what still stands, each towards another class.
         samples: draws of the random starts that a gradient is averaged over (EOT).
         generator: source of PGD's random starts. progress: show a bar.
 
@@ -140,19 +141,30 @@ def _follow(
     restarts: int,
     options: dict[str, Any],
 ) -> Tensor:
-    """Run PGD on a surrogate, and start anew where the defence still stands."""
+    """Run PGD on a surrogate, and start anew, towards one class after the other, where the defence still stands."""
     averaged = ensemble_logits([surrogate] * samples)
     best = project(x, x, eps, norm=options["norm"])  # refuses what is no image
     y = checked_labels(y, x)
+    others = _other_classes(defence, best, y) if restarts > 1 else None
     standing = torch.ones(len(x), dtype=torch.bool, device=x.device)
     for restart in range(restarts):
         if restart:
             standing[standing.clone()] = correct(defence, best[standing], y[standing])
+            if not standing.any():
+                break
         some, labels = x[standing], y[standing]
+        goal = others[standing, (restart - 1) % others.shape[1]] if restart else labels
         witness = _Witness(defence, some, labels, every=LOOK)
-        adv = pgd(averaged, some, labels, eps, callback=witness if surrogate.differentiable else None, **options)
+        watched = {"callback": witness if surrogate.differentiable else None, "targeted": restart > 0}
+        adv = pgd(averaged, some, goal, eps, **watched, **options)
         best[standing] = torch.where(per_image(witness.fooled, adv), witness.adv, adv)
     return best
+
+
+def _other_classes(defence: ManifoldDefense, x: Tensor, y: Tensor) -> Tensor:
+    """Return the classes that are not y, the likeliest of each image first, (N, K - 1)."""
+    logits = predict(defence, x)
+    return logits.scatter(1, y.unsqueeze(1), -math.inf).argsort(1, descending=True)[:, :-1]
 
 
 class _Witness:

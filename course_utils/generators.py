@@ -266,7 +266,7 @@ def train_gan(
         raise ValueError(f"the generator's batch norm needs two images at a time, got {size}.")
     steps = len(x) // size
     critic, artist = (
-        torch.optim.Adam(part.parameters(), lr, betas=(0.0, 0.99)) for part in (gan.critic, gan.generator)
+        torch.optim.Adam(part.parameters(), lr, betas=(0.0, 0.99), fused=True) for part in (gan.critic, gan.generator)
     )
     mean = AveragedModel(gan.generator, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
     devices = [x.device] if x.device.type == "cuda" else []

@@ -132,6 +132,28 @@ def test_a_new_start_is_spent_only_where_the_defence_still_stands(defence, image
     assert correct(defence, adv, y).tolist() == [False] * 4 + [True] * 6
 
 
+def test_later_starts_aim_at_one_class_after_the_other_the_likeliest_first(images, monkeypatch):
+    """Three classes of which the first pixel decides between 0 and 1, and class 2 is always last."""
+    x, y = images
+    three = nn.Sequential(Distracted(), nn.ConstantPad1d((0, 1), -9.0))
+    defence, aims = ManifoldDefense(three, Plane(), encoder=Encoder(), seed=0), []
+
+    def noted(model, some, labels, *args, targeted, **options):
+        aims.append((targeted, labels.tolist()))
+        return pgd(model, some, labels, *args, targeted=targeted, **options)
+
+    monkeypatch.setattr("course_utils.adaptive.pgd", noted)
+    adaptive_attacks(defence, x, y, 0.01, attacks=["implicit"], steps=1, restarts=4, progress=False)
+    other = (True, (1 - y).tolist())
+    assert aims == [(False, y.tolist()), other, (True, [2] * 10), other]
+
+
+def test_no_start_is_spent_where_nothing_stands(defence, images):
+    x, y = images
+    adv = adaptive_attacks(defence, x, y, 0.2, attacks=["implicit"], steps=20, restarts=4, progress=False)["implicit"]
+    assert accuracy(defence, adv, y) == 0
+
+
 def test_an_unknown_attack_is_refused_with_a_proposal(defence, images):
     with pytest.raises(ValueError, match="BPDA"):
         adaptive_attacks(defence, *images, 0.1, attacks=["bpda"])
