@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,8 @@ from tqdm.auto import tqdm
 
 from .attacks import pgd, project
 from .attacks.geometry import per_image
-from .attacks.inputs import check_count
-from .evaluation import correct
+from .attacks.inputs import check_count, checked_labels
+from .evaluation import correct, predict
 from .manifold import ManifoldDefense, latent_attack
 from .names import nearest
 from .transfer import ensemble_logits
@@ -21,7 +23,7 @@ def with_gradient(defence: ManifoldDefense, **settings: object) -> ManifoldDefen
     """Return a defence of the same networks, with the gradient that `settings` ask for, such as bpda=True.
 
     Args:
-        settings: of `ManifoldDefense`; what is not named stays, but for bpda, differentiable and from_end.
+        settings: of `ManifoldDefense`; what is not named stays, but for bpda, differentiable and implicit.
 
     >>> from course_utils import generators, models
     >>> defence = ManifoldDefense(models.mlp(), generators.decoder(latent=2))
@@ -52,8 +54,8 @@ def _unrolled(defence: ManifoldDefense) -> nn.Module:
     return with_gradient(defence, differentiable=True, unroll=40)
 
 
-def _unrolled_end(defence: ManifoldDefense) -> nn.Module:
-    return with_gradient(defence, differentiable=True, from_end=True, unroll=20)
+def _implicit(defence: ManifoldDefense) -> nn.Module:
+    return with_gradient(defence, implicit=True)
 
 
 # What PGD follows in the place of the defence, from the weakest to the strongest
@@ -61,7 +63,7 @@ SURROGATES: dict[str, Callable[[ManifoldDefense], nn.Module]] = {
     "autoencoder": shortcut,
     "BPDA": _bpda,
     "unrolled": _unrolled,
-    "unrolled, end": _unrolled_end,
+    "implicit": _implicit,
 }
 ADAPTIVE = ("naive", *SURROGATES, "latent")
 LOOK = 2  # steps of PGD between two looks at the defence itself
@@ -84,14 +86,16 @@ def adaptive_attacks(
     """Attack a defence in every way that is known here; `worst_case` over all of them is what it is worth.
 
     "naive": PGD on the classifier alone. "autoencoder": on the encoder's shortcut. "BPDA": straight through the
-    projection. "unrolled": through the inversion from the encoder's guess; "unrolled, end": through its last steps,
-    from z*. "latent": the nearest image of the generator that is classified otherwise, put back into the ball.
+    projection. "unrolled": through the inversion from the encoder's guess; "implicit": from z*, as it moves with the
+    image. "latent": the nearest image of the generator that is classified otherwise, put back into the ball.
 
-    All but the first show PGD's points to the defence itself every few steps: what fools a surrogate need not fool it.
+    What fools a surrogate need not fool the defence: where the two answer differently ("autoencoder", "unrolled"),
+    points on the way are shown to the defence itself.
 
     Args:
         defence, x, y, eps: as in `pgd`. norm: "linf" or "l2". attacks: some of these names, default all that suit.
-        steps, restarts: of PGD. samples: draws of the random starts that a gradient is averaged over (EOT).
+        steps, restarts: of PGD; later starts go on with what still stands, each towards another class.
+        samples: draws of the random starts that a gradient is averaged over (EOT).
         generator: source of PGD's random starts. progress: show a bar.
 
     Returns:
@@ -115,20 +119,52 @@ def adaptive_attacks(
     for name in attacks:
         if name not in ADAPTIVE:
             raise ValueError(f"unknown attack {name!r}. {nearest(name, ADAPTIVE)}")
-    options = {"norm": norm, "steps": steps, "restarts": restarts, "generator": generator}
+    options = {"norm": norm, "steps": steps, "generator": generator}
     found = {}
     for name in tqdm(attacks, disable=not progress, unit="attack"):
         if name == "latent":
             found[name] = on_manifold(defence, x, y, eps, norm=norm)
         elif name == "naive":  # somebody who does not know of the projection cannot look at what it does
-            found[name] = pgd(defence.classifier, x, y, eps, **options)
+            found[name] = pgd(defence.classifier, x, y, eps, restarts=restarts, **options)
         else:
-            surrogate = SURROGATES[name](defence)
-            averaged = ensemble_logits([surrogate] * samples) if samples > 1 else surrogate
-            witness = _Witness(defence, x, y, every=LOOK)
-            best = pgd(averaged, x, y, eps, callback=witness, **options)
-            found[name] = torch.where(per_image(witness.fooled, best), witness.adv, best)
+            found[name] = _follow(SURROGATES[name](defence), defence, x, y, eps, samples, restarts, options)
     return found
+
+
+def _follow(
+    surrogate: ManifoldDefense,
+    defence: ManifoldDefense,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    samples: int,
+    restarts: int,
+    options: dict[str, Any],
+) -> Tensor:
+    """Run PGD on a surrogate, and start anew, towards one class after the other, where the defence still stands."""
+    averaged = ensemble_logits([surrogate] * samples)
+    best = project(x, x, eps, norm=options["norm"])  # refuses what is no image
+    y = checked_labels(y, x)
+    others = _other_classes(defence, best, y) if restarts > 1 else None
+    standing = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    for restart in range(restarts):
+        if restart:
+            standing[standing.clone()] = correct(defence, best[standing], y[standing])
+            if not standing.any():
+                break
+        some, labels = x[standing], y[standing]
+        goal = others[standing, (restart - 1) % others.shape[1]] if restart else labels
+        witness = _Witness(defence, some, labels, every=LOOK)
+        watched = {"callback": witness if surrogate.differentiable else None, "targeted": restart > 0}
+        adv = pgd(averaged, some, goal, eps, **watched, **options)
+        best[standing] = torch.where(per_image(witness.fooled, adv), witness.adv, adv)
+    return best
+
+
+def _other_classes(defence: ManifoldDefense, x: Tensor, y: Tensor) -> Tensor:
+    """Return the classes that are not y, the likeliest of each image first, (N, K - 1)."""
+    logits = predict(defence, x)
+    return logits.scatter(1, y.unsqueeze(1), -math.inf).argsort(1, descending=True)[:, :-1]
 
 
 class _Witness:

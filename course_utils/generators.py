@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
@@ -265,7 +266,7 @@ def train_gan(
         raise ValueError(f"the generator's batch norm needs two images at a time, got {size}.")
     steps = len(x) // size
     critic, artist = (
-        torch.optim.Adam(part.parameters(), lr, betas=(0.0, 0.99)) for part in (gan.critic, gan.generator)
+        torch.optim.Adam(part.parameters(), lr, betas=(0.0, 0.99), fused=True) for part in (gan.critic, gan.generator)
     )
     mean = AveragedModel(gan.generator, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
     devices = [x.device] if x.device.type == "cuda" else []
@@ -297,6 +298,9 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> None:
 def trained_gan(x: Tensor, *, latent: int = 20, epochs: int = 25, seed: int = 0, progress: bool = True) -> GAN:
     """Return a GAN trained on images: from the cache, or trained now and kept there.
 
+    Its critic has ordinary layers again, whose weights have the norm that they were trained with: the two can be sent
+    to another process.
+
     Args:
         x: images in [0, 1], (N, 1, 28, 28). latent: as in `GAN`. epochs, seed, progress: as in `train_gan`.
 
@@ -308,9 +312,13 @@ def trained_gan(x: Tensor, *, latent: int = 20, epochs: int = 25, seed: int = 0,
         torch.manual_seed(seed)
         gan = GAN(latent=latent).to(x.device)
     settings = {"epochs": epochs, "seed": seed}
-    return load_or_train(
+    load_or_train(
         gan, lambda gan: train_gan(gan, x, progress=progress, **settings), name="gan", data=(x,), recipe=settings
     )
+    for layer in gan.critic:
+        if is_parametrized(layer):
+            remove_parametrizations(layer, "weight")
+    return gan
 
 
 # The prior of an untrained network ----------------------------------------------------------------------------------

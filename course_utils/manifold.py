@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .adversaries import Adversary
 from .attacks import frozen
 from .attacks.inputs import check_count, checked_labels, checked_number
-from .projection import check_latents, latent_size, project_to_range, unrolled
+from .projection import check_latents, implicit, latent_size, project_to_range, unrolled
 from .training import fit
 
 __all__ = ["LatentPairs", "ManifoldDefense", "latent_attack", "project_to_range", "train_on_manifold"]
@@ -30,7 +30,7 @@ class ManifoldDefense(nn.Module):
     """Project, regenerate, classify: logits C(G(z*)) with z* = argmin ‖G(z) − x‖².
 
     The projection is a search, and its answer has no gradient in x: by default an attack that follows gradients is
-    refused. Two options give one to the attacker who knows the defence.
+    refused. Three options give one to the attacker who knows the defence.
 
     Args:
         classifier: maps images to logits. generator: maps z (N, latent) to images.
@@ -38,12 +38,13 @@ class ManifoldDefense(nn.Module):
         steps, restarts, lr: of `project_to_range`.
         bpda: send the gradient straight through the projection, as if that were the identity (Athalye et al. 2018).
         differentiable: classify G(z) after `unroll` steps of gradient descent, through which the gradient flows: from
-            the encoder's guess, or, without an encoder or `from_end`, on from z*.
+            the encoder's guess, or, without an encoder, on from z*.
+        implicit: follow z* as a minimum moves when x does (see `projection.implicit`).
         seed: None draws new starts from the global stream in every call. A number gives every image in every call the
             same starts: then the answer depends neither on chance nor on the other images of the batch.
 
     Raises:
-        ValueError: both gradients at once. ValueError, TypeError, FloatingPointError: when called, as
+        ValueError: two gradients at once. ValueError, TypeError, FloatingPointError: when called, as
             `project_to_range`.
 
     >>> from course_utils import generators, models
@@ -66,19 +67,19 @@ class ManifoldDefense(nn.Module):
         bpda: bool = False,
         differentiable: bool = False,
         unroll: int = 40,
-        from_end: bool = False,
+        implicit: bool = False,
         seed: int | None = None,
     ):
         super().__init__()
-        if bpda and differentiable:
-            raise ValueError("bpda and differentiable are two gradients for one projection: choose one.")
+        if bpda + differentiable + implicit > 1:
+            raise ValueError("bpda, differentiable and implicit are gradients for one projection: choose one.")
         latent_size(generator)
         for name, count in (("steps", steps), ("restarts", restarts)):
             check_count(name, count)
         self.classifier, self.generator, self.encoder = classifier, generator, encoder
         self.steps, self.restarts, self.lr = steps, restarts, lr
-        self.bpda, self.differentiable, self.unroll, self.seed = bpda, differentiable, unroll, seed
-        self.from_end = from_end or encoder is None
+        self.bpda, self.differentiable, self.implicit = bpda, differentiable, implicit
+        self.unroll, self.seed = unroll, seed
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) in [0, 1] → logits (N, K)."""
@@ -87,9 +88,11 @@ class ManifoldDefense(nn.Module):
     def purify(self, x: Tensor) -> Tensor:
         """Return the images that are classified in the place of x, alike."""
         if self.differentiable:
-            start = self.project(x)[0] if self.from_end else self.encoder(x)
+            start = self.project(x)[0] if self.encoder is None else self.encoder(x)
             return self.generator(unrolled(self.generator, x, start, steps=self.unroll))
-        _, x_star = self.project(x)
+        z, x_star = self.project(x)
+        if self.implicit:
+            return self.generator(implicit(self.generator, x, z))
         return x + (x_star - x).detach() if self.bpda else x_star
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ ROUND = 20  # steps between two looks at which starts may stop; momentum needs s
 LAGGING = 1.1  # a start is given up when its error is so many times that of its image's best start, ...
 LATEST = 0.1  # ... once this share of the steps is done
 CONVERGED = 1e-3  # a start has arrived when a round lowers its error by less than this share of it
+FLAT = 0.02  # the least curvature of ‖G(z) − x‖² that is believed: where it is flatter, z* would move without bounds
 
 
 def project_to_range(
@@ -213,3 +214,29 @@ def unrolled(
             velocity = momentum * velocity + slope
             z = z - lr * velocity
     return z
+
+
+def implicit(generator: nn.Module, x: Tensor, z: Tensor) -> Tensor:
+    """Return z, where ‖G(z) − x‖² is least, with the gradient that such a point has as a function of x.
+
+    By the implicit function theorem ∂z/∂x = −H⁻¹ ∂²‖G(z) − x‖²/∂z∂x, where H = ∂²‖G(z) − x‖²/∂z². No step of the search
+    is repeated, and nothing is approximated, but where the search has not arrived and H is no curvature of a minimum:
+    its eigenvalues are taken without their sign, and as 0.02 at least.
+
+    Args:
+        generator: maps z (N, latent) to images like x. x: images (N, ...). z: what a projection found, (N, latent).
+
+    >>> from course_utils.generators import decoder
+    >>> x = torch.rand(3, 1, 28, 28, requires_grad=True)
+    >>> implicit(decoder(latent=2), x, torch.zeros(3, 2)).requires_grad
+    True
+    """
+    with torch.enable_grad():
+        point = z.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(_squared(generator(point) - x).sum(), point, create_graph=True)
+        unit = torch.eye(z.shape[1]).to(z).unsqueeze(1).expand(-1, len(z), -1)
+        (rows,) = torch.autograd.grad(slope, point, unit, retain_graph=True, is_grads_batched=True)
+    curvature, directions = torch.linalg.eigh(rows.transpose(0, 1))
+    steepness = curvature.abs().clamp_min(FLAT)
+    moved = (slope - slope.detach()).unsqueeze(1) @ directions / steepness.unsqueeze(1)
+    return z.detach() - (moved @ directions.mT).squeeze(1)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from course_utils.adaptive import ADAPTIVE, adaptive_attacks, on_manifold, shortcut, with_gradient
+from course_utils.attacks import pgd
 from course_utils.evaluation import accuracy, correct, worst_case
 from course_utils.manifold import ManifoldDefense
 
@@ -52,7 +53,7 @@ def test_the_naive_attack_is_undone_and_the_adaptive_ones_are_not(defence, image
     assert accuracy(defence, x, y) == 1
     advs = adaptive_attacks(defence, x, y, 0.2, steps=20, progress=False)
     assert tuple(advs) == ADAPTIVE
-    for name in ("unrolled", "unrolled, end", "latent"):
+    for name in ("unrolled", "implicit", "latent"):
         assert accuracy(defence, advs[name], y) == 0, name
     assert worst_case(*(correct(defence, adv, y) for adv in advs.values())).sum() == 0
 
@@ -92,7 +93,7 @@ def test_a_random_defence_is_attacked_in_expectation(images):
             return super().forward(z)
 
     defence = ManifoldDefense(Distracted(), Counted(), steps=3)
-    options = {"attacks": ["BPDA"], "steps": 1, "progress": False}
+    options = {"attacks": ["BPDA"], "steps": 1, "restarts": 1, "progress": False}
     for samples in (1, 4):
         drawn.append(-1)
         adaptive_attacks(defence, x, y, 0.1, samples=samples, **options)
@@ -113,6 +114,44 @@ def test_the_shortcut_is_the_autoencoder(defence, images):
     torch.testing.assert_close(shortcut(defence)(x), Distracted()(Plane()(Encoder()(x))))
     with pytest.raises(ValueError, match="encoder"):
         shortcut(ManifoldDefense(Distracted(), Plane()))
+
+
+def test_a_new_start_is_spent_only_where_the_defence_still_stands(defence, images, monkeypatch):
+    x, y = images
+    x[:4] = Plane()(torch.zeros(4, 2))  # on the boundary: these fall at once
+    attacked = []
+
+    def counted(model, some, *args, **options):
+        attacked.append(len(some))
+        return pgd(model, some, *args, **options)
+
+    monkeypatch.setattr("course_utils.adaptive.pgd", counted)
+    options = {"attacks": ["implicit"], "steps": 5, "progress": False}
+    adv = adaptive_attacks(defence, x, y, 0.05, restarts=3, **options)["implicit"]
+    assert attacked == [10, 6, 6]
+    assert correct(defence, adv, y).tolist() == [False] * 4 + [True] * 6
+
+
+def test_later_starts_aim_at_one_class_after_the_other_the_likeliest_first(images, monkeypatch):
+    """Three classes of which the first pixel decides between 0 and 1, and class 2 is always last."""
+    x, y = images
+    three = nn.Sequential(Distracted(), nn.ConstantPad1d((0, 1), -9.0))
+    defence, aims = ManifoldDefense(three, Plane(), encoder=Encoder(), seed=0), []
+
+    def noted(model, some, labels, *args, targeted, **options):
+        aims.append((targeted, labels.tolist()))
+        return pgd(model, some, labels, *args, targeted=targeted, **options)
+
+    monkeypatch.setattr("course_utils.adaptive.pgd", noted)
+    adaptive_attacks(defence, x, y, 0.01, attacks=["implicit"], steps=1, restarts=4, progress=False)
+    other = (True, (1 - y).tolist())
+    assert aims == [(False, y.tolist()), other, (True, [2] * 10), other]
+
+
+def test_no_start_is_spent_where_nothing_stands(defence, images):
+    x, y = images
+    adv = adaptive_attacks(defence, x, y, 0.2, attacks=["implicit"], steps=20, restarts=4, progress=False)["implicit"]
+    assert accuracy(defence, adv, y) == 0
 
 
 def test_an_unknown_attack_is_refused_with_a_proposal(defence, images):

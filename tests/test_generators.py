@@ -1,6 +1,7 @@
 """Generators: what they draw, how they are judged, and that they are trained once and without a trace."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -149,6 +150,15 @@ def test_the_gan_is_trained_once(empty_cache, monkeypatch):
     assert torch.equal(
         sample(first.generator, 3, generator_rng=stream()), sample(again.generator, 3, generator_rng=stream())
     )
+
+
+def test_a_trained_gan_can_be_sent_to_another_process_and_its_critic_keeps_its_norms(empty_cache):
+    x = bars(40)
+    gan = trained_gan(x, latent=2, epochs=2, progress=False)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(gan)).verdict(x), gan.verdict(x))
+    norms = [torch.linalg.matrix_norm(layer.weight, 2) for layer in gan.critic if isinstance(layer, nn.Linear)]
+    assert len(norms) == 3
+    torch.testing.assert_close(torch.stack(norms), torch.ones(3), atol=0.1, rtol=0)
 
 
 def test_the_image_prior_draws_the_image_before_its_noise():

@@ -108,7 +108,7 @@ def test_the_unrolled_gradient_is_that_of_the_loop(x):
     torch.testing.assert_close(input_gradient(open_, x, y), input_gradient(loop, x, y))
 
 
-def test_the_unrolled_gradient_leaves_the_directions_out_that_the_generator_cannot_draw(x):
+def test_the_unrolled_and_implicit_gradients_leave_the_directions_out_that_the_generator_cannot_draw(x):
     """Its part orthogonal to the range is nothing; the straight-through gradient's is not."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     a, y = Linear().a.detach() / 0.5, torch.tensor([0, 1, 2, 0, 1, 2])
@@ -117,9 +117,16 @@ def test_the_unrolled_gradient_leaves_the_directions_out_that_the_generator_cann
         flat = gradient.flatten(1)
         return (flat - flat @ a @ a.T).norm() / flat.norm()
 
-    for option, small in (({"differentiable": True}, True), ({"bpda": True}, False)):
+    for option, small in (({"differentiable": True}, True), ({"implicit": True}, True), ({"bpda": True}, False)):
         shield = ManifoldDefense(network, Linear(), encoder=encode, steps=30, seed=0, **option)
         assert (outside(input_gradient(shield, x, y)) < 1e-3) == small
+
+
+def test_the_implicit_defence_is_the_defence_itself_with_a_gradient(x):
+    options = {"encoder": encode, "steps": 30}
+    open_ = defence(implicit=True, **options)
+    torch.testing.assert_close(open_(x), defence(**options)(x))
+    assert open_(x.clone().requires_grad_()).requires_grad
 
 
 def test_from_the_end_the_unrolled_defence_says_what_the_search_says(x):
@@ -156,6 +163,8 @@ def test_it_works_under_no_grad_and_leaves_its_networks_alone(x):
 def test_two_gradients_at_once_and_a_generator_without_latent_are_refused():
     with pytest.raises(ValueError, match="choose one"):
         defence(bpda=True, differentiable=True)
+    with pytest.raises(ValueError, match="choose one"):
+        defence(differentiable=True, implicit=True)
     with pytest.raises(TypeError, match="latent"):
         ManifoldDefense(Side(), nn.Linear(2, 16))
     with pytest.raises(ValueError, match="restarts"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_utils.projection import project_to_range, unrolled
+from course_utils.projection import implicit, project_to_range, unrolled
 
 LATENT = 3
 
@@ -183,3 +183,43 @@ def test_the_unrolled_gradient_is_that_of_the_loop_written_out(x):
 def test_a_long_unrolled_descent_ends_where_the_projection_does(x):
     z = unrolled(Linear(), x, torch.zeros(len(x), LATENT), steps=400)
     torch.testing.assert_close(z.detach(), Linear().nearest(x), atol=1e-3, rtol=0)
+
+
+def test_the_implicit_gradient_of_a_linear_generator_is_the_pseudo_inverse(x):
+    z = Linear().nearest(x)
+    x = x.clone().requires_grad_()
+    moving = implicit(Linear(), x, z)
+    torch.testing.assert_close(moving, z)
+    rows = [torch.autograd.grad(part.sum(), x, retain_graph=True)[0].flatten(1) for part in moving.unbind(1)]
+    inverse = torch.linalg.pinv(Linear().a.detach())
+    torch.testing.assert_close(torch.stack(rows, 1), inverse.expand(len(x), -1, -1), atol=1e-4, rtol=1e-4)
+
+
+def test_the_implicit_gradient_foresees_where_the_minimum_of_a_bent_range_goes(x):
+    class Bent(Linear):
+        def forward(self, z):
+            return super().forward(z + 0.2 * z.square())
+
+    def minimum(x, z):
+        return unrolled(generator, x, z, steps=500, lr=0.05).detach()
+
+    generator = Bent().double()
+    x = x.double()
+    z = minimum(x, torch.zeros(6, LATENT, dtype=torch.float64))
+    change = 1e-4 * torch.randn(x.shape, generator=stream(8), dtype=torch.float64)
+    weight = torch.randn(z.shape, generator=stream(9), dtype=torch.float64)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad((implicit(generator, x, z) * weight).sum(), x)
+    foreseen = (gradient * change).flatten(1).sum(1)
+    came = ((minimum((x + change).detach(), z) - z) * weight).sum(1)
+    torch.testing.assert_close(foreseen, came, rtol=0.01, atol=1e-7)
+
+
+def test_a_direction_that_draws_nothing_gets_no_gradient(x):
+    class Blind(Linear):
+        def forward(self, z):
+            return super().forward(z * torch.tensor([1.0, 1.0, 0.0]))
+
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(implicit(Blind(), x, torch.zeros(6, LATENT))[:, 2].sum(), x)
+    assert not gradient.any()
