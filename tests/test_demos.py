@@ -1,14 +1,21 @@
 """Every demo at every slider position, in process, where exceptions propagate."""
 
+import inspect
 import io
+import re
 from datetime import datetime
 
+import nbformat
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from traitlets import TraitError
 
-from course_utils import demos
+from course_utils import chapters, demos
 from course_utils.attacks import bim, fgsm, pgd
+from course_utils.data import load_images
+from course_utils.demos.drawing import as_mnist, ink_from, ink_of
 from course_utils.evaluation import robust_accuracy
 from course_utils.generators import decoder
 from course_utils.projection import project_to_range
@@ -86,7 +93,7 @@ def test_an_error_becomes_a_message_and_the_demo_goes_on(fgsm_slider):
             raise ValueError("too <far>")
         return demo.frame(eps=eps, **state)
 
-    fragile = demos.Demo(demo.title, demo.controls, frame, demo.draw, demo.alt, demo.size, demo.static)
+    fragile = demos.Demo(demo.title, demo.controls, frame, demo.draw, demo.alt, demo.size, demo.static, demo.handle)
     _, _, picture, message = fragile.widget().children
     before = picture.value
     demo.controls["eps"].value = 0.2
@@ -119,6 +126,61 @@ def test_wrong_images_are_refused(x):
         demos.fgsm_slider({"m": torch.nn.Flatten()}, x, torch.tensor([0, 1]))
 
 
+# Back to the beginning, and on to the next example
+
+
+def test_reset_puts_every_control_back_and_tells_once_what_is_shown(fgsm_slider):
+    demo, _ = fgsm_slider
+    first = demo.state
+    for name, value in {"model": "two", "image": 2, "eps": 0.12}.items():
+        demo.controls[name].value = value
+    demo.reset()
+    assert demo.state == first
+
+
+def test_next_example_goes_round(fgsm_slider, photo_lab):
+    for demo, values in ((fgsm_slider[0], [0, 1, 2]), (photo_lab[0], ["one", "two"])):
+        seen = []
+        for _ in range(len(values) + 1):
+            seen.append(demo.state[demo.example])
+            demo.next_example()
+        assert seen == [*values, values[0]]
+        demo.reset()
+
+
+def test_next_example_without_examples_changes_nothing(fgsm_slider):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.accuracy_curves(models, x, y)
+    before = demo.state
+    demo.next_example()
+    assert demo.state == before
+
+
+# The catalogue
+
+BUILDERS = {name for name in demos.__all__ if inspect.isfunction(getattr(demos, name))} - {
+    "alert",
+    "catalogue",
+    "eps_slider",
+}
+
+
+def test_the_catalogue_lists_every_demo_in_the_order_of_the_chapters():
+    entries = demos.catalogue()
+    assert set(entries) == BUILDERS
+    assert [entry.chapter for entry in entries.values()] == sorted(entry.chapter for entry in entries.values())
+    for name, entry in entries.items():
+        assert entry.name == name
+        assert 1 <= len(re.findall(r"[.?!](?:\s|$)", entry.hint)) <= 2
+
+
+@pytest.mark.parametrize("path", sorted((chapters.NOTEBOOKS / "solutions").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_demo_of_a_chapter_is_in_the_catalogue(path):
+    code = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
+    for name in set(re.findall(r"demos\.(\w+)\(", code)):
+        assert demos.catalogue()[name].chapter == path.stem[:2]
+
+
 # PGD step by step
 
 
@@ -138,6 +200,34 @@ def test_pgd_scrubber_shows_the_path_of_the_attack(fgsm_slider, start):
     assert demo.controls["step"].max == 8
     assert f"After step {8}" in demo.describe(step=8)
     assert demo.render(step=0) != demo.render(step=8)
+
+
+# Optimised noise
+
+
+def test_optimised_noise_is_a_minimum_between_length_and_target(fgsm_slider):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.optimised_noise_slider(models, x, y)
+    model, goal = models["two"], torch.tensor([7])
+    for c in demos.NOISE_WEIGHTS:
+        frame = demo.frame(model="two", image=1, target="7", c=c)
+        noise = frame["noise"][None].clone().requires_grad_()
+        cost = c * noise.square().sum() + F.cross_entropy(model(x[1:2] + noise), goal)
+        (slope,) = torch.autograd.grad(cost, noise)
+        stopped = (frame["adv"][None] == 0) & (slope > 0) | (frame["adv"][None] == 1) & (slope < 0)
+        assert slope[~stopped].abs().max() < 0.05
+        assert frame["length"] == pytest.approx(noise.norm().item(), rel=1e-5)
+        torch.testing.assert_close(frame["probabilities"], model(frame["adv"][None]).softmax(1)[0])
+
+
+def test_optimised_noise_grows_and_arrives_as_length_gets_cheaper(fgsm_slider):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.optimised_noise_slider(models, x, y)
+    frames = [demo.frame(model="one", image=0, target="4", c=c) for c in demos.NOISE_WEIGHTS]
+    lengths, sure = ([f["length"] for f in frames], [float(f["probabilities"][4]) for f in frames])
+    assert lengths == sorted(lengths)
+    assert sure == sorted(sure)
+    assert "the target is 4" in demo.describe(target="4")
 
 
 # One cell of the transfer matrix
@@ -201,7 +291,7 @@ def test_accuracy_curves_attack_once_for_each_number_of_steps(fgsm_slider, monke
     _, (models, x, y) = fgsm_slider
     demo = demos.accuracy_curves(models, x, y)
     first = demo.frame(steps=3)
-    monkeypatch.setattr(demos, "pgd", None)  # a second attack would fail
+    monkeypatch.setattr("course_utils.demos.robust_training.pgd", None)  # a second attack would fail
     assert demo.frame(steps=3) == first
 
 
@@ -209,6 +299,117 @@ def test_accuracy_curves_refuse_labels_that_do_not_match(fgsm_slider):
     _, (models, x, y) = fgsm_slider
     with pytest.raises(ValueError, match="one label each"):
         demos.accuracy_curves(models, x, y[:2])
+
+
+# Several models, and their loss surfaces
+
+
+def test_model_comparer_shows_what_each_models_own_attack_makes(fgsm_slider):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.model_comparer(models, x, y, steps=3)
+    for eps in (0.0, 0.1, 0.3):
+        for attack in demos.COMPARED_ATTACKS:
+            frame = demo.frame(image=1, attack=attack, eps=eps)
+            for place, model in enumerate(models.values()):
+                stream = torch.Generator().manual_seed(0)
+                options = (x[1:2], y[1:2], eps)
+                adv = fgsm(model, *options) if attack == "FGSM" else pgd(model, *options, steps=3, generator=stream)
+                torch.testing.assert_close(frame["adv"][place], adv[0])
+                probabilities = model(adv).softmax(1)[0].detach()
+                assert frame["said"][place] == probabilities.argmax()
+                assert frame["sure"][place] == pytest.approx(float(probabilities[y[1]]), abs=1e-5)
+
+
+@pytest.mark.parametrize("sideways", demos.SIDEWAYS)
+def test_loss_tilt_turns_from_one_edge_of_the_plane_to_the_other(fgsm_slider, sideways):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.loss_tilt(models, x, y, eps=0.3)
+    flat, upright = (demo.frame(image=2, sideways=sideways, tilt=tilt) for tilt in (0, 90))
+    for name, model in models.items():
+        plane = flat["planes"][name]
+        clean = F.cross_entropy(model(x[2:3]), y[2:3])
+        attacked = F.cross_entropy(model(fgsm(model, x[2:3], y[2:3], 0.3)), y[2:3])
+        assert plane[0, 0] == pytest.approx(clean.item(), abs=1e-4)
+        assert plane[0, -1] == pytest.approx(attacked.item(), abs=1e-3)
+        torch.testing.assert_close(torch.tensor(flat["profiles"][name]), plane[0])
+        torch.testing.assert_close(torch.tensor(upright["profiles"][name]), plane[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_loss_tilt_finds_what_pgd_finds(fgsm_slider):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.loss_tilt(models, x, y, eps=0.3)
+    adv = pgd(models["one"], x[:1], y[:1], 0.3, steps=10, generator=torch.Generator().manual_seed(0))
+    profile = demo.frame(image=0, sideways="PGD", tilt=90)["profiles"]["one"]
+    assert profile[-1] == pytest.approx(F.cross_entropy(models["one"](adv), y[:1]).item(), rel=1e-3)
+
+
+# A digit drawn by hand
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_images(split="test", n=200)[0]
+
+
+def test_digits_drawn_back_are_mnists_own(digits):
+    back = torch.stack([as_mnist(ink_of(ink_from(x))) for x in digits])
+    assert (back - digits).flatten(1).norm(dim=1).mean() < 0.35 * digits.flatten(1).norm(dim=1).mean()
+    places = torch.arange(28.0)
+    for dim in (2, 3):
+        centres = [(t.sum((1, 5 - dim)) * places).sum(1) / t.sum((1, 2, 3)) for t in (back, digits)]
+        assert (centres[0] - centres[1]).abs().max() < 1.1  # both are placed by whole pixels
+    height, width = ((back[:, 0] > 0.1).any(axis).sum(1) for axis in (2, 1))
+    assert torch.maximum(height, width).float().mean() == pytest.approx(20, abs=0.5)
+
+
+def test_where_and_how_large_a_digit_is_drawn_does_not_matter():
+    stroke = torch.zeros(1, 84, 84)
+    stroke[0, 10:40, 20:26] = 1
+    stroke[0, 34:40, 20:44] = 1
+    moved = stroke.roll((30, 25), (1, 2))
+    larger = F.interpolate(stroke[None], scale_factor=2)[0]
+    torch.testing.assert_close(as_mnist(moved), as_mnist(stroke))
+    torch.testing.assert_close(as_mnist(larger), as_mnist(stroke), atol=0.15, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "ink", [torch.zeros(1, 84, 84), torch.ones(1, 84, 84), torch.eye(84)[None, :1].expand(1, 84, 84)]
+)
+def test_any_sketch_becomes_a_digit(ink):
+    digit = as_mnist(ink)
+    assert digit.shape == (1, 28, 28)
+    assert digit.min() >= 0
+    assert digit.max() <= 1
+    assert bool(digit.any()) == bool(ink.any())
+
+
+def test_draw_digit_attacks_what_the_model_sees(fgsm_slider, digits):
+    _, (models, _, _) = fgsm_slider
+    demo = demos.draw_digit(models, example=digits[0])
+    sketch = ink_from(digits[1])
+    x = as_mnist(ink_of(sketch))[None]
+    answer = models["one"](x).argmax(1)
+    for eps in (0.0, 0.1, 0.3):
+        frame = demo.frame(sketch=sketch, model="one", eps=eps)
+        torch.testing.assert_close(frame["adv"], fgsm(models["one"], x, answer, eps)[0], atol=1e-6, rtol=0)
+        assert frame["answer"] == answer
+    assert "The square is empty" in demo.describe(eps=0.2)
+    assert "without attack" in demo.describe(**demo.static)
+
+
+def test_a_sketch_arrives_as_the_browser_sends_it(fgsm_slider, digits):
+    _, (models, _, _) = fgsm_slider
+    demo = demos.draw_digit(models)
+    *_, message = demo.widget().children
+    assert "The square is empty" in message.value
+    sketch = demo.controls["sketch"]
+    sketch.set_state({"value": memoryview(ink_from(digits[3]))})
+    assert sketch.value == ink_from(digits[3])
+    assert "the model says" in message.value
+    with pytest.raises(TraitError, match="84 × 84 bytes"):
+        sketch.value = b"12"
+    demo.reset()
+    assert "The square is empty" in message.value
 
 
 # The projection, and walks in the latent space
@@ -315,7 +516,7 @@ def test_photo_lab_attacks_once_for_each_position(photo_lab, monkeypatch):
     states = [{"attack": attack, "level": 2} for attack in demos.PHOTO_ATTACKS]
     first = [demo.render(**state) for state in states]
     for name in ("bim", "input_gradient"):
-        monkeypatch.setattr(demos, name, None)  # a second attack would fail
+        monkeypatch.setattr(f"course_utils.demos.photographs.{name}", None)  # a second attack would fail
     assert [demo.render(**state) for state in states] == first
 
 
@@ -363,11 +564,14 @@ def test_photo_lab_says_what_is_wrong_with_a_dropped_file_and_goes_on(photo_lab,
     assert "role='status'" in message.value
 
 
-def test_photo_lab_asks_for_a_file_before_it_shows_one(photo_lab):
+def test_photo_lab_offers_an_upload_when_there_is_one(photo_lab):
     demo, _, _ = photo_lab
-    *_, message = demo.widget().children
-    demo.controls["photo"].value = demos.UPLOADED
-    assert "choose a photo of your own" in message.value
+    assert demos.UPLOADED not in demo.controls["photo"].options
+    demo.controls["upload"].value = dropped(png())
+    assert demo.state["photo"] == demos.UPLOADED
+    demo.reset()
+    assert demo.state == demo.first
+    assert demos.UPLOADED not in demo.controls["photo"].options
 
 
 def test_photo_lab_needs_photos_and_targets_that_are_classes(photo_lab):
