@@ -1,13 +1,16 @@
 """Every demo at every slider position, in process, where exceptions propagate."""
 
+import inspect
 import io
+import re
 from datetime import datetime
 
+import nbformat
 import pytest
 import torch
 from PIL import Image
 
-from course_utils import demos
+from course_utils import chapters, demos
 from course_utils.attacks import bim, fgsm, pgd
 from course_utils.evaluation import robust_accuracy
 from course_utils.generators import decoder
@@ -86,7 +89,7 @@ def test_an_error_becomes_a_message_and_the_demo_goes_on(fgsm_slider):
             raise ValueError("too <far>")
         return demo.frame(eps=eps, **state)
 
-    fragile = demos.Demo(demo.title, demo.controls, frame, demo.draw, demo.alt, demo.size, demo.static)
+    fragile = demos.Demo(demo.title, demo.controls, frame, demo.draw, demo.alt, demo.size, demo.static, demo.handle)
     _, _, picture, message = fragile.widget().children
     before = picture.value
     demo.controls["eps"].value = 0.2
@@ -117,6 +120,57 @@ def test_other_image_sizes_work():
 def test_wrong_images_are_refused(x):
     with pytest.raises(ValueError, match="expected images"):
         demos.fgsm_slider({"m": torch.nn.Flatten()}, x, torch.tensor([0, 1]))
+
+
+# Back to the beginning, and on to the next example
+
+
+def test_reset_puts_every_control_back_and_tells_once_what_is_shown(fgsm_slider):
+    demo, _ = fgsm_slider
+    first = demo.state
+    for name, value in {"model": "two", "image": 2, "eps": 0.12}.items():
+        demo.controls[name].value = value
+    demo.reset()
+    assert demo.state == first
+
+
+def test_next_example_goes_round(fgsm_slider, photo_lab):
+    for demo, values in ((fgsm_slider[0], [0, 1, 2]), (photo_lab[0], ["one", "two", demos.UPLOADED])):
+        seen = []
+        for _ in range(len(values) + 1):
+            seen.append(demo.state[demo.example])
+            demo.next_example()
+        assert seen == [*values, values[0]]
+        demo.reset()
+
+
+def test_next_example_without_examples_changes_nothing(fgsm_slider):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.accuracy_curves(models, x, y)
+    before = demo.state
+    demo.next_example()
+    assert demo.state == before
+
+
+# The catalogue
+
+BUILDERS = {name for name in demos.__all__ if inspect.isfunction(getattr(demos, name))} - {"catalogue", "eps_slider"}
+
+
+def test_the_catalogue_lists_every_demo_in_the_order_of_the_chapters():
+    entries = demos.catalogue()
+    assert set(entries) == BUILDERS
+    assert [entry.chapter for entry in entries.values()] == sorted(entry.chapter for entry in entries.values())
+    for name, entry in entries.items():
+        assert entry.name == name
+        assert 1 <= len(re.findall(r"[.?!](?:\s|$)", entry.hint)) <= 2
+
+
+@pytest.mark.parametrize("path", sorted((chapters.NOTEBOOKS / "solutions").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_demo_of_a_chapter_is_in_the_catalogue(path):
+    code = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
+    for name in set(re.findall(r"demos\.(\w+)\(", code)):
+        assert demos.catalogue()[name].chapter == path.stem[:2]
 
 
 # PGD step by step
@@ -201,7 +255,7 @@ def test_accuracy_curves_attack_once_for_each_number_of_steps(fgsm_slider, monke
     _, (models, x, y) = fgsm_slider
     demo = demos.accuracy_curves(models, x, y)
     first = demo.frame(steps=3)
-    monkeypatch.setattr(demos, "pgd", None)  # a second attack would fail
+    monkeypatch.setattr("course_utils.demos.robust_training.pgd", None)  # a second attack would fail
     assert demo.frame(steps=3) == first
 
 
@@ -315,7 +369,7 @@ def test_photo_lab_attacks_once_for_each_position(photo_lab, monkeypatch):
     states = [{"attack": attack, "level": 2} for attack in demos.PHOTO_ATTACKS]
     first = [demo.render(**state) for state in states]
     for name in ("bim", "input_gradient"):
-        monkeypatch.setattr(demos, name, None)  # a second attack would fail
+        monkeypatch.setattr(f"course_utils.demos.photographs.{name}", None)  # a second attack would fail
     assert [demo.render(**state) for state in states] == first
 
 

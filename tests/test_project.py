@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "physical": {"intervals", "vision", "attacks", "evaluation"},
     "patches": {"vision", "attacks", "evaluation", "physical"},
     "plotting": {"intervals", "evaluation"},
-    "demos": {"runtime", "attacks", "evaluation", "photos", "victims", "plotting", "projection"},
+    "demos": {"attacks", "adversaries", "classifiers", "data", "evaluation", "generators", "manifold", "photos"}
+    | {"plotting", "projection", "training", "transfer", "victims"},
     "exercises": {"names", "runtime", "layers", "attacks", "evaluation", "physical"},
     "chapters": {"runtime", "files", "names"},
     "parameters": {"names", "chapters"},

@@ -1,0 +1,139 @@
+"""Attacks on one image: in one step (chapter 02) and step by step (chapter 03)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from ..attacks import frozen, input_gradient, pgd
+from ..evaluation import predict
+from ..plotting import COLOURS, class_bars, show_image
+from .demo import Demo, check_images, eps_slider
+
+
+def fgsm_slider(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, names: Sequence[str] | None = None) -> Demo:
+    """Show one image under FGSM: the image, the magnified change, the most likely classes (chapter 02).
+
+    The sign of the gradient does not depend on eps: it is computed once for each image and model.
+
+    Args:
+        models: by the name shown. x: images (N, C, H, W) in [0, 1]. y: labels (N,). names: of the classes.
+    """
+    check_images(x, y)
+    signs: dict[tuple[str, int], Tensor] = {}
+
+    def frame(model: str, image: int, eps: float) -> dict[str, Any]:
+        one, label = x[image : image + 1], y[image : image + 1]
+        if (model, image) not in signs:
+            signs[model, image] = input_gradient(models[model], one, label).sign()
+        adv = (one + eps * signs[model, image]).clamp(0, 1)
+        with frozen(models[model]), torch.no_grad():
+            probabilities = models[model](adv).softmax(1)[0]
+        return {"adv": adv[0], "change": (adv - one)[0], "probabilities": probabilities, "true": int(label), "eps": eps}
+
+    def draw(fig: Figure, f: dict[str, Any]) -> None:
+        left, middle, right = fig.axes
+        show_image(left, f["adv"], f"ε = {f['eps']:.3f}")
+        show_image(middle, f["change"].mean(0), "change, magnified", signed=True)
+        right.set_axis_on()
+        class_bars(right, f["probabilities"], true=f["true"], names=names, top=5)
+        right.set_title("hatched: the true class", fontsize=9)
+
+    def alt(f: dict[str, Any]) -> str:
+        best = int(f["probabilities"].argmax())
+        said = str(best) if names is None else names[best]
+        true = str(f["true"]) if names is None else names[f["true"]]
+        return (
+            f"At ε = {f['eps']:.3f} the model says {said} with {100 * f['probabilities'][best]:.0f} %; true is {true}."
+        )
+
+    controls = {
+        "model": widgets.Dropdown(options=list(models), description="model"),
+        "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),
+        "eps": eps_slider(),
+    }
+    size = {"rows": 1, "columns": 3, "width": 2.5, "height": 2.5}
+    return Demo("FGSM on one image", controls, frame, draw, alt, size, {"eps": 0.1}, handle="eps", example="image")
+
+
+def pgd_scrubber(
+    models: Mapping[str, nn.Module],
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float = 0.1,
+    steps: int = 40,
+    names: Sequence[str] | None = None,
+) -> Demo:
+    """Show PGD on one image step by step: image, magnified change, the loss so far, class bars (chapter 03).
+
+    A path is computed once for each model, image and start; the handle then only looks into it.
+
+    Args:
+        models: by the name shown. x: images (N, C, H, W) in [0, 1]. y: labels (N,).
+        eps: radius, pixel units. steps: of PGD. names: of the classes.
+    """
+    check_images(x, y)
+    paths: dict[tuple[str, int, bool], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def path(model: str, image: int, start: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if (model, image, start) not in paths:
+            points, losses = [], []
+
+            def keep(restart: int, step: int, adv: Tensor, loss: Tensor) -> None:
+                points.append(adv[0])
+                losses.append(loss[0])
+
+            one, label = x[image : image + 1], y[image : image + 1]
+            generator = torch.Generator(x.device).manual_seed(0)
+            pgd(models[model], one, label, eps, steps=steps, random_start=start, generator=generator, callback=keep)
+            points = torch.stack(points)
+            paths[model, image, start] = points, torch.stack(losses), predict(models[model], points).softmax(1)
+        return paths[model, image, start]
+
+    def frame(model: str, image: int, start: bool, step: int) -> dict[str, Any]:
+        points, losses, probabilities = path(model, image, start)
+        return {
+            "adv": points[step],
+            "change": points[step] - x[image],
+            "losses": losses.tolist(),
+            "probabilities": probabilities[step],
+            "true": int(y[image]),
+            "step": step,
+        }
+
+    def draw(fig: Figure, f: dict[str, Any]) -> None:
+        left, middle, curve, right = fig.axes
+        show_image(left, f["adv"], f"step {f['step']} of {steps}, ε = {eps:g}")
+        show_image(middle, f["change"].mean(0), "change (full colour: ε)", signed=True, limit=eps)
+        curve.plot(range(steps + 1), f["losses"], color="0.7", marker="", linestyle="-")
+        curve.plot(range(f["step"] + 1), f["losses"][: f["step"] + 1], color=COLOURS[0], marker="", linestyle="-")
+        curve.plot(f["step"], f["losses"][f["step"]], color=COLOURS[1], marker="o")
+        curve.set(xlabel="step")
+        curve.set_title("loss", fontsize=9)
+        class_bars(right, f["probabilities"], true=f["true"], names=names, top=5)
+        right.set_title("hatched: the true class", fontsize=9)
+
+    def alt(f: dict[str, Any]) -> str:
+        best = int(f["probabilities"].argmax())
+        said, true = (str(k) if names is None else names[k] for k in (best, f["true"]))
+        return (
+            f"After step {f['step']} the loss is {f['losses'][f['step']]:.2f} and the model says {said} with "
+            f"{100 * f['probabilities'][best]:.0f} %; true is {true}."
+        )
+
+    controls = {
+        "model": widgets.Dropdown(options=list(models), description="model"),
+        "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),
+        "start": widgets.Checkbox(True, description="random start"),
+        "step": widgets.IntSlider(0, min=0, max=steps, description="step"),
+    }
+    size = {"rows": 1, "columns": 4, "width": 2.3, "height": 2.3}
+    return Demo(
+        "PGD step by step", controls, frame, draw, alt, size, {"step": steps // 4}, handle="step", example="image"
+    )

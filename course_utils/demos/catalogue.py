@@ -1,0 +1,185 @@
+"""Every demo on the default data, with what to try. What a demo needs is trained when it is first built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from ..adversaries import Adversary, FreeAdversary
+from ..attacks import pgd
+from ..classifiers import imagenet_labels, load_classifier
+from ..data import load_images
+from ..generators import VAE, trained_vae
+from ..manifold import latent_attack
+from ..photos import load_photos, preprocess
+from ..training import trained
+from ..transfer import ensemble_logits
+from ..victims import fit_victim
+from .attacks import fgsm_slider, pgd_scrubber
+from .demo import Demo
+from .linear_models import margin_bar
+from .manifold import latent_walk, projection_slider
+from .photographs import photo_lab
+from .robust_training import accuracy_curves
+from .transfer import transfer_picker
+
+Images = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One demo of the catalogue: where it belongs, what to try, and how it is built."""
+
+    name: str
+    title: str
+    chapter: str
+    hint: str
+    build: Callable[[], Demo]
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def catalogue() -> Mapping[str, Entry]:
+    """Return all demos by name, in the order of the chapters; none is built before it is asked for.
+
+    >>> catalogue()["fgsm_slider"].chapter
+    '02'
+    """
+    return MappingProxyType(_ENTRIES)
+
+
+def _listed(title: str, chapter: str, hint: str) -> Callable[[Callable[[], Demo]], Callable[[], Demo]]:
+    """Enter a function that builds a demo, under its own name without the underscore."""
+
+    def enter(build: Callable[[], Demo]) -> Callable[[], Demo]:
+        name = build.__name__.removeprefix("_")
+        _ENTRIES[name] = Entry(name, title, chapter, hint, build)
+        return build
+
+    return enter
+
+
+@_listed(
+    "The margin bar",
+    "01",
+    "Move ε until the bar reaches 0: the label flips. Then take random signs and see how far you have to go.",
+)
+def _margin_bar() -> Demo:
+    (x, digits), (x_test, digits_test) = (load_images(split=split, digits=(3, 7)) for split in ("train", "test"))
+    linear = trained("softmax", x, digits)[1]
+    w, b = ((part[7] - part[3]).detach() for part in (linear.weight, linear.bias))
+    return margin_bar(w, b, x_test[:20], torch.where(digits_test[:20] == 7, 1.0, -1.0))
+
+
+@_listed(
+    "FGSM on one image",
+    "02",
+    "Find the smallest ε that changes the answer, for each of the three models. Does a larger ε always fool?",
+)
+def _fgsm_slider() -> Demo:
+    x, y = _digits("test")
+    return fgsm_slider({name: _network(name) for name in ("mlp", "cnn", "softmax")}, x[:20], y[:20])
+
+
+@_listed(
+    "PGD step by step",
+    "03",
+    "Drag through the steps: when does the answer change, and when does the loss stop rising? Then the hardened CNN.",
+)
+def _pgd_scrubber() -> Demo:
+    x, y = _digits("test")
+    hard = _network("cnn", attack=Adversary("pgd", 0.2, {"steps": 2}), epochs=4)
+    return pgd_scrubber({"CNN": _network("cnn"), "hardened CNN": hard, "MLP": _network("mlp")}, x[:20], y[:20], eps=0.2)
+
+
+@_listed(
+    "One cell of the transfer matrix",
+    "04",
+    "Choose a source and a victim, and raise ε. Which source fools the most victims, and which victim falls last?",
+)
+def _transfer_picker() -> Demo:
+    x, y = _digits("test")
+    zoo = {name: _network(name) for name in ("cnn", "mlp", "softmax", "rbf")}
+    zoo |= {name: fit_victim(name, *_digits("train")) for name in ("linear_svm", "rbf_svm", "tree", "knn")}
+    zoo["ensemble"] = ensemble_logits([*zoo.values()])
+    return transfer_picker(zoo, x[:60], y[:60])
+
+
+@_listed(
+    "Accuracy against ε",
+    "05",
+    "One step, then more: which curves stay where they are, and which networks only looked robust?",
+)
+def _accuracy_curves() -> Demo:
+    x, y = _digits("test")
+    return accuracy_curves(_hardened(), x[:40], y[:40])
+
+
+@_listed(
+    "The projection",
+    "06",
+    "How many steps does the projection need before it says the true class? Do more restarts help?",
+)
+def _projection_slider() -> Demo:
+    (x, y), (vae, cnn) = _digits("test"), _painter()
+    x, y = x[:12], y[:12]
+    adv = pgd(cnn, x, y, 0.2, steps=20, generator=torch.Generator().manual_seed(0))
+    return projection_slider(cnn, vae.generator, adv, y)
+
+
+@_listed(
+    "A walk in the latent space",
+    "06",
+    "Walk slowly: where does the class change, and would you have changed your mind there?",
+)
+def _latent_walk() -> Demo:
+    (x, y), (vae, cnn) = _digits("test"), _painter()
+    pairs = latent_attack(cnn, vae.generator, vae.encode(x[:40]).detach(), y[:40], confidence=2.0, steps=80)
+    near = (pairs.distance > 0) & (pairs.distance <= 1.5)
+    return latent_walk(cnn, vae.generator, pairs.z[near], pairs.z_prime[near])
+
+
+@_listed(
+    "The photo lab",
+    "07",
+    "Half a level is enough to change the answer. Aim at a class of your choice, and then try a photo of your own.",
+)
+def _photo_lab() -> Demo:
+    photos = {name: preprocess(photo, 224)[0] for name, photo in load_photos().items()}
+    targets = ["espresso", "toaster", "goldfish", "Egyptian cat", "volcano"]
+    return photo_lab(load_classifier(), photos, names=imagenet_labels(), targets=targets)
+
+
+@cache
+def _digits(split: str) -> Images:
+    return load_images(split=split)
+
+
+def _network(name: str, **options: object) -> nn.Module:
+    return trained(name, *_digits("train"), **options)
+
+
+def _hardened() -> dict[str, nn.Module]:
+    """Return chapter 05's networks: trained on clean images, on one step, on several, and for free."""
+    plans = {
+        "none": {},
+        "FGSM": {"attack": Adversary("fgsm", 0.2, warmup=0.5), "epochs": 3},
+        "PGD": {"attack": Adversary("pgd", 0.2, {"steps": 3}, warmup=0.5), "epochs": 4},
+        "free": {"attack": FreeAdversary(0.2, replays=4), "epochs": 5},
+    }
+    return {name: _network("cnn", **plan) for name, plan in plans.items()}
+
+
+def _painter() -> tuple[VAE, nn.Module]:
+    """Return chapter 06's VAE, and its CNN, which has seen what the VAE draws."""
+    x, y = _digits("train")
+    vae = trained_vae(x)
+    with torch.no_grad():
+        redrawn = vae(x)
+    return vae, trained("cnn", torch.cat([x, redrawn]), torch.cat([y, y]))
