@@ -7,6 +7,8 @@ them all, with what to try.
 from .attacks import fgsm_slider, pgd_scrubber
 from .catalogue import Entry, catalogue
 from .demo import EPS_STEPS, Demo, eps_slider
+from .export import export, fragment, in_place_of
+from .gallery import gallery
 from .linear_models import margin_bar
 from .manifold import latent_walk, projection_slider
 from .photographs import PHOTO_ATTACKS, PHOTO_LEVELS, UPLOADED, photo_lab
@@ -24,7 +26,11 @@ __all__ = [
     "accuracy_curves",
     "catalogue",
     "eps_slider",
+    "export",
     "fgsm_slider",
+    "fragment",
+    "gallery",
+    "in_place_of",
     "latent_walk",
     "margin_bar",
     "pgd_scrubber",
