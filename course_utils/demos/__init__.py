@@ -7,13 +7,13 @@ them all, with what to try.
 from .attacks import fgsm_slider, pgd_scrubber
 from .catalogue import Entry, catalogue
 from .demo import EPS_STEPS, Demo, eps_slider
-from .export import export, fragment, in_place_of
-from .gallery import gallery
+from .lecture import gallery
 from .linear_models import margin_bar
 from .manifold import latent_walk, projection_slider
 from .photographs import PHOTO_ATTACKS, PHOTO_LEVELS, UPLOADED, photo_lab
 from .robust_training import ATTACK_STEPS, accuracy_curves
 from .transfer import transfer_picker
+from .without_kernel import export, fragment, in_place_of
 
 __all__ = [
     "ATTACK_STEPS",

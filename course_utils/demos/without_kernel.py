@@ -68,7 +68,8 @@ _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark"><title>{title}</title>
-<style>body {{ max-width: 64rem; margin: 2rem auto; padding: 0 1rem; font-size: 125%; }}</style></head>
+<style>body {{ max-width: 64rem; margin: 2rem auto; padding: 0 1rem; font-size: 125%; }}
+.course-demo img {{ width: 100%; }}</style></head>
 <body><main>{fragment}</main></body></html>
 """
 _STATIC = re.compile(r"(.+?) \(static picture of the slider\)")
