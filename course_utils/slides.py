@@ -13,7 +13,6 @@ from nbconvert import SlidesExporter
 
 from . import pages
 
-INSTALL = "python -m pip install --no-deps sphinx-revealjs==3.2.1"
 _WIDTH, _HEIGHT = 1200, 750  # of a slide, in pixels; reveal.js scales it to the screen
 _SHORT = 45  # words
 _STYLE = """
@@ -109,6 +108,6 @@ def _reveal() -> dict[str, str]:
     """Read reveal.js from Sphinx's extension, which ships a copy; nothing of it is imported."""
     spec = importlib.util.find_spec("sphinx_revealjs")
     if spec is None:
-        raise ValueError(f"the slides need reveal.js. Install it: {INSTALL}")
+        raise ValueError("slides need reveal.js. Get a copy: python -m pip install --no-deps sphinx-revealjs")
     folder = Path(spec.origin).parent / "_static" / "revealjs" / "dist"
     return {ending: (folder / f"reveal.{ending}").read_text(encoding="utf-8") for ending in ("css", "js")}

@@ -4,14 +4,12 @@ import importlib.util
 
 import pytest
 from bs4 import BeautifulSoup
+from conftest import needs_reveal
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from course_utils import chapters, pages, slides
 
 LONG = "word " * 60
-needs_reveal = pytest.mark.skipif(
-    importlib.util.find_spec("sphinx_revealjs") is None, reason="needs a copy of reveal.js (`make extras`)"
-)
 
 
 def deck(tmp_path, *cells, **options):
@@ -61,6 +59,6 @@ def test_slides_need_no_network(tmp_path):
 
 def test_without_reveal_the_way_to_get_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install --no-deps sphinx-revealjs=="):
+    with pytest.raises(ValueError, match="pip install --no-deps sphinx-revealjs"):
         deck(tmp_path, new_markdown_cell("# 01 Title"))
     assert not (tmp_path / "out").exists()
