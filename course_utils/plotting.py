@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from PIL import Image
 
 if TYPE_CHECKING:  # seconds to import, which the report of a sweep does without
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # seconds to import, which the report of a sweep does without
 DPI = 80
 # Okabe and Ito's palette, without the yellow that is too light for lines
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
+TRUE_BAR = {"facecolor": COLOURS[0], "hatch": "///", "hatchcolor": "white"}
+PLAIN_BAR = {"facecolor": COLOURS[1], "hatch": None}
 _CYCLE = cycler(
     color=COLOURS, linestyle=["-", "--", "-.", ":", (0, (5, 1, 1, 1)), "-"], marker=["o", "s", "^", "D", "v", "x"]
 )
@@ -49,10 +52,14 @@ def to_png(fig: Figure) -> bytes:
     """Return the figure as the bytes of a PNG with at most 128 colours."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=DPI)
-    image = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    packed = io.BytesIO()
-    image.save(packed, format="png", optimize=True)
-    return packed.getvalue()
+    return packed_png(Image.open(buffer).convert("RGB"))
+
+
+def packed_png(image: Image.Image) -> bytes:
+    """Return an RGB image as the bytes of a small PNG: at most 128 colours, packed as well as it can be."""
+    buffer = io.BytesIO()
+    image.quantize(128, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
 
 
 def show(fig: Figure, alt: str) -> None:
@@ -79,18 +86,25 @@ def show_image(ax: Axes, image: Tensor, title: str = "", *, signed: bool = False
         signed: draw in colours from −limit (blue) through 0 (white) to +limit (red); grey otherwise.
         limit: default the largest absolute value.
     """
-    pixels = image.detach().cpu().float().squeeze(0)
+    # RdBu: a dark colour at both ends, so it reads in grey as well
+    drawn = ax.imshow(pixels(image), cmap="RdBu_r" if signed else "gray", vmin=0, vmax=1, interpolation="nearest")
     if signed:
-        limit = limit or float(pixels.abs().max()) or 1.0
-        # RdBu: a dark colour at both ends, so it reads in grey as well
-        ax.imshow(pixels.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    elif pixels.ndim == 3:
-        ax.imshow(pixels.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
-    else:
-        ax.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        centre_colours(drawn, limit)
     ax.set_title(title, fontsize=9)
     ax.set_axis_off()
     return ax
+
+
+def pixels(image: Tensor) -> np.ndarray:
+    """Return what matplotlib draws of an image (1, H, W), (3, H, W) or (H, W): (H, W), or (H, W, 3) in [0, 1]."""
+    image = image.detach().cpu().float().squeeze(0)
+    return (image.permute(1, 2, 0).clamp(0, 1) if image.ndim == 3 else image).numpy()
+
+
+def centre_colours(drawn: AxesImage, limit: float | None = None) -> None:
+    """Let the colours of a drawn signed change run from −limit to +limit, default its largest absolute value."""
+    limit = limit or float(np.abs(drawn.get_array()).max()) or 1.0
+    drawn.set_clim(-limit, limit)
 
 
 def image_grid(
@@ -174,10 +188,8 @@ def class_bars(
     probabilities = probabilities.detach().cpu()
     order = probabilities.argsort(descending=True)[:top].tolist() if top else list(range(len(probabilities)))
     labels = [str(k) if names is None else names[k] for k in order]
-    bars = ax.barh(range(len(order)), probabilities[order].tolist(), color=COLOURS[1])
-    for bar, k in zip(bars, order, strict=True):
-        if k == true:
-            bar.set(facecolor=COLOURS[0], hatch="///", hatchcolor="white")
+    for bar, k in zip(ax.barh(range(len(order)), probabilities[order].tolist()), order, strict=True):
+        bar.set(**TRUE_BAR if k == true else PLAIN_BAR)
     ax.set_yticks(range(len(order)), labels)
     ax.invert_yaxis()
     ax.set_xlim(0, 1)

@@ -135,7 +135,7 @@ def test_reset_puts_every_control_back_and_tells_once_what_is_shown(fgsm_slider)
 
 
 def test_next_example_goes_round(fgsm_slider, photo_lab):
-    for demo, values in ((fgsm_slider[0], [0, 1, 2]), (photo_lab[0], ["one", "two", demos.UPLOADED])):
+    for demo, values in ((fgsm_slider[0], [0, 1, 2]), (photo_lab[0], ["one", "two"])):
         seen = []
         for _ in range(len(values) + 1):
             seen.append(demo.state[demo.example])
@@ -417,11 +417,14 @@ def test_photo_lab_says_what_is_wrong_with_a_dropped_file_and_goes_on(photo_lab,
     assert "role='status'" in message.value
 
 
-def test_photo_lab_asks_for_a_file_before_it_shows_one(photo_lab):
+def test_photo_lab_offers_an_upload_when_there_is_one(photo_lab):
     demo, _, _ = photo_lab
-    *_, message = demo.widget().children
-    demo.controls["photo"].value = demos.UPLOADED
-    assert "choose a photo of your own" in message.value
+    assert demos.UPLOADED not in demo.controls["photo"].options
+    demo.controls["upload"].value = dropped(png())
+    assert demo.state["photo"] == demos.UPLOADED
+    demo.reset()
+    assert demo.state == demo.first
+    assert demos.UPLOADED not in demo.controls["photo"].options
 
 
 def test_photo_lab_needs_photos_and_targets_that_are_classes(photo_lab):

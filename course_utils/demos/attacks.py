@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..attacks import frozen, input_gradient, pgd
 from ..evaluation import predict
-from ..plotting import COLOURS, class_bars, show_image
-from .demo import Demo, check_images, eps_slider
+from .artists import moving_classes, moving_curve, moving_image
+from .demo import Demo, Update, check_images, eps_slider
 
 
 def fgsm_slider(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, names: Sequence[str] | None = None) -> Demo:
@@ -36,13 +36,18 @@ def fgsm_slider(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, names:
             probabilities = models[model](adv).softmax(1)[0]
         return {"adv": adv[0], "change": (adv - one)[0], "probabilities": probabilities, "true": int(label), "eps": eps}
 
-    def draw(fig: Figure, f: dict[str, Any]) -> None:
+    def draw(fig: Figure) -> Update:
         left, middle, right = fig.axes
-        show_image(left, f["adv"], f"ε = {f['eps']:.3f}")
-        show_image(middle, f["change"].mean(0), "change, magnified", signed=True)
-        right.set_axis_on()
-        class_bars(right, f["probabilities"], true=f["true"], names=names, top=5)
-        right.set_title("hatched: the true class", fontsize=9)
+        show_image = moving_image(left, x.shape[1:])
+        show_change = moving_image(middle, x.shape[2:], signed=True)
+        show_classes = moving_classes(right, names)
+
+        def update(f: dict[str, Any]) -> None:
+            show_image(f["adv"], f"ε = {f['eps']:.3f}")
+            show_change(f["change"].mean(0), "change, magnified")
+            show_classes(f["probabilities"], f["true"])
+
+        return update
 
     def alt(f: dict[str, Any]) -> str:
         best = int(f["probabilities"].argmax())
@@ -107,17 +112,22 @@ def pgd_scrubber(
             "step": step,
         }
 
-    def draw(fig: Figure, f: dict[str, Any]) -> None:
+    def draw(fig: Figure) -> Update:
         left, middle, curve, right = fig.axes
-        show_image(left, f["adv"], f"step {f['step']} of {steps}, ε = {eps:g}")
-        show_image(middle, f["change"].mean(0), "change (full colour: ε)", signed=True, limit=eps)
-        curve.plot(range(steps + 1), f["losses"], color="0.7", marker="", linestyle="-")
-        curve.plot(range(f["step"] + 1), f["losses"][: f["step"] + 1], color=COLOURS[0], marker="", linestyle="-")
-        curve.plot(f["step"], f["losses"][f["step"]], color=COLOURS[1], marker="o")
+        show_image = moving_image(left, x.shape[1:])
+        show_change = moving_image(middle, x.shape[2:], signed=True, limit=eps)
+        show_classes = moving_classes(right, names)
+        show_losses = moving_curve(curve, range(steps + 1))
         curve.set(xlabel="step")
         curve.set_title("loss", fontsize=9)
-        class_bars(right, f["probabilities"], true=f["true"], names=names, top=5)
-        right.set_title("hatched: the true class", fontsize=9)
+
+        def update(f: dict[str, Any]) -> None:
+            show_image(f["adv"], f"step {f['step']} of {steps}, ε = {eps:g}")
+            show_change(f["change"].mean(0), "change (full colour: ε)")
+            show_losses(f["losses"], f["step"])
+            show_classes(f["probabilities"], f["true"])
+
+        return update
 
     def alt(f: dict[str, Any]) -> str:
         best = int(f["probabilities"].argmax())

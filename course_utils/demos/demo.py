@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
-from ..plotting import figure, to_png
+from ..plotting import figure, packed_png
 
 EPS_STEPS = 100
+
+Update = Callable[[Any], None]  # sets the artists of a picture to a frame
 
 
 @dataclass(frozen=True)
 class Demo:
-    """A slider demo: `frame(**state)` computes, `draw(figure, frame)` paints, `alt(frame)` says it in words.
+    """A slider demo: `frame(**state)` computes, what `draw(figure)` returns paints, `alt(frame)` says it in words.
 
-    In a notebook, end a cell with it. `demo.render(**state)` returns the picture of one state as a PNG.
+    `draw` puts up everything once; what it returns is called with each frame and only moves the artists in `artists`.
+    In a notebook, end a cell with a demo. `demo.render(**state)` returns the picture of one state as a PNG.
     """
 
     title: str
     controls: Mapping[str, widgets.Widget]
     frame: Callable[..., Any]
-    draw: Callable[[Figure, Any], None]
+    draw: Callable[[Figure], Update]
     alt: Callable[[Any], str]
     size: Mapping[str, Any]  # arguments of plotting.figure
     static: Mapping[str, Any]  # the state that readers without a kernel see
@@ -45,11 +54,11 @@ class Demo:
 
     def render(self, **state: Any) -> bytes:
         """Return the PNG of the state; what is not given keeps the control's value."""
-        return self._picture(self.frame(**self.state | state))
+        return packed_png(self._stage.paint(self._computed(state)))
 
     def describe(self, **state: Any) -> str:
         """Return the state in words, as a reader hears it who cannot see the picture."""
-        return self.alt(self.frame(**self.state | state))
+        return self.alt(self._computed(state))
 
     def reset(self) -> None:
         """Put every control back to where it was at the beginning."""
@@ -71,13 +80,21 @@ class Demo:
         picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
         message = widgets.HTML()
 
+        shown = None
+
         def update(_: object = None) -> None:
+            nonlocal shown
+            state = self.state
+            if state == shown:  # several controls moved at once, and each of them tells
+                return
             try:
-                frame = self.frame(**self.state)
-                picture.value = self._picture(frame)
+                frame = self._computed(state)
+                picture.value = _quick_png(self._stage.paint(frame))
                 message.value = f"<span role='status'>{escape(self.alt(frame))}</span>"
-            except (ValueError, TypeError) as error:
-                message.value = f"<strong role='alert'>{escape(str(error))}</strong>"
+                shown = state
+            except Exception as error:  # whatever went wrong, the next move may work
+                message.value = f"<strong role='alert'>{escape(_in_words(error))}</strong>"
+                shown = None
 
         for control in self.controls.values():
             control.observe(update, names="value")
@@ -93,10 +110,16 @@ class Demo:
             for name, value in state.items():
                 self.controls[name].value = value
 
-    def _picture(self, frame: Any) -> bytes:
-        fig, _ = figure(**self.size)
-        self.draw(fig, frame)
-        return to_png(fig)
+    def _computed(self, state: Mapping[str, Any]) -> Any:
+        for name, value in state.items():
+            low, high = (getattr(self.controls.get(name), end, None) for end in ("min", "max"))
+            if low is not None and not low <= value <= high:  # not a number is not in between, either
+                raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value}.")
+        return self.frame(**self.state | dict(state))
+
+    @cached_property
+    def _stage(self) -> _Stage:
+        return _Stage(self.size, self.draw)
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -105,6 +128,43 @@ class Demo:
         # One bundle: front ends with widgets take the live shell, pages and print take the picture.
         bundle = self.widget()._repr_mimebundle_() | {"image/png": self.render(**self.static), "text/plain": alt}
         display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+class _Stage:
+    """One figure: what stays in it is laid out and drawn once, what moves is drawn with every frame."""
+
+    def __init__(self, size: Mapping[str, Any], draw: Callable[[Figure], Update]):
+        fig, _ = figure(**size)
+        self.canvas = FigureCanvasAgg(fig)
+        self.update = draw(fig)
+        self.moving = sorted(fig.findobj(Artist.get_animated), key=Artist.get_zorder)
+        for artist in self.moving:  # they take their room, too
+            artist.set_animated(False)
+        fig.draw_without_rendering()
+        fig.set_layout_engine("none")
+        for artist in self.moving:
+            artist.set_animated(True)
+        self.canvas.draw()
+        self.background = self.canvas.copy_from_bbox(fig.bbox)
+
+    def paint(self, frame: Any) -> Image.Image:
+        """Return the picture of a frame; whatever was painted before leaves no trace."""
+        self.update(frame)
+        self.canvas.restore_region(self.background)
+        for artist in self.moving:
+            artist.draw(self.canvas.get_renderer())
+        return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
+
+
+def _quick_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="png", compress_level=1)
+    return buffer.getvalue()
+
+
+def _in_words(error: Exception) -> str:
+    expected = isinstance(error, ValueError | TypeError | OSError)  # written for the reader
+    return str(error) if expected else f"This position cannot be shown ({type(error).__name__}: {error})."
 
 
 def eps_slider(*, largest: float = 0.3, value: float = 0.0) -> widgets.FloatSlider:

@@ -9,8 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..plotting import COLOURS, show_image
-from .demo import Demo, check_images, eps_slider
+from ..plotting import COLOURS
+from .artists import moving, moving_bars, moving_image
+from .demo import Demo, Update, check_images, eps_slider
 
 
 def margin_bar(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Demo:
@@ -21,6 +22,8 @@ def margin_bar(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Demo:
     """
     check_images(x, y)
     noise = torch.sign(torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).to(x)
+    # One scale for all images: the clean bar stays as it is while the handle moves.
+    span = 1.5 * max(8.0, float((x.flatten(1) @ w + b).abs().max()))
 
     def frame(image: int, eps: float, signs: str, clip: bool) -> dict[str, Any]:
         step = -y[image] * w.sign().view(x[image].shape) if signs == "worst" else noise[image]
@@ -37,19 +40,23 @@ def margin_bar(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Demo:
             "saved": clipped - free,
         }
 
-    def draw(fig: Figure, f: dict[str, Any]) -> None:
+    def draw(fig: Figure) -> Update:
         left, right = fig.axes
-        show_image(left, f["adv"], f"ε = {f['eps']:.3f} (shown clipped)")
-        right.set_axis_on()
-        right.barh([0, 1], [f["clean"], f["measured"]], color=[COLOURS[4], COLOURS[0]])
-        right.axvline(0, color="black", linewidth=1)
-        if f["predicted"] is not None:
-            right.axvline(f["predicted"], color=COLOURS[1], linestyle="--")
+        show_image = moving_image(left, x.shape[1:])
+        show_bars = moving_bars(right, [{"color": COLOURS[4]}, {"color": COLOURS[0]}], "changed\n−88.8")
+        moving(right.axvline(0, color="black", linewidth=1))
+        predicted = right.axvline(0, color=COLOURS[1], linestyle="--")
+        moving(predicted)
         right.set_title("dashed: clean − ε‖w‖₁", fontsize=9)
-        right.set_yticks([0, 1], [f"clean\n{f['clean']:.1f}", f"changed\n{f['measured']:.1f}"])
-        # The scale belongs to the image, not to ε: the clean bar stays as it is while the handle moves.
-        span = 1.5 * max(8.0, abs(f["clean"]))
-        right.set(xlim=(-span, span), ylim=(1.6, -0.6), xlabel="margin (left of 0: wrong)")
+        right.set(xlim=(-span, span), xlabel="margin (left of 0: wrong)")
+
+        def update(f: dict[str, Any]) -> None:
+            show_image(f["adv"], f"ε = {f['eps']:.3f} (shown clipped)")
+            show_bars([f["clean"], f["measured"]], [f"clean\n{f['clean']:.1f}", f"changed\n{f['measured']:.1f}"])
+            predicted.set_visible(f["predicted"] is not None)
+            predicted.set_xdata([f["predicted"] or 0.0] * 2)
+
+        return update
 
     def alt(f: dict[str, Any]) -> str:
         verdict = "right" if f["measured"] > 0 else "wrong"

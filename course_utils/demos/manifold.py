@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ..attacks import frozen
 from ..evaluation import predict
-from ..plotting import class_bars, show_image
 from ..projection import check_latents, latent_size, project_to_range
-from .demo import Demo, check_images
+from .artists import called, moving_classes, moving_image
+from .demo import Demo, Update, check_images
 
 
 def projection_slider(
@@ -55,22 +55,23 @@ def projection_slider(
             "effort": f"{steps} steps, {restarts} restart{'s' * (restarts > 1)}",
         }
 
-    def name(label: int) -> str:
-        return str(label) if names is None else names[label]
-
-    def draw(fig: Figure, f: dict[str, Any]) -> None:
+    def draw(fig: Figure) -> Update:
         left, middle, right = fig.axes
-        show_image(left, f["x"], f"attacked; classified as {name(f['before'])}")
-        show_image(middle, f["x_star"], f"{f['effort']}\nsquared distance {f['error']:.1f}")
-        right.set_axis_on()
-        class_bars(right, f["probabilities"], true=f["true"], names=names, top=5)
-        right.set_title("hatched: the true class", fontsize=9)
+        show_image, show_projection = (moving_image(ax, x.shape[1:], lines=2) for ax in (left, middle))
+        show_classes = moving_classes(right, names)
+
+        def update(f: dict[str, Any]) -> None:
+            show_image(f["x"], f"attacked; classified as {called(f['before'], names)}")
+            show_projection(f["x_star"], f"{f['effort']}\nsquared distance {f['error']:.1f}")
+            show_classes(f["probabilities"], f["true"])
+
+        return update
 
     def alt(f: dict[str, Any]) -> str:
-        said = name(int(f["probabilities"].argmax()))
+        said = called(int(f["probabilities"].argmax()), names)
         return (
             f"After {f['effort']} the squared distance is {f['error']:.1f} and the projection is classified as {said}; "
-            f"true is {name(f['true'])}, and the attacked image is classified as {name(f['before'])}."
+            f"true is {called(f['true'], names)}, and the attacked image is classified as {called(f['before'], names)}."
         )
 
     controls = {
@@ -109,6 +110,9 @@ def latent_walk(
     for end in (z, z_prime):
         check_latents(end, len(z), latent_size(generator))
 
+    with frozen(generator), torch.no_grad():
+        shape = generator(z[:1]).shape[1:]
+
     def frame(pair: int, way: float) -> dict[str, Any]:
         ends = torch.stack([z[pair], torch.lerp(z[pair], z_prime[pair], way)])
         with frozen(generator), torch.no_grad():
@@ -123,22 +127,24 @@ def latent_walk(
             "way": way,
         }
 
-    def name(label: int) -> str:
-        return str(label) if names is None else names[label]
-
-    def draw(fig: Figure, f: dict[str, Any]) -> None:
+    def draw(fig: Figure) -> Update:
         left, middle, right = fig.axes
-        show_image(left, f["start"], f"start: {name(f['first'])}")
-        show_image(middle, f["here"], f"{f['way']:.0%} of the way\nL2 distance {f['distance']:.2f}")
-        right.set_axis_on()
-        class_bars(right, f["probabilities"], true=f["first"], names=names, top=5)
-        right.set_title("hatched: the class of the start", fontsize=9)
+        show_start, show_here = (moving_image(ax, shape, lines=2) for ax in (left, middle))
+        show_classes = moving_classes(right, names, "hatched: the class of the start")
+
+        def update(f: dict[str, Any]) -> None:
+            show_start(f["start"], f"start: {called(f['first'], names)}")
+            show_here(f["here"], f"{f['way']:.0%} of the way\nL2 distance {f['distance']:.2f}")
+            show_classes(f["probabilities"], f["first"])
+
+        return update
 
     def alt(f: dict[str, Any]) -> str:
         best = int(f["probabilities"].argmax())
         return (
             f"After {f['way']:.0%} of the way the image is {f['distance']:.2f} from the start in L2 and classified as "
-            f"{name(best)} with {100 * f['probabilities'][best]:.0f} %; the start is classified as {name(f['first'])}."
+            f"{called(best, names)} with {100 * f['probabilities'][best]:.0f} %; the start is classified as "
+            f"{called(f['first'], names)}."
         )
 
     controls = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import ipywidgets as widgets
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from ..attacks import bim, input_gradient
 from ..evaluation import predict
 from ..photos import preprocess, read_photo
-from ..plotting import class_bars, show_image
-from .demo import Demo
+from .artists import moving_classes, moving_image
+from .demo import Demo, Update
 
 PHOTO_LEVELS = (0, 0.25, 0.5, 1, 2, 4, 8)
-PHOTO_ATTACKS = ("FGSM", "PGD", "targeted PGD")
+AIMED = "targeted PGD"
+PHOTO_ATTACKS = ("FGSM", "PGD", AIMED)
 UPLOADED = "your upload"
+KEPT = 64  # attacked photos, of about a megabyte each
 MAGNIFIED = 16  # how much larger the change is shown than it is
 
 
@@ -46,51 +49,52 @@ def photo_lab(
         raise ValueError("expected at least one photo, got none.")
     if unknown := [name for name in targets if name not in names]:
         raise ValueError(f"{unknown[0]!r} is no name of a class.")
-    size = next(iter(photos.values())).shape[-1]
-    made: dict[tuple[Any, ...], Tensor] = {}
+    one = next(iter(photos.values()))
 
-    def opened(photo: str, upload: Sequence[Mapping[str, Any]]) -> tuple[Any, Tensor]:
-        """Return a photo (1, 3, H, W), and what tells it from the others."""
-        if photo != UPLOADED:
-            return photo, photos[photo][None]
-        if not upload:
-            raise ValueError("choose a photo of your own with the button first.")
-        content = bytes(upload[-1]["content"])
-        return content, preprocess(read_photo(content), size).to(next(iter(photos.values())))
+    @lru_cache(KEPT)
+    def opened(photo: str | bytes) -> tuple[Tensor, Tensor]:
+        """Return a photo of that name, or of that content, (1, 3, H, W), and the model's answer to it (1,)."""
+        x = preprocess(read_photo(photo), one.shape[-1]).to(one) if isinstance(photo, bytes) else photos[photo][None]
+        return x, predict(model, x).argmax(1)
 
-    def attacked(key: Any, x: Tensor, y: Tensor, attack: str, target: str, level: float) -> Tensor:
-        eps = level / 255
+    @lru_cache(KEPT)
+    def signs(photo: str | bytes) -> Tensor:
+        return input_gradient(model, *opened(photo)).sign()
+
+    @lru_cache(KEPT)
+    def attacked(photo: str | bytes, attack: str, target: str | None, level: float) -> tuple[Tensor, Tensor]:
+        """Return what the attack makes of a photo, (1, 3, H, W), and the probabilities that the model gives it (K,)."""
+        (x, y), eps = opened(photo), level / 255
         if attack == "FGSM":
-            if (key, attack) not in made:
-                made[key, attack] = input_gradient(model, x, y).sign()
-            return (x + eps * made[key, attack]).clamp(0, 1)
-        aimed = attack != "PGD"
-        place = (key, attack, target if aimed else None, level)
-        if place not in made:
-            goal = torch.full_like(y, names.index(target)) if aimed else y
-            made[place] = bim(model, x, goal, eps, steps=steps, targeted=aimed)
-        return made[place]
+            adv = (x + eps * signs(photo)).clamp(0, 1)
+        else:
+            goal = y if target is None else torch.full_like(y, names.index(target))
+            adv = bim(model, x, goal, eps, steps=steps, targeted=target is not None)
+        return adv, predict(model, adv).softmax(1)[0]
 
     def frame(photo: str, upload: Sequence[Mapping[str, Any]], attack: str, target: str, level: float) -> dict:
-        key, x = opened(photo, upload)
-        if key not in made:
-            made[key] = predict(model, x).argmax(1)
-        adv = attacked(key, x, made[key], attack, target, level)
+        key = bytes(upload[-1]["content"]) if photo == UPLOADED else photo
+        x, y = opened(key)
+        adv, probabilities = attacked(key, attack, target if attack == AIMED else None, level)
         return {
             "adv": adv[0],
             "change": (adv - x)[0],
-            "probabilities": predict(model, adv).softmax(1)[0],
-            "true": int(made[key]),
+            "probabilities": probabilities,
+            "true": int(y),
             "title": f"{attack}, ε = {level:g}/255",
         }
 
-    def draw(fig: Figure, f: dict[str, Any]) -> None:
+    def draw(fig: Figure) -> Update:
         left, middle, right = fig.axes
-        show_image(left, f["adv"], f["title"])
-        show_image(middle, 0.5 + MAGNIFIED * f["change"], f"change × {MAGNIFIED}")
-        right.set_axis_on()
-        class_bars(right, f["probabilities"], true=f["true"], names=names, top=5)
-        right.set_title("hatched: the answer without attack", fontsize=9)
+        show_photo, show_change = (moving_image(ax, one.shape) for ax in (left, middle))
+        show_classes = moving_classes(right, names, "hatched: the answer without attack")
+
+        def update(f: dict[str, Any]) -> None:
+            show_photo(f["adv"], f["title"])
+            show_change(0.5 + MAGNIFIED * f["change"], f"change × {MAGNIFIED}")
+            show_classes(f["probabilities"], f["true"])
+
+        return update
 
     def alt(f: dict[str, Any]) -> str:
         best = int(f["probabilities"].argmax())
@@ -99,9 +103,15 @@ def photo_lab(
             f"without attack it says {names[f['true']]}."
         )
 
-    choice = widgets.Dropdown(options=[*photos, UPLOADED], description="photo")
+    choice = widgets.Dropdown(options=list(photos), description="photo")
     upload = widgets.FileUpload(accept="image/*", description="your photo")
-    upload.observe(lambda _: setattr(choice, "value", UPLOADED), names="value")
+
+    def offer(change: Mapping[str, Any]) -> None:
+        chosen = choice.value
+        choice.options = [*photos, UPLOADED] if change["new"] else list(photos)
+        choice.value = UPLOADED if change["new"] else next(iter(photos)) if chosen == UPLOADED else chosen
+
+    upload.observe(offer, names="value")
     controls = {
         "photo": choice,
         "upload": upload,

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..attacks import fgsm, pgd
 from ..evaluation import accuracy
 from ..plotting import line
-from .demo import Demo, check_images
+from .artists import moving, moving_title
+from .demo import Demo, Update, check_images
 
 ATTACK_STEPS = (1, 2, 3, 5, 10, 20, 40)
 
@@ -42,13 +43,22 @@ def accuracy_curves(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, la
             known[steps] = {name: [left(model, eps, steps) for eps in radii] for name, model in models.items()}
         return {"steps": steps, "curves": known[steps]}
 
-    def draw(fig: Figure, f: dict[str, Any]) -> None:
+    def draw(fig: Figure) -> Update:
         (ax,) = fig.axes
-        for name, shares in f["curves"].items():
-            line(ax, radii, shares, name)
+        for name in models:
+            line(ax, radii, [0.0] * len(radii), name)
+        curves = dict(zip(models, ax.lines, strict=True))
+        moving(*ax.lines)
+        show_title = moving_title(ax)
         ax.set(xlabel="ε", ylabel=f"accuracy, n = {len(x)}", ylim=(-0.02, 1.02))
-        ax.set_title("FGSM" if f["steps"] == 1 else f"PGD, {f['steps']} steps", fontsize=9)
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+        def update(f: dict[str, Any]) -> None:
+            for name, shares in f["curves"].items():
+                curves[name].set_ydata(shares)
+            show_title("FGSM" if f["steps"] == 1 else f"PGD, {f['steps']} steps")
+
+        return update
 
     def alt(f: dict[str, Any]) -> str:
         attack = "FGSM" if f["steps"] == 1 else f"{f['steps']} steps of PGD"

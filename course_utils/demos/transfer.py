@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..evaluation import correct, predict, worst_case
-from ..plotting import COLOURS, show_image
+from ..plotting import COLOURS
 from ..victims import craft
-from .demo import Demo, check_images, eps_slider
+from .artists import called, moving_bars, moving_image, moving_title
+from .demo import Demo, Update, check_images, eps_slider
 
 
 def transfer_picker(
@@ -62,24 +63,27 @@ def transfer_picker(
             "eps": eps,
         }
 
-    def name(label: int) -> str:
-        return str(label) if names is None else names[label]
-
-    def draw(fig: Figure, f: dict[str, Any]) -> None:
+    def draw(fig: Figure) -> Update:
         left, middle, right = fig.axes
-        show_image(left, f["clean"], f"true: {name(f['true'])}")
-        show_image(middle, f["adv"], f"ε = {f['eps']:.3f}; victim: {name(f['said']['victim'])}")
-        right.barh([0, 1], f["fooled"].values(), color=[COLOURS[4], COLOURS[0]])
-        right.set_yticks([0, 1], [f"{role}\n{100 * share:.0f} %" for role, share in f["fooled"].items()])
-        right.set(xlim=(0, 1), ylim=(1.6, -0.6), xlabel=f"fooled, n = {len(x)}")
-        right.set_title(f["pair"], fontsize=9)
+        show_clean, show_adv = (moving_image(ax, x.shape[1:]) for ax in (left, middle))
+        show_bars = moving_bars(right, [{"color": COLOURS[4]}, {"color": COLOURS[0]}], "source\n100 %")
+        show_pair = moving_title(right)
+        right.set(xlim=(0, 1), xlabel=f"fooled, n = {len(x)}")
+
+        def update(f: dict[str, Any]) -> None:
+            show_clean(f["clean"], f"true: {called(f['true'], names)}")
+            show_adv(f["adv"], f"ε = {f['eps']:.3f}; victim: {called(f['said']['victim'], names)}")
+            show_bars([*f["fooled"].values()], [f"{role}\n{100 * share:.0f} %" for role, share in f["fooled"].items()])
+            show_pair(f["pair"])
+
+        return update
 
     def alt(f: dict[str, Any]) -> str:
         source, victim = f["fooled"].values()
         return (
             f"{f['pair']} at ε = {f['eps']:.3f}: the source is fooled on {100 * source:.0f} %, the victim on "
-            f"{100 * victim:.0f} % of {len(x)} images. This {name(f['true'])}: the source says "
-            f"{name(f['said']['source'])}, the victim {name(f['said']['victim'])}."
+            f"{100 * victim:.0f} % of {len(x)} images. This {called(f['true'], names)}: the source says "
+            f"{called(f['said']['source'], names)}, the victim {called(f['said']['victim'], names)}."
         )
 
     first, second = [*models, *models][:2]
