@@ -208,7 +208,7 @@ def _html(
 def _webp(png: bytes) -> str:
     """Pack a picture again without loss, in about two thirds of the bytes, as base64."""
     packed = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(packed, format="webp", lossless=True)
+    Image.open(io.BytesIO(png)).convert("RGB").save(packed, format="webp", lossless=True, method=2)
     return base64.b64encode(packed.getvalue()).decode()
 
 
