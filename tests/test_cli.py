@@ -46,7 +46,9 @@ def course_command(*args):
     return CliRunner().invoke(cli.main, args)
 
 
-@pytest.mark.parametrize("command", ["", "run", "sweep", "status", "collect", "build", "student", "html", "slides", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["", "run", "sweep", "status", "collect", "build", "student", "html", "slides", "doctor"]
+)
 def test_every_command_has_help(command):
     result = course_command(*command.split(), "--help")
     assert result.exit_code == 0

@@ -30,7 +30,7 @@ _STYLE = """
 .course-demo label { display: inline-flex; gap: 0.6em; align-items: center; margin-right: 2em; }
 .course-demo input { width: min(22em, 50vw); accent-color: #0072b2; }
 .course-demo input, .course-demo select { min-height: 1.8em; font: inherit; }
-.course-demo output { min-width: 4em; font-variant-numeric: tabular-nums; }
+.course-demo label span { min-width: 4em; font-variant-numeric: tabular-nums; }
 .course-demo img { display: block; max-width: 100%; height: auto; background: white; }
 .course-demo [role=status] { min-height: 3em; }
 """
@@ -43,7 +43,7 @@ _SCRIPT = """
     const shown = (choice ? choice.selectedIndex : 0) * stops.length + Number(handle.value);
     image.src = "data:image/webp;base64," + pictures[shown];
     image.alt = root.querySelector("[role=status]").textContent = words[shown];
-    root.querySelector("output").textContent = stops[handle.value];
+    root.querySelector("label span").textContent = stops[handle.value];
     handle.setAttribute("aria-valuetext", stops[handle.value]);
   };
   root.addEventListener("input", show);
@@ -56,7 +56,7 @@ _FRAGMENT = """<figure class="course-demo" role="group" aria-label="{title}" dat
 <style>{style}</style>
 <figcaption><strong>{title}</strong><br>{hint}</figcaption>
 <p hidden><label>{label} <input type="range" min="0" max="{last}" value="{start}" autocomplete="off">
-<output></output></label>{choice}</p>
+<span aria-hidden="true"></span></label>{choice}</p>
 <img src="data:image/webp;base64,{picture}" width="{width}" height="{height}" alt="{words}">
 <p role="status" aria-live="polite">{words}</p>
 <noscript><p>This is a still picture: its slider needs JavaScript.</p></noscript>
