@@ -154,7 +154,11 @@ def test_next_example_without_examples_changes_nothing(fgsm_slider):
 
 # The catalogue
 
-BUILDERS = {name for name in demos.__all__ if inspect.isfunction(getattr(demos, name))} - {"catalogue", "eps_slider"}
+BUILDERS = {name for name in demos.__all__ if inspect.isfunction(getattr(demos, name))} - {
+    "alert",
+    "catalogue",
+    "eps_slider",
+}
 
 
 def test_the_catalogue_lists_every_demo_in_the_order_of_the_chapters():

@@ -93,7 +93,7 @@ class Demo:
                 message.value = f"<span role='status'>{escape(self.alt(frame))}</span>"
                 shown = state
             except Exception as error:  # whatever went wrong, the next move may work
-                message.value = f"<strong role='alert'>{escape(_in_words(error))}</strong>"
+                message.value = alert(error)
                 shown = None
 
         for control in self.controls.values():
@@ -162,9 +162,15 @@ def _quick_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _in_words(error: Exception) -> str:
-    expected = isinstance(error, ValueError | TypeError | OSError)  # written for the reader
-    return str(error) if expected else f"This position cannot be shown ({type(error).__name__}: {error})."
+def alert(error: Exception) -> str:
+    """Return HTML that says what went wrong, as a screen reader tells it at once.
+
+    >>> alert(ValueError("eps is < 0."))
+    "<strong role='alert'>eps is &lt; 0.</strong>"
+    """
+    written_for_readers = isinstance(error, ValueError | TypeError | OSError)
+    words = str(error) if written_for_readers else f"this cannot be shown ({type(error).__name__}: {error})."
+    return f"<strong role='alert'>{escape(words)}</strong>"
 
 
 def eps_slider(*, largest: float = 0.3, value: float = 0.0) -> widgets.FloatSlider:

@@ -9,6 +9,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from .catalogue import Entry, catalogue
+from .demo import alert
 
 _STYLE = """<style>
 .course-gallery {
@@ -48,7 +49,7 @@ def _section(entry: Entry) -> widgets.VBox:
         try:
             body.children = _shell(entry)
         except Exception as error:  # whatever is missing: the page goes on, and the section can be opened again
-            body.children = [widgets.HTML(f"<strong role='alert'>{escape(str(error))}</strong>")]
+            body.children = [widgets.HTML(alert(error))]
         else:
             heading.unobserve(build, names="value")
 

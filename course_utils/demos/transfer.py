@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import ipywidgets as widgets
@@ -41,21 +42,20 @@ def transfer_picker(
     if not common.any():
         raise ValueError(f"none of the {len(x)} images is classified correctly by all of {', '.join(models)}.")
     x, y = x[common], y[common]
-    made: dict[tuple[str, float], Tensor] = {}
-    said: dict[tuple[str, str, float], Tensor] = {}
 
+    @cache
+    def made(source: str, eps: float) -> Tensor:
+        return craft(models[source], x, y, eps)
+
+    @cache
     def answers(source: str, victim: str, eps: float) -> Tensor:
-        if (source, eps) not in made:
-            made[source, eps] = craft(models[source], x, y, eps)
-        if (source, victim, eps) not in said:
-            said[source, victim, eps] = predict(models[victim], made[source, eps]).argmax(1)
-        return said[source, victim, eps]
+        return predict(models[victim], made(source, eps)).argmax(1)
 
     def frame(source: str, victim: str, image: int, eps: float) -> dict[str, Any]:
         answer = {role: answers(source, model, eps) for role, model in (("source", source), ("victim", victim))}
         return {
             "clean": x[image],
-            "adv": made[source, eps][image],
+            "adv": made(source, eps)[image],
             "true": int(y[image]),
             "said": {role: int(labels[image]) for role, labels in answer.items()},
             "fooled": {role: float((labels != y).float().mean()) for role, labels in answer.items()},
