@@ -24,7 +24,9 @@ _STYLE = """
 .jp-InputArea-editor { overflow-x: auto !important; }
 .jp-RenderedImage > img { max-width: 100%; max-height: 34rem; zoom: 1.25; }
 .jp-RenderedHTMLCommon pre { white-space: pre-wrap; }
-:root { --jp-content-font-size1: 24px; --jp-ui-font-size1: 20px; --jp-code-font-size: 17px; }
+:root { --jp-content-font-size1: 24px; --jp-ui-font-size1: 20px; --jp-code-font-size: 19px; }
+.course-demo { font-size: 24px; }
+.course-demo img { width: 100%; }
 math { font-size: 1.1em; }
 """
 _DECK = (
@@ -89,17 +91,18 @@ def _with_breaks(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     cells, stays = [part for cell in nb.cells for part in _parted(cell)], False
     for cell in cells:
         is_text = cell.cell_type == "markdown"
-        opens = is_text and re.match(r"##? ", cell.source)
-        default = {"slide_type": "slide" if opens else "-" if stays else "subslide"}
-        cell.metadata["slideshow"] = default | cell.metadata.get("slideshow", {})
+        heading = re.match("#{1,3} ", cell.source) if is_text else None
+        opens = heading is not None and len(heading[0]) < 4
+        kind = "slide" if opens else "subslide" if heading or not stays else "-"
+        cell.metadata["slideshow"] = {"slide_type": kind} | cell.metadata.get("slideshow", {})
         stays = is_text and len(cell.source.split()) <= _SHORT
     return nbformat.from_dict({**nb, "cells": cells})
 
 
 def _parted(cell: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
-    """Yield a text's parts, one for each heading that begins a slide, and any other cell as it is."""
+    """Yield a text's parts, one for each heading, and any other cell as it is."""
     is_text = cell.cell_type == "markdown" and "```" not in cell.source  # a line of code may begin with # as well
-    parts = re.split(r"^(?=##? )", cell.source, flags=re.MULTILINE) if is_text else [cell.source]
+    parts = re.split(r"^(?=#{1,3} )", cell.source, flags=re.MULTILINE) if is_text else [cell.source]
     for i, part in enumerate(filter(str.strip, parts)):
         yield nbformat.from_dict({**cell, "source": part, "id": f"{cell.id}-{i}"})
 

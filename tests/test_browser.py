@@ -306,10 +306,11 @@ def test_the_page_of_all_demos(voila, browser):
         assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
         assert headings.count() == len(DEMOS)
         assert page.locator("img.widget-image").count() == 0, "nothing is built before it is opened"
-        for (name, (_, label, _)), heading in zip(DEMOS.items(), headings.all(), strict=True):
+        sections = page.locator(".course-gallery > .widget-vbox").all()
+        for (name, (_, label, _)), section in zip(DEMOS.items(), sections, strict=True):
+            heading = section.locator("button.course-heading")
             heading.focus()
             page.keyboard.press("Enter")
-            section = page.locator(".widget-vbox").filter(has=heading).last
             picture = section.locator("img.widget-image")
             picture.wait_for()
             _draw_where_one_can(section, picture)

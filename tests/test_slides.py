@@ -30,6 +30,7 @@ def test_headings_begin_slides_and_cells_stand_below(tmp_path):
         tmp_path,
         new_markdown_cell("# 01 Title\n\nPromise.\n\n## First\n\n" + LONG),
         new_code_cell("code_one"),
+        new_markdown_cell("A short text."),
         new_markdown_cell("### Smaller\n\n" + LONG),
         new_markdown_cell("A short text."),
         new_code_cell("code_two"),
@@ -40,8 +41,9 @@ def test_headings_begin_slides_and_cells_stand_below(tmp_path):
     assert [text.split(" ¶")[0] for text in first] == ["01 Title"]
     assert second[0].startswith("First")
     assert second[1].endswith("code_one")
-    assert second[2].startswith("Smaller")
-    assert (second[3].startswith("A short text."), second[3].endswith("code_two"), len(second)) == (True, True, 4)
+    assert second[2] == "A short text."
+    assert second[3].startswith("Smaller")
+    assert (second[4].startswith("A short text."), second[4].endswith("code_two"), len(second)) == (True, True, 5)
     assert third[0].startswith("Second")
     assert "## a comment" in third[0]
     assert fourth[0].endswith("kept_together"), "a cell's own slide type comes first"
