@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -218,7 +219,7 @@ def _run_first_cell(page):
 
 
 def _slider(place, label):
-    return place.locator(".widget-slider").filter(has=place.page.get_by_text(label, exact=True))
+    return place.locator(".widget-slider").filter(has_text=re.compile(rf"^\s*{re.escape(label)}\s*[-\d]"))
 
 
 def _moved_by(action, picture):
@@ -229,6 +230,7 @@ def _moved_by(action, picture):
 
 def _drag(slider, share):
     page, handle = slider.page, slider.locator(".noUi-handle")
+    slider.scroll_into_view_if_needed()
     track = slider.locator(".noUi-base").bounding_box()
     page.mouse.move(*(handle.bounding_box()[k] + 5 for k in ("x", "y")))
     page.mouse.down()
@@ -241,6 +243,7 @@ def _draw_where_one_can(place, picture):
     if not place.locator("canvas").count():
         return
     canvas = place.locator("canvas")
+    canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     mouse, keyboard = canvas.page.mouse, canvas.page.keyboard
     mouse.move(box["x"] + 112, box["y"] + 40)
