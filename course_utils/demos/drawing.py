@@ -29,11 +29,11 @@ class Sketch(anywidget.AnyWidget):
     """A square to draw on with the mouse, a finger or the keyboard; `value` holds SIDE × SIDE bytes, or none."""
 
     _esm = Path(__file__).with_name("sketch.js")
-    value = traitlets.Bytes(b"").tag(sync=True)
+    value = traitlets.CBytes(b"").tag(sync=True)
 
     @traitlets.validate("value")
     def _whole(self, proposal: Mapping[str, Any]) -> bytes:
-        ink = bytes(proposal["value"])
+        ink = proposal["value"]
         if len(ink) not in (0, SIDE * SIDE):
             raise traitlets.TraitError(f"a sketch has {SIDE} × {SIDE} bytes, or none; got {len(ink)}.")
         return ink

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import ipywidgets as widgets
@@ -15,6 +16,8 @@ from ..evaluation import predict
 from ..projection import check_latents, latent_size, project_to_range
 from .artists import called, moving_classes, moving_image
 from .demo import Demo, Update, check_images
+
+KEPT = 512  # projections
 
 
 def projection_slider(
@@ -40,10 +43,15 @@ def projection_slider(
     stream = torch.Generator().manual_seed(0)
     starts = torch.randn(restarts, len(x), latent_size(generator), generator=stream).to(x)
 
-    def frame(image: int, restarts: int, steps: int) -> dict[str, Any]:
+    @lru_cache(KEPT)
+    def projected(image: int, restarts: int, steps: int) -> Tensor:
         one = slice(image, image + 1)
         init = starts[:restarts, one]
-        _, x_star = project_to_range(generator, x[one], steps=steps, restarts=restarts, init=init)
+        return project_to_range(generator, x[one], steps=steps, restarts=restarts, init=init)[1]
+
+    def frame(image: int, restarts: int, steps: int) -> dict[str, Any]:
+        one = slice(image, image + 1)
+        x_star = projected(image, restarts, steps)
         logits = predict(classifier, torch.cat([x[one], x_star]))
         return {
             "x": x[image],
