@@ -101,6 +101,8 @@ def test_examples_stop_where_the_file_is_full(demo, html, monkeypatch):
         ("fgsm_slidr", {}, "no demo 'fgsm_slidr'. Did you mean 'fgsm_slider'?"),
         ("?", {}, r"no demo '\?'. Known: margin_bar, fgsm_slider, "),
         (None, {"epz": 0.1}, "has no control 'epz'. Known: model, image, eps."),
+        (None, {"model": "cnn"}, "model must be one of linear; got 'cnn'"),
+        (None, {"image": 3}, "image must be a number from 0 to 2, got 3"),
         (None, {"positions": 1}, "expected positions >= 2 and examples >= 1, got 1 and 5"),
     ],
 )
