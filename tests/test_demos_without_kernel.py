@@ -66,7 +66,7 @@ def test_handle_and_choice_are_labelled(html):
     assert soup.find("input")["max"] == "3"
     assert [option.text for option in soup.find_all("option")] == ["0", "2"]
     assert soup.figure["aria-label"] == "FGSM on one image"
-    assert "Try & see." in soup.figcaption.text
+    assert soup.figcaption.text.endswith("Try & see. (model: linear)"), "what cannot be moved here is told"
 
 
 def test_pieces_stand_side_by_side_and_load_nothing(html):

@@ -126,7 +126,7 @@ def fragment(demo: Demo | str, *, hint: str = "", positions: int = 21, examples:
         words += [demo.describe(**one) for one in states]
     if not pictures:
         raise ValueError(f"the pictures take more than {MAX_BYTES / 1e6:g} MB: ask for fewer positions.")
-    return _html(demo.title, hint, handle, choice, pictures, words)
+    return _html(demo.title, f"{hint} {_held(demo, state)}".strip(), handle, choice, pictures, words)
 
 
 def in_place_of(alt: str) -> str:
@@ -202,6 +202,17 @@ def _html(
         words=escape(words[first]),
         data=data.replace("<", "\\u003c"),
     )
+
+
+def _held(demo: Demo, state: Mapping[str, Any]) -> str:
+    """Say what the controls hold that cannot be moved without a kernel."""
+    others = {name: state[name] for name in demo.controls if name not in (demo.handle, demo.example)}
+    texts = [
+        f"{demo.controls[name].description}: {value if isinstance(value, str) else f'{value:g}'}"
+        for name, value in others.items()
+        if isinstance(value, str | int | float) and not isinstance(value, bool)
+    ]
+    return f"({', '.join(texts)})" if texts else ""
 
 
 def _webp(png: bytes) -> str:
