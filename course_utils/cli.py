@@ -153,7 +153,7 @@ def _slider(alt: str) -> str:
     try:
         return demos.in_place_of(alt)
     except Exception as error:  # weights that are not there, a full disk: no reason to do without the page
-        click.echo(f"A slider stays a static picture ({alt.partition('.')[0]}): {error}", err=True)
+        click.echo(f"The slider {alt.partition(' (')[0]!r} stays a static picture: {error}", err=True)
         return ""
 
 

@@ -198,7 +198,7 @@ def test_pages_and_slides_take_sliders_or_say_why_not(course, command, monkeypat
     monkeypatch.setattr("course_utils.demos.in_place_of", in_place_of)
     result = course_command(*command, "--out", "out")
     assert result.exit_code == 0, result.output
-    assert "A slider stays a static picture (Broken (static picture)): no weights\n" in result.stderr
+    assert "The slider 'Broken' stays a static picture: no weights\n" in result.stderr
     (page,) = (course / "out").glob("01_a.*html")
     html = page.read_text(encoding="utf-8")
     assert "<figure>live</figure>" in html
