@@ -8,10 +8,14 @@ from datetime import datetime
 import nbformat
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from traitlets import TraitError
 
 from course_utils import chapters, demos
 from course_utils.attacks import bim, fgsm, pgd
+from course_utils.data import load_images
+from course_utils.demos.drawing import as_mnist, ink_from, ink_of
 from course_utils.evaluation import robust_accuracy
 from course_utils.generators import decoder
 from course_utils.projection import project_to_range
@@ -198,6 +202,34 @@ def test_pgd_scrubber_shows_the_path_of_the_attack(fgsm_slider, start):
     assert demo.render(step=0) != demo.render(step=8)
 
 
+# Optimised noise
+
+
+def test_optimised_noise_is_a_minimum_between_length_and_target(fgsm_slider):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.optimised_noise_slider(models, x, y)
+    model, goal = models["two"], torch.tensor([7])
+    for c in demos.NOISE_WEIGHTS:
+        frame = demo.frame(model="two", image=1, target="7", c=c)
+        noise = frame["noise"][None].clone().requires_grad_()
+        cost = c * noise.square().sum() + F.cross_entropy(model(x[1:2] + noise), goal)
+        (slope,) = torch.autograd.grad(cost, noise)
+        stopped = (frame["adv"][None] == 0) & (slope > 0) | (frame["adv"][None] == 1) & (slope < 0)
+        assert slope[~stopped].abs().max() < 0.05
+        assert frame["length"] == pytest.approx(noise.norm().item(), rel=1e-5)
+        torch.testing.assert_close(frame["probabilities"], model(frame["adv"][None]).softmax(1)[0])
+
+
+def test_optimised_noise_grows_and_arrives_as_length_gets_cheaper(fgsm_slider):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.optimised_noise_slider(models, x, y)
+    frames = [demo.frame(model="one", image=0, target="4", c=c) for c in demos.NOISE_WEIGHTS]
+    lengths, sure = ([f["length"] for f in frames], [float(f["probabilities"][4]) for f in frames])
+    assert lengths == sorted(lengths)
+    assert sure == sorted(sure)
+    assert "the target is 4" in demo.describe(target="4")
+
+
 # One cell of the transfer matrix
 
 
@@ -267,6 +299,117 @@ def test_accuracy_curves_refuse_labels_that_do_not_match(fgsm_slider):
     _, (models, x, y) = fgsm_slider
     with pytest.raises(ValueError, match="one label each"):
         demos.accuracy_curves(models, x, y[:2])
+
+
+# Several models, and their loss surfaces
+
+
+def test_model_comparer_shows_what_each_models_own_attack_makes(fgsm_slider):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.model_comparer(models, x, y, steps=3)
+    for eps in (0.0, 0.1, 0.3):
+        for attack in demos.COMPARED_ATTACKS:
+            frame = demo.frame(image=1, attack=attack, eps=eps)
+            for place, model in enumerate(models.values()):
+                stream = torch.Generator().manual_seed(0)
+                options = (x[1:2], y[1:2], eps)
+                adv = fgsm(model, *options) if attack == "FGSM" else pgd(model, *options, steps=3, generator=stream)
+                torch.testing.assert_close(frame["adv"][place], adv[0])
+                probabilities = model(adv).softmax(1)[0].detach()
+                assert frame["said"][place] == probabilities.argmax()
+                assert frame["sure"][place] == pytest.approx(float(probabilities[y[1]]), abs=1e-5)
+
+
+@pytest.mark.parametrize("sideways", demos.SIDEWAYS)
+def test_loss_tilt_turns_from_one_edge_of_the_plane_to_the_other(fgsm_slider, sideways):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.loss_tilt(models, x, y, eps=0.3)
+    flat, upright = (demo.frame(image=2, sideways=sideways, tilt=tilt) for tilt in (0, 90))
+    for name, model in models.items():
+        plane = flat["planes"][name]
+        clean = F.cross_entropy(model(x[2:3]), y[2:3])
+        attacked = F.cross_entropy(model(fgsm(model, x[2:3], y[2:3], 0.3)), y[2:3])
+        assert plane[0, 0] == pytest.approx(clean.item(), abs=1e-4)
+        assert plane[0, -1] == pytest.approx(attacked.item(), abs=1e-3)
+        torch.testing.assert_close(torch.tensor(flat["profiles"][name]), plane[0])
+        torch.testing.assert_close(torch.tensor(upright["profiles"][name]), plane[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_loss_tilt_finds_what_pgd_finds(fgsm_slider):
+    _, (models, x, y) = fgsm_slider
+    demo = demos.loss_tilt(models, x, y, eps=0.3)
+    adv = pgd(models["one"], x[:1], y[:1], 0.3, steps=10, generator=torch.Generator().manual_seed(0))
+    profile = demo.frame(image=0, sideways="PGD", tilt=90)["profiles"]["one"]
+    assert profile[-1] == pytest.approx(F.cross_entropy(models["one"](adv), y[:1]).item(), rel=1e-3)
+
+
+# A digit drawn by hand
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_images(split="test", n=200)[0]
+
+
+def test_digits_drawn_back_are_mnists_own(digits):
+    back = torch.stack([as_mnist(ink_of(ink_from(x))) for x in digits])
+    assert (back - digits).flatten(1).norm(dim=1).mean() < 0.35 * digits.flatten(1).norm(dim=1).mean()
+    places = torch.arange(28.0)
+    for dim in (2, 3):
+        centres = [(t.sum((1, 5 - dim)) * places).sum(1) / t.sum((1, 2, 3)) for t in (back, digits)]
+        assert (centres[0] - centres[1]).abs().max() < 1.1  # both are placed by whole pixels
+    height, width = ((back[:, 0] > 0.1).any(axis).sum(1) for axis in (2, 1))
+    assert torch.maximum(height, width).float().mean() == pytest.approx(20, abs=0.5)
+
+
+def test_where_and_how_large_a_digit_is_drawn_does_not_matter():
+    stroke = torch.zeros(1, 84, 84)
+    stroke[0, 10:40, 20:26] = 1
+    stroke[0, 34:40, 20:44] = 1
+    moved = stroke.roll((30, 25), (1, 2))
+    larger = F.interpolate(stroke[None], scale_factor=2)[0]
+    torch.testing.assert_close(as_mnist(moved), as_mnist(stroke))
+    torch.testing.assert_close(as_mnist(larger), as_mnist(stroke), atol=0.15, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "ink", [torch.zeros(1, 84, 84), torch.ones(1, 84, 84), torch.eye(84)[None, :1].expand(1, 84, 84)]
+)
+def test_any_sketch_becomes_a_digit(ink):
+    digit = as_mnist(ink)
+    assert digit.shape == (1, 28, 28)
+    assert digit.min() >= 0
+    assert digit.max() <= 1
+    assert bool(digit.any()) == bool(ink.any())
+
+
+def test_draw_digit_attacks_what_the_model_sees(fgsm_slider, digits):
+    _, (models, _, _) = fgsm_slider
+    demo = demos.draw_digit(models, example=digits[0])
+    sketch = ink_from(digits[1])
+    x = as_mnist(ink_of(sketch))[None]
+    answer = models["one"](x).argmax(1)
+    for eps in (0.0, 0.1, 0.3):
+        frame = demo.frame(sketch=sketch, model="one", eps=eps)
+        torch.testing.assert_close(frame["adv"], fgsm(models["one"], x, answer, eps)[0], atol=1e-6, rtol=0)
+        assert frame["answer"] == answer
+    assert "The square is empty" in demo.describe(eps=0.2)
+    assert "without attack" in demo.describe(**demo.static)
+
+
+def test_a_sketch_arrives_as_the_browser_sends_it(fgsm_slider, digits):
+    _, (models, _, _) = fgsm_slider
+    demo = demos.draw_digit(models)
+    *_, message = demo.widget().children
+    assert "The square is empty" in message.value
+    sketch = demo.controls["sketch"]
+    sketch.set_state({"value": memoryview(ink_from(digits[3]))})
+    assert sketch.value == ink_from(digits[3])
+    assert "the model says" in message.value
+    with pytest.raises(TraitError, match="84 × 84 bytes"):
+        sketch.value = b"12"
+    demo.reset()
+    assert "The square is empty" in message.value
 
 
 # The projection, and walks in the latent space

@@ -76,7 +76,14 @@ class Demo:
         self._move({self.example: values[(values.index(control.value) + 1) % len(values)]})
 
     def widget(self) -> widgets.VBox:
-        """Return the live shell: the controls, a picture of fixed size, and a line that says what it shows."""
+        """Return the live shell: the controls, a picture of fixed size, and a line that says what it shows.
+
+        It is one shell, however often it is asked for, so that a demo shown twice does not work twice.
+        """
+        return self._shell
+
+    @cached_property
+    def _shell(self) -> widgets.VBox:
         picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
         message = widgets.HTML()
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..attacks import fgsm, input_gradient, pgd
 from ..evaluation import accuracy, predict
-from ..plotting import COLOURS, line
+from ..plotting import COLOURS, line, pixels
 from .artists import called, moving, moving_bars, moving_image, moving_title
 from .demo import Demo, Update, check_images, eps_slider
 
@@ -219,12 +219,12 @@ def loss_tilt(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, eps: flo
         pictures, arrows = [], []
         for ax, name in zip(maps, models, strict=True):
             place = {"extent": (0, eps, 0, eps), "origin": "lower", "vmin": 0, "vmax": HIGHEST_LOSS}
-            pictures.append(ax.imshow(torch.zeros_like(plane(name, 0, SIDEWAYS[0])).cpu(), cmap="cividis", **place))
+            pictures.append(ax.imshow(pixels(torch.zeros(SURFACE_POINTS, SURFACE_POINTS)), cmap="cividis", **place))
             arrows += ax.plot([], [], color="white", linewidth=2.5, linestyle="-", marker="")
             ax.set_title(name, fontsize=9)
             ax.set(xlabel="FGSM", xticks=(0, eps), yticks=(0, eps))
         for name in models:
-            line(right, reach.cpu(), [0.0] * len(reach), name)
+            line(right, reach.tolist(), [0.0] * len(reach), name)
         show_title = moving_title(right)
         maps[0].set_ylabel("sideways")
         right.set(ylim=(0, HIGHEST_LOSS), xlabel="distance along the line", ylabel="loss")
@@ -233,7 +233,7 @@ def loss_tilt(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, eps: flo
         def update(f: dict[str, Any]) -> None:
             angle = math.radians(f["tilt"])
             for picture, arrow, name in zip(pictures, arrows, models, strict=True):
-                picture.set_data(f["planes"][name].cpu())
+                picture.set_data(pixels(f["planes"][name]))
                 arrow.set_data([0, eps * math.cos(angle)], [0, eps * math.sin(angle)])
             for drawn, name in zip(right.lines, models, strict=True):
                 drawn.set_ydata(f["profiles"][name])
