@@ -123,9 +123,21 @@ def lab(tmp_path_factory):
         f"--ServerApp.root_dir={folder}",
         "--IdentityProvider.token=",
         "--LabApp.news_url=",
+        "--ServerApp.disable_check_xsrf=True",
     ]
     with _served(folder, "jupyterlab", *options, ready="/api") as address:
         yield f"{address}/lab"
+
+
+@pytest.fixture
+def one_kernel(lab):
+    """Stop the kernel after the test: a dozen of them would fill the machine's memory."""
+    yield
+    kernels = lab.removesuffix("/lab") + "/api/kernels"
+    with urllib.request.urlopen(kernels) as answer:
+        running = json.load(answer)
+    for kernel in running:
+        urllib.request.urlopen(urllib.request.Request(f"{kernels}/{kernel['id']}", method="DELETE")).close()
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +169,13 @@ def opened(browser, address, name, **options):
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: fetched.append(request.url))
-    page.goto(address)
-    yield page
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png")
-    context.close()
+    try:
+        page.goto(address)
+        yield page
+    finally:  # of a failure, too
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}.png")
+        context.close()
     assert [text for text in complaints if "favicon" not in text] == []
     home = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "file:")
     assert [url for url in fetched if not url.startswith(home)] == []
@@ -258,6 +272,7 @@ def test_every_demo_of_the_catalogue_is_tried_here():
     assert set(DEMOS) == set(demos.catalogue())
 
 
+@pytest.mark.usefixtures("one_kernel")
 @pytest.mark.parametrize("name", DEMOS)
 def test_slider_answers_to_keyboard_and_mouse(name, lab, browser):
     _, label, words = DEMOS[name]
@@ -286,6 +301,7 @@ def _check_that_nothing_queues(page, picture, slider):
     page.locator("[role=status]", has_text=f"At ε = {readout.inner_text()}").wait_for()  # the last position wins
 
 
+@pytest.mark.usefixtures("one_kernel")
 def test_run_all_shows_a_chapter_s_slider_without_a_click(lab, browser):
     with opened(browser, f"{lab}/workspaces/chapter/tree/chapter.ipynb", "lab_chapter") as page:
         page.set_default_timeout(200_000)
