@@ -18,6 +18,9 @@ course: .venv/.ready ## Execute every chapter into build/course (ARGS=--student:
 lab: .venv/.ready ## Open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/ $(ARGS)
 
+demo: .venv/.ready ## Open every slider on one page, for the lecture hall (Voila)
+	JUPYTER_PATH=notebooks $(BIN)/voila notebooks/examples/gallery.ipynb --template=lecture $(ARGS)
+
 test: lint ## Test everything: lint, unit tests, every notebook
 	COURSE_STRICT=1 $(PYTEST) $(ARGS)
 
@@ -53,4 +56,4 @@ clean: ## Remove what was built; downloads in data/cache and .venv stay
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -e .
 	@touch $@
 
-.PHONY: help course lab test check lint html student build extras clean
+.PHONY: help course lab demo test check lint html student build extras clean

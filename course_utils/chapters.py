@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # two seconds to import, which planning a run does without
 NOTEBOOKS = PROJECT / "notebooks"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
-_KEPT_CELL_METADATA = ("tags", "jupyter", "nbgrader", "editable", "deletable")
+_KEPT_CELL_METADATA = ("tags", "jupyter", "slideshow", "nbgrader", "editable", "deletable")
 _PROMISE = "**The promise.**"
 _METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},

@@ -118,16 +118,45 @@ def student_command(check: bool) -> None:
 @main.command()
 @click.option("--out", default="build/html", show_default=True, help="Folder for the pages.")
 def html(out: str) -> None:
-    """Export the stored chapters as web pages that need no network; nothing is executed."""
+    """Export the stored chapters as web pages that need no network, with sliders that need no kernel.
+
+    No chapter is executed. The sliders' pictures are drawn once and kept in the cache.
+    """
     from . import chapters, index, pages
 
     with _usage_errors():
-        chosen = chapters.chapters()
-    for chapter in chosen:
-        chapters.write_notebook(chapters.read_notebook(chapter.path), Path(out) / chapter.path.name)
-        pages.export(chapter.path, Path(out))
-    index.write_index(Path(out))
+        for chapter in chapters.chapters():
+            chapters.write_notebook(chapters.read_notebook(chapter.path), Path(out) / chapter.path.name)
+            pages.export(chapter.path, Path(out), slider=_slider)
+        index.write_index(Path(out))
     click.echo(f"Open {Path(out) / 'index.html'} in a browser.")
+
+
+@main.command()
+@click.argument("chapters", nargs=-1, required=True, metavar="CHAPTER...")
+@click.option("--out", default="build/html", show_default=True, help="Folder for the slides.")
+def slides(chapters: tuple[str, ...], out: str) -> None:
+    """Export stored chapters as slides (reveal.js), one file each, that need no network.
+
+    \b
+    course slides 02       build/html/02_fgsm.slides.html, beside the pages of `course html`
+    """
+    from . import slides
+
+    with _usage_errors():
+        for chapter in _choose(chapters, student=False):
+            click.echo(f"Open {slides.export(chapter.path, Path(out), slider=_slider)} in a browser.")
+
+
+def _slider(alt: str) -> str:
+    """Return the slider that stands in for the static picture with this alt text, or say why the picture stays."""
+    from . import demos
+
+    try:
+        return demos.in_place_of(alt)
+    except Exception as error:  # weights that are not there, a full disk: no reason to do without the page
+        click.echo(f"The slider {alt.partition(' (')[0]!r} stays a static picture: {error}", err=True)
+        return ""
 
 
 # --- sweep, status, collect -----------------------------------------------------------------------

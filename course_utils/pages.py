@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -30,34 +30,42 @@ math[display=block] { margin: 0.8em 0; }
 details { margin: 0.5em 0; }
 summary { cursor: pointer; }
 """
-_TEMPLATE = (
-    """
+# What pages and slides have in common
+TEMPLATE = """
 {%- extends 'index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
 {%- block jupyter_widgets -%}{%- endblock -%}
 {%- block data_javascript scoped -%}{%- endblock -%}
-{%- block html_head_css -%}<style>"""
-    + _STYLE
-    + """</style>{%- endblock -%}
-{%- block body_header -%}{{ super() }}
-<nav class="course"><a href="index.html">All chapters</a> ·
-<a href="{{ resources.metadata.name }}.ipynb">this notebook</a></nav>
-{%- endblock -%}
 {%- block input -%}
 {%- if cell.metadata.get('jupyter', {}).get('source_hidden') -%}
 <details class="folded"><summary>Show the code</summary>{{ super() }}</details>
 {%- else -%}{{ super() }}{%- endif -%}
 {%- endblock -%}
 {%- block data_png scoped -%}
+{%- set alt = output | get_metadata('alt', 'image/png') | default('', true) -%}
 <div class="jp-RenderedImage jp-OutputArea-output">
+{%- with live = alt | slider -%}
+{%- if live -%}{{ live }}{%- else -%}
 <img src="data:image/png;base64,{{ output.data['image/png'] | replace('\n', '') | escape_html }}"
- alt="{{ output | get_metadata('alt', 'image/png') | default('', true) | escape }}">
+ alt="{{ alt | escape }}">
+{%- endif -%}
+{%- endwith -%}
 </div>
 {%- endblock -%}
 {%- block data_latex scoped -%}
 <div class="jp-RenderedLatex jp-OutputArea-output">{{ output.data['text/latex'] | markdown2html }}</div>
+{%- endblock -%}
+"""
+_PAGE = (
+    """
+{%- block html_head_css -%}<style>"""
+    + _STYLE
+    + """</style>{%- endblock -%}
+{%- block body_header -%}{{ super() }}
+<nav class="course"><a href="index.html">All chapters</a> ·
+<a href="{{ resources.metadata.name }}.ipynb">this notebook</a></nav>
 {%- endblock -%}
 """
 )
@@ -95,9 +103,15 @@ class _Renderer(IPythonRenderer):
         return re.sub(r"""(href=["'])([^"']+)""", lambda found: found[1] + self.link_to(found[2]), html)
 
 
-class _Exporter(HTMLExporter):
+class Exporter(HTMLExporter):
+    """nbconvert's exporter with formulas as MathML, alt texts, and sliders; what it writes loads nothing.
+
+    `link_to` and `slider` are those of `page`.
+    """
+
     link_to = AnyTrait()
-    raw_template = _TEMPLATE
+    slider = AnyTrait()
+    raw_template = TEMPLATE + _PAGE
 
     @property
     def default_config(self) -> Config:
@@ -108,11 +122,19 @@ class _Exporter(HTMLExporter):
         merged.merge(config)
         return merged
 
+    def default_filters(self) -> Iterator[tuple[str, Callable]]:
+        yield from super().default_filters()
+        yield "slider", self.slider
+
     @jinja2.pass_context
     def markdown2html(self, context: Mapping[str, Any], source: str) -> str:
         attachments = context.get("cell", {}).get("attachments", {})
         renderer = _Renderer(self.link_to, escape=False, attachments=attachments, anchor_link_text="¶")
         return MarkdownWithMath(renderer=renderer).render(source)
+
+
+def _no_slider(alt: str) -> str:
+    return ""
 
 
 def mathml(tex: str, *, display: bool = False) -> str:
@@ -130,32 +152,45 @@ def mathml(tex: str, *, display: bool = False) -> str:
     return _UNARY.sub(r'\1<mo form="prefix">\2</mo>', markup)
 
 
-def page(nb: nbformat.NotebookNode, name: str, *, link_to: Callable[[str], str] = str) -> str:
+def page(
+    nb: nbformat.NotebookNode,
+    name: str,
+    *,
+    link_to: Callable[[str], str] = str,
+    slider: Callable[[str], str] = _no_slider,
+    exporter: type[Exporter] = Exporter,
+) -> str:
     """Return a notebook as one HTML page that loads nothing.
 
     Args:
         nb: the notebook.
         name: its file name without ending.
         link_to: maps the target of a link in the notebook to one in the page.
+        slider: maps the alt text of a picture to the HTML that stands in for it, or to "" where the picture stays.
+        exporter: what writes the page.
     """
     nb = nbformat.from_dict({**nb, "metadata": {**nb.metadata, "title": _title(nb) or name}})
-    exporter = _Exporter(link_to=link_to, language_code="en")
-    html, _ = exporter.from_notebook_node(nb, resources={"metadata": {"name": name}})
+    writer = exporter(link_to=link_to, slider=slider, language_code="en")
+    html, _ = writer.from_notebook_node(nb, resources={"metadata": {"name": name}})
     return html
 
 
-def export(path: str | Path, out_dir: str | Path, *, links_from: Path | None = None) -> Path:
+def export(
+    path: str | Path, out_dir: str | Path, *, links_from: Path | None = None, ending: str = ".html", **options: Any
+) -> Path:
     """Write the page of a notebook into a folder and return its file.
 
     Args:
         path: the notebook.
         out_dir: the folder.
         links_from: the folder its relative links start at, where the notebook has been moved.
+        ending: of the file's name.
+        **options: as in `page`.
     """
     path, out_dir = Path(path), Path(out_dir)
     origin = links_from or path.parent
-    html = page(chapters.read_notebook(path), path.stem, link_to=lambda url: _relinked(url, origin, out_dir))
-    target = out_dir / f"{path.stem}.html"
+    html = page(chapters.read_notebook(path), path.stem, link_to=lambda url: _relinked(url, origin, out_dir), **options)
+    target = out_dir / f"{path.stem}{ending}"
     write_text(target, html)
     return target
 

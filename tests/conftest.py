@@ -1,5 +1,6 @@
 """What all tests share: no network, a cache of their own, and hypothesis without surprises."""
 
+import importlib.util
 import os
 import socket
 import sys
@@ -22,6 +23,9 @@ settings.register_profile(
 )
 settings.load_profile("course")
 
+needs_reveal = pytest.mark.skipif(
+    importlib.util.find_spec("sphinx_revealjs") is None, reason="needs a copy of reveal.js (`make extras`)"
+)
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from click.testing import CliRunner
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from conftest import needs_reveal
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_utils import batch, chapters, cli
 
@@ -45,7 +46,9 @@ def course_command(*args):
     return CliRunner().invoke(cli.main, args)
 
 
-@pytest.mark.parametrize("command", ["", "run", "sweep", "status", "collect", "build", "student", "html", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["", "run", "sweep", "status", "collect", "build", "student", "html", "slides", "doctor"]
+)
 def test_every_command_has_help(command):
     result = course_command(*command.split(), "--help")
     assert result.exit_code == 0
@@ -70,6 +73,7 @@ def test_python_m_works():
         (["run", "--preset", "ful"], "no preset 'ful'. Did you mean 'full'?"),
         (["run", "--student"], "no chapters in"),
         (["build", "03"], "no chapter '03'."),
+        (["slides", "03"], "no chapter '03'. Known: 01_a, 02_b."),
         (["sweep", "03"], "no chapter '03'."),
         (["sweep", "01", "--grid", "eps"], "--grid expects NAME=VALUES, like --grid eps=0.1,0.2, got 'eps'"),
         (["sweep", "01", "--grid", "eps=0:3"], "eps must lie in 0 to 1, got 2"),
@@ -173,6 +177,43 @@ def test_html_exports_without_running(course):
         "index.html",
         *(f"{name}.{end}" for name in ("01_a", "02_b") for end in ("html", "ipynb")),
     }
+
+
+def drawing(alt):
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    return new_output("display_data", data={"image/png": png}, metadata={"image/png": {"alt": alt}})
+
+
+@pytest.mark.parametrize("command", [["html"], pytest.param(["slides", "01"], marks=needs_reveal)])
+def test_pages_and_slides_take_sliders_or_say_why_not(course, command, monkeypatch):
+    """A slider stands in for its picture; where it cannot be built the picture stays, and the command goes on."""
+    outputs = [drawing("A demo (static picture of the slider). Words."), drawing("Broken (static picture). Words.")]
+    path = course / "notebooks" / "solutions" / "01_a.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# 01 A"), new_code_cell("1", outputs=outputs)]), path)
+
+    def in_place_of(alt):
+        if alt.startswith("Broken"):
+            raise RuntimeError("no weights")
+        return "<figure>live</figure>"
+
+    monkeypatch.setattr("course_utils.demos.in_place_of", in_place_of)
+    result = course_command(*command, "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert "The slider 'Broken' stays a static picture: no weights\n" in result.stderr
+    (page,) = (course / "out").glob("01_a.*html")
+    html = page.read_text(encoding="utf-8")
+    assert "<figure>live</figure>" in html
+    assert 'alt="Broken (static picture). Words."' in html
+    assert 'alt="A demo' not in html
+
+
+@pytest.mark.parametrize("command", [["html"], pytest.param(["slides", "01"], marks=needs_reveal)])
+def test_a_folder_that_cannot_be_written_is_refused(course, command):
+    (course / "file").touch()
+    result = course_command(*command, "--out", "file/out")
+    assert result.exit_code == 2
+    assert "course: " in result.stderr
+    assert "cannot write to file/out" in result.stderr
 
 
 def test_memory_above_the_limit_is_said(capsys):

@@ -86,6 +86,14 @@ def test_language_title_and_alt_text(full_page):
     assert [image["alt"] for image in BeautifulSoup(full_page, "html.parser").find_all("img")] == ['a "digit"']
 
 
+def test_a_slider_stands_in_for_its_picture_only():
+    outputs = [({"image/png": PIXEL}, {"image/png": {"alt": alt}}) for alt in ("a <b>", "c")]
+    html = page(shown(*outputs), slider={"a <b>": "<figure>live</figure>", "c": ""}.get)
+    body = BeautifulSoup(html, "html.parser")
+    assert [image["alt"] for image in body.find_all("img")] == ["c"]
+    assert body.figure.text == "live"
+
+
 def test_tables_and_texts_stand_in_for_the_course_s_own_types(full_page):
     assert "<td>claims</td>" in full_page
     assert "acc = 0.5" in full_page

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "patches": {"vision", "attacks", "evaluation", "physical"},
     "plotting": {"intervals", "evaluation"},
     "demos": {"attacks", "adversaries", "classifiers", "data", "evaluation", "generators", "manifold", "photos"}
-    | {"plotting", "projection", "training", "transfer", "victims"},
+    | {"files", "names", "plotting", "projection", "runtime", "training", "transfer", "victims"},
     "exercises": {"names", "runtime", "layers", "attacks", "evaluation", "physical"},
     "chapters": {"runtime", "files", "names"},
     "parameters": {"names", "chapters"},
@@ -63,9 +63,10 @@ MAY_IMPORT = {
     "cluster": {"machine"},
     "student": {"files", "chapters"},
     "pages": {"files", "chapters"},
+    "slides": {"pages"},
     "index": {"files", "plotting", "chapters", "store", "execution", "reports"},
     "cli": {"runtime", "names", "vision", "data", "chapters", "parameters", "batch", "student", "pages"}
-    | {"cluster", "index", "reports"},
+    | {"cluster", "index", "reports", "demos", "slides"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -88,6 +89,7 @@ WITHOUT_TORCH = {
     "cluster",
     "student",
     "pages",
+    "slides",
     "index",
     "cli",
     "__main__",
@@ -322,7 +324,7 @@ def test_make_lists_its_targets():
     targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))
     phony = set(re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE)[1].split())
     assert targets == phony
-    assert targets >= {"help", "course", "lab", "test", "check", "html", "student", "build", "clean"}
+    assert targets >= {"help", "course", "lab", "test", "check", "demo", "html", "student", "build", "clean"}
 
 
 def test_the_git_ignored_folders_hold_nothing_of_the_repository():

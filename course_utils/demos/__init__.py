@@ -8,11 +8,13 @@ from .attacks import NOISE_WEIGHTS, fgsm_slider, optimised_noise_slider, pgd_scr
 from .catalogue import Entry, catalogue
 from .demo import EPS_STEPS, Demo, alert, eps_slider
 from .drawing import Sketch, draw_digit
+from .lecture import gallery
 from .linear_models import margin_bar
 from .manifold import latent_walk, projection_slider
 from .photographs import PHOTO_ATTACKS, PHOTO_LEVELS, UPLOADED, photo_lab
 from .robust_training import ATTACK_STEPS, COMPARED_ATTACKS, SIDEWAYS, accuracy_curves, loss_tilt, model_comparer
 from .transfer import transfer_picker
+from .without_kernel import export, fragment, in_place_of
 
 __all__ = [
     "ATTACK_STEPS",
@@ -31,7 +33,11 @@ __all__ = [
     "catalogue",
     "draw_digit",
     "eps_slider",
+    "export",
     "fgsm_slider",
+    "fragment",
+    "gallery",
+    "in_place_of",
     "latent_walk",
     "loss_tilt",
     "margin_bar",
