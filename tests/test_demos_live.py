@@ -157,6 +157,13 @@ def test_a_number_out_of_range_is_refused(demo, value):
         demo.render(**{demo.handle: value})
 
 
+def test_a_choice_that_is_not_offered_is_refused(demo):
+    for name, control in demo.controls.items():
+        if hasattr(control, "options"):
+            with pytest.raises(ValueError, match=f"{name} must be one of"):
+                demo.describe(**{name: "nothing like it"})
+
+
 def test_what_is_typed_out_of_range_never_kills_a_demo(built):
     demo = built["fgsm_slider"]
     *_, message = demo.widget().children
@@ -226,7 +233,7 @@ def drag(demo, moves):
 
 
 def figures():
-    return sum(isinstance(thing, Figure) for thing in gc.get_objects())
+    return sum(type(thing) is Figure for thing in gc.get_objects())
 
 
 @pytest.mark.slow

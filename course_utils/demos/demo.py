@@ -29,8 +29,8 @@ Update = Callable[[Any], None]  # sets the artists of a picture to a frame
 class Demo:
     """A slider demo: `frame(**state)` computes, what `draw(figure)` returns paints, `alt(frame)` says it in words.
 
-    `draw` puts up everything once; what it returns is called with each frame and only moves the artists in `artists`.
-    In a notebook, end a cell with a demo. `demo.render(**state)` returns the picture of one state as a PNG.
+    `draw` puts up everything once; what it returns is called with each frame, and changes only what `artists.moving`
+    has marked. In a notebook, end a cell with a demo. `demo.render(**state)` returns the picture of one state as a PNG.
     """
 
     title: str
@@ -119,9 +119,8 @@ class Demo:
 
     def _computed(self, state: Mapping[str, Any]) -> Any:
         for name, value in state.items():
-            low, high = (getattr(self.controls.get(name), end, None) for end in ("min", "max"))
-            if low is not None and not low <= value <= high:  # not a number is not in between, either
-                raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value}.")
+            if name in self.controls:
+                _check_value(name, value, self.controls[name])
         return self.frame(**self.state | dict(state))
 
     @cached_property
@@ -161,6 +160,13 @@ class _Stage:
         for artist in self.moving:
             artist.draw(self.canvas.get_renderer())
         return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
+
+
+def _check_value(name: str, value: Any, control: widgets.Widget) -> None:
+    if hasattr(control, "min") and not control.min <= value <= control.max:  # not a number is not in between, either
+        raise ValueError(f"{name} must be a number from {control.min:g} to {control.max:g}, got {value}.")
+    if hasattr(control, "options") and value not in control.options:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, control.options))}; got {value!r}.")
 
 
 def _quick_png(image: Image.Image) -> bytes:
