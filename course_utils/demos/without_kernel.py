@@ -110,7 +110,9 @@ def fragment(demo: Demo | str, *, hint: str = "", positions: int = 21, examples:
     if isinstance(demo, str):
         entry = _find(demo)
         demo, hint = entry.build(), hint or entry.hint
-    _check_state(demo, state)
+    if unknown := sorted(set(state) - set(demo.controls)):
+        raise ValueError(f"{demo.title} has no control {unknown[0]!r}. Known: {', '.join(demo.controls)}.")
+    demo.describe(**state)  # refuses what a control cannot hold
     state = demo.state | dict(demo.static) | state
     handle = _axis(demo, demo.handle, positions, state)
     choice = _axis(demo, demo.example, examples, state) if demo.example else None
@@ -226,16 +228,6 @@ def _find(name: str) -> Entry:
     if name not in catalogue():
         raise ValueError(f"no demo {name!r}. {nearest(name, catalogue())}")
     return catalogue()[name]
-
-
-def _check_state(demo: Demo, state: Mapping[str, Any]) -> None:
-    for name, value in state.items():
-        if name not in demo.controls:
-            raise ValueError(f"{demo.title} has no control {name!r}. Known: {', '.join(demo.controls)}.")
-        options = getattr(demo.controls[name], "options", [value])
-        if value not in options:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, options))}; got {value!r}.")
-    demo.describe(**state)  # refuses what lies outside of a slider
 
 
 def _digest() -> str:
