@@ -53,7 +53,7 @@ DEMOS = {
     "model_comparer": ("demos.model_comparer({'a': linear, 'b': linear}, x, y)", "ε", "a says"),
     "loss_tilt": ("demos.loss_tilt({'a': linear, 'b': linear}, x, y)", "tilt", "along the line"),
     "projection_slider": ("demos.projection_slider(linear, painter, x, y)", "steps", "the squared distance is"),
-    "latent_walk": ("demos.latent_walk(linear, painter, torch.zeros(4, 2), torch.ones(4, 2))", "way", "of the way"),
+    "latent_walk": ("demos.latent_walk(linear, painter, torch.randn(4, 2), torch.ones(4, 2))", "way", "of the way"),
     "photo_lab": (
         "demos.photo_lab(linear, dict(zip('abcd', x)), names=[*'0123456789'], targets=['7'])",
         "ε in 1/255",
