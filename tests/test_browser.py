@@ -61,6 +61,9 @@ DEMOS = {
     ),
 }
 
+# Chapters, and the first slider of each
+WITH_SLIDER = {"01": "ε", "02": "ε", "03": "step", "04": "ε", "05": "steps", "06": "way", "07": "ε in 1/255"}
+
 # A gallery of the same small demos
 GALLERY = (
     "from dataclasses import replace\nfrom course_utils.demos import lecture\nbuilders = {\n"
@@ -70,8 +73,8 @@ GALLERY = (
 )
 
 
-def _write_notebook(path, source):
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SET_UP + source)])
+def _write_notebook(path, *sources):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     nb.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nbformat.write(nb, path)
 
@@ -113,11 +116,11 @@ def _wait_for(url, server, log, seconds=60):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """JupyterLab, with one notebook for each demo, and a chapter as students get it."""
+    """JupyterLab, with a notebook of all demos, and the chapters as students get them."""
     folder = tmp_path_factory.mktemp("lab")
-    for name, (source, *_) in DEMOS.items():
-        _write_notebook(folder / f"{name}.ipynb", source)
-    shutil.copy(chapters.find_chapter("01", student=True).path, folder / "chapter.ipynb")
+    _write_notebook(folder / "demos.ipynb", SET_UP, *(source for source, *_ in DEMOS.values()))
+    for number in WITH_SLIDER:
+        shutil.copy(chapters.find_chapter(number, student=True).path, folder / f"{number}.ipynb")
     options = [
         "--allow-root",
         f"--ServerApp.root_dir={folder}",
@@ -129,22 +132,11 @@ def lab(tmp_path_factory):
         yield f"{address}/lab"
 
 
-@pytest.fixture
-def one_kernel(lab):
-    """Stop the kernel after the test: a dozen of them would fill the machine's memory."""
-    yield
-    kernels = lab.removesuffix("/lab") + "/api/kernels"
-    with urllib.request.urlopen(kernels) as answer:
-        running = json.load(answer)
-    for kernel in running:
-        urllib.request.urlopen(urllib.request.Request(f"{kernels}/{kernel['id']}", method="DELETE")).close()
-
-
 @pytest.fixture(scope="module")
 def voila(tmp_path_factory):
     """Voila, as `make demo` starts it, on a page of all demos."""
     folder = tmp_path_factory.mktemp("voila")
-    _write_notebook(folder / "gallery.ipynb", GALLERY)
+    _write_notebook(folder / "gallery.ipynb", SET_UP + GALLERY)
     arguments = [str(folder / "gallery.ipynb"), "--template=lecture"]
     with _served(folder, "voila", *arguments, ready="/", JUPYTER_PATH=str(PROJECT / "notebooks")) as address:
         yield address
@@ -218,20 +210,30 @@ def moves(name, image, handle, count, *, patient=True):
 # JupyterLab
 
 
-def _wait_for_kernel(page):
-    """Wait until the kernel is there: Lab drops a request that comes while it is still starting."""
-    page.locator(".jp-Notebook .jp-Cell .cm-content").first.wait_for()
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+ERRORS = "[data-mime-type='application/vnd.jupyter.error']"
+# An error ends the run: the cells after it stay without a number
+HAS_RUN = f"""() => {{
+  const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
+  return document.querySelector("{ERRORS}") || /\\d/.test(prompts.at(-1).textContent);
+}}"""
 
 
-def _run_first_cell(page):
-    """Run it, once, and return the demo's picture."""
-    _wait_for_kernel(page)
-    page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
-    page.keyboard.press("Shift+Enter")
-    picture = page.locator(".jp-OutputArea img.widget-image")
-    picture.wait_for()
-    return picture
+@contextmanager
+def run_in_lab(browser, lab, name, *, patience):
+    """Open a notebook in a workspace of its own, run all of it, and stop its kernel in the end."""
+    with opened(browser, f"{lab}/workspaces/{name}/tree/{name}.ipynb", f"lab_{name}") as page:
+        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # Lab drops a request to a kernel that is starting
+        page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.wait_for_function(HAS_RUN, timeout=1000 * patience)
+        assert page.locator(ERRORS).all_inner_texts() == []
+        yield page
+    kernels = lab.removesuffix("/lab") + "/api/kernels"
+    with urllib.request.urlopen(kernels) as answer:
+        running = json.load(answer)
+    for kernel in running:
+        urllib.request.urlopen(urllib.request.Request(f"{kernels}/{kernel['id']}", method="DELETE")).close()
 
 
 def _slider(place, label):
@@ -274,46 +276,53 @@ def test_every_demo_of_the_catalogue_is_tried_here():
     assert set(DEMOS) == set(demos.catalogue())
 
 
-@pytest.mark.usefixtures("one_kernel")
+@pytest.fixture(scope="module")
+def bench(lab, browser):
+    """JupyterLab with all demos, each in its cell."""
+    with run_in_lab(browser, lab, "demos", patience=120) as page:
+        page.locator(".jp-CodeCell img.widget-image").nth(len(DEMOS) - 1).wait_for()
+        yield page
+
+
 @pytest.mark.parametrize("name", DEMOS)
-def test_slider_answers_to_keyboard_and_mouse(name, lab, browser):
+def test_slider_answers_to_keyboard_and_mouse(name, bench):
     _, label, words = DEMOS[name]
-    # a workspace of its own: no other tab is open
-    with opened(browser, f"{lab}/workspaces/{name}/tree/{name}.ipynb", f"lab_{name}") as page:
-        picture = _run_first_cell(page)
-        slider = _slider(page, label)
-        readout = slider.locator(".widget-readout").inner_text()
-        _draw_where_one_can(page, picture)
-        slider.locator(".noUi-handle").focus()
-        _moved_by(lambda: page.keyboard.press("ArrowRight"), picture)
-        _moved_by(lambda: [page.keyboard.press("ArrowRight") for _ in range(30)], picture)
-        _moved_by(lambda: _drag(slider, 0.45), picture)  # away from where the keys have left any of them
-        assert slider.locator(".widget-readout").inner_text() != readout
-        assert page.locator("[role=status]").filter(has_text=words).count() == 1
-        if name == "fgsm_slider":
-            _drag(slider, 0.3)
-            _check_that_nothing_queues(page, picture, slider)
+    cell = bench.locator(".jp-CodeCell").nth(1 + [*DEMOS].index(name))
+    picture, slider = cell.locator("img.widget-image"), _slider(cell, label)
+    picture.scroll_into_view_if_needed()
+    readout = slider.locator(".widget-readout").inner_text()
+    _draw_where_one_can(cell, picture)
+    slider.locator(".noUi-handle").focus()
+    _moved_by(lambda: bench.keyboard.press("ArrowRight"), picture)
+    _moved_by(lambda: [bench.keyboard.press("ArrowRight") for _ in range(30)], picture)
+    _moved_by(lambda: _drag(slider, 0.45), picture)  # away from where the keys have left any of them
+    assert slider.locator(".widget-readout").inner_text() != readout
+    assert cell.locator("[role=status]").filter(has_text=words).count() == 1
+    cell.screenshot(path=SCREENSHOTS / f"lab_{name}.png")
+    if name == "fgsm_slider":
+        _drag(slider, 0.3)
+        _check_that_nothing_queues(cell, picture, slider)
 
 
-def _check_that_nothing_queues(page, picture, slider):
+def _check_that_nothing_queues(cell, picture, slider):
     handle, readout = slider.locator(".noUi-handle"), slider.locator(".widget-readout")
     moves("lab_latency", picture, handle, 40)
     fast = moves("lab_fast", picture, handle, 205, patient=False)
     assert fast["pictures"] < 100, "positions that were left before their turn are not drawn"
-    page.locator("[role=status]", has_text=f"At ε = {readout.inner_text()}").wait_for()  # the last position wins
+    cell.locator("[role=status]", has_text=f"At ε = {readout.inner_text()}").wait_for()  # the last position wins
 
 
-@pytest.mark.usefixtures("one_kernel")
-def test_run_all_shows_a_chapter_s_slider_without_a_click(lab, browser):
-    with opened(browser, f"{lab}/workspaces/chapter/tree/chapter.ipynb", "lab_chapter") as page:
-        page.set_default_timeout(200_000)
-        _wait_for_kernel(page)
-        page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        picture = page.locator(".jp-OutputArea img.widget-image")
-        picture.wait_for()
+def test_every_chapter_with_a_slider_is_tried_here():
+    found = [chapter.number for chapter in chapters.chapters() if "demos." in chapter.path.read_text(encoding="utf-8")]
+    assert found == [*WITH_SLIDER]
+
+
+@pytest.mark.parametrize("number", WITH_SLIDER)
+def test_run_all_shows_a_chapter_s_slider_without_a_click(number, lab, browser):
+    with run_in_lab(browser, lab, number, patience=900) as page:
+        picture = page.locator(".jp-CodeCell img.widget-image").first
         picture.scroll_into_view_if_needed()
-        _moved_by(lambda: _drag(_slider(page, "ε"), 0.5), picture)
+        _moved_by(lambda: _drag(_slider(page, WITH_SLIDER[number]).first, 0.5), picture)
 
 
 # Voila
