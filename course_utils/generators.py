@@ -124,6 +124,14 @@ class VAE(nn.Module):
         """(N, 1, 28, 28) → the most likely z, (N, latent)."""
         return self.posterior(x)[0]
 
+    @torch.no_grad()
+    def redraw(self, x: Tensor, *, generator_rng: torch.Generator | None = None) -> Tensor:
+        """(N, 1, 28, 28) → each image drawn again, from a random z of the encoder's distribution for it, alike."""
+        mean, log_variance = self.posterior(x)
+        source = mean.device if generator_rng is None else generator_rng.device
+        noise = torch.randn(mean.shape, generator=generator_rng, device=source).to(mean)
+        return self.generator(mean + noise * (log_variance / 2).exp())
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, 28, 28) → reconstructions G(E(x)), alike."""
         return self.generator(self.encode(x))

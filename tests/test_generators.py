@@ -1,5 +1,6 @@
 """Generators: what they draw, how they are judged, and that they are trained once and without a trace."""
 
+import copy
 import math
 import pickle
 
@@ -104,6 +105,20 @@ def test_the_vae_reconstructs_and_draws_what_it_was_trained_on(vae):
     assert (vae(x) - x).square().mean() < 0.02
     assert torch.equal(vae(x), vae.generator(vae.encode(x)))
     assert sample_quality(vae.generator, half, n=300, generator_rng=stream()).classes == 2
+
+
+def test_redrawn_images_differ_from_draw_to_draw_by_what_the_encoder_leaves_open(vae):
+    network, x = copy.deepcopy(vae), bars(50)
+
+    def redraw(seed):
+        return network.redraw(x, generator_rng=stream(seed))
+
+    assert torch.equal(redraw(0), redraw(0))
+    assert not torch.equal(redraw(0), redraw(1))
+    assert not redraw(0).requires_grad
+    with torch.no_grad():
+        network.encoder[-1].bias[network.generator.latent :] -= 60  # nothing is left open
+    assert torch.allclose(redraw(0), network(x), atol=1e-4)
 
 
 def test_the_vae_is_trained_once(vae, monkeypatch):
