@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import IdentityTransform
 from torch import Tensor
 
 from ..plotting import COLOURS, PLAIN_BAR, TRUE_BAR, centre_colours, pixels, show_image
 
 LONGEST_NAME = 22  # letters of a class's name that are shown
+KEPT_TEXTS = 200  # of one label, some kilobytes each
 TOP = 5  # classes that bars are shown for
 
 
@@ -128,9 +130,31 @@ def _moving_labels(ax: Axes, rows: Sequence[float], longest: str) -> list[Text]:
     """Put labels beside the y axis: to set the texts of an axis takes matplotlib longer than to draw all the rest."""
     ax.set_yticks(rows, [""] * len(rows))
     at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "va": "center"}
-    labels = [ax.annotate(longest, (0, row), (-7, 0), **at) for row in rows]
+    at |= {"transform": IdentityTransform(), "clip_on": False}
+    labels = [_Label(longest, (0, row), (-7, 0), **at) for row in rows]
+    for label in labels:
+        ax.add_artist(label)
     moving(*labels)
     return labels
+
+
+class _Label(Annotation):
+    """A text where nothing else moves: drawn once for each of its contents, which takes milliseconds, then copied."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._drawn: dict[str, Any] = {}
+
+    def draw(self, renderer: Any) -> None:
+        text = self.get_text()
+        if text in self._drawn:
+            renderer.restore_region(self._drawn[text])
+            return
+        super().draw(renderer)
+        if text and self.get_animated():  # else it is only asked how much room it takes
+            if len(self._drawn) == KEPT_TEXTS:
+                self._drawn.clear()
+            self._drawn[text] = renderer.copy_from_bbox(self.get_window_extent(renderer).padded(1))
 
 
 def called(label: int, names: Sequence[str] | None) -> str:
