@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 import torch
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
+
+# joblib replaces a worker whose memory has grown, and goes on: nothing that a reader of a notebook has to act on
+warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
 
 
 def parallel_map(

@@ -113,3 +113,21 @@ def test_workers_end_with_a_killed_parent():
         while any(map(alive, workers)) and time.monotonic() < until:
             time.sleep(0.2)
         assert not any(map(alive, workers))
+
+
+def test_a_replaced_worker_is_nothing_to_read_about():
+    code = """
+import warnings
+from joblib.externals.loky import process_executor
+import course_utils.parallel
+warnings.warn("A worker stopped while some jobs were given to the executor. This can be caused by a leak.")
+warnings.warn("something else")
+assert "A worker stopped while some jobs were given" in "".join(
+    constant for constant in process_executor._ExecutorManagerThread.process_result_item.__code__.co_consts
+    if isinstance(constant, str)
+), "joblib words it in another way now"
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "something else" in said.stderr
+    assert "A worker stopped" not in said.stderr
