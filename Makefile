@@ -24,6 +24,9 @@ demo: .venv/.ready ## Open every slider on one page, for the lecture hall (Voila
 test: lint ## Test everything: lint, unit tests, every notebook
 	COURSE_STRICT=1 $(PYTEST) $(ARGS)
 
+long: lint ## Open and run every chapter in JupyterLab, in a browser: ten to fifteen minutes
+	COURSE_STRICT=1 $(BIN)/python -m pytest -m long $(ARGS)
+
 check: lint ## Test the fast part: lint and the quick unit tests
 	$(PYTEST) tests -m "not slow and not full" $(ARGS)
 
@@ -56,4 +59,4 @@ clean: ## Remove what was built; downloads in data/cache and .venv stay
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -e .
 	@touch $@
 
-.PHONY: help course lab demo test check lint html student build extras clean
+.PHONY: help course lab demo test long check lint html student build extras clean

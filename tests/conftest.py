@@ -85,7 +85,16 @@ def empty_cache(tmp_path, monkeypatch):
     return folder
 
 
-REAL_MIRROR = os.environ.get("COURSE_DATA_MIRROR")
+REAL_CACHE, REAL_MIRROR = map(os.environ.get, ("COURSE_CACHE", "COURSE_DATA_MIRROR"))
+
+
+@pytest.fixture
+def chapters_cache(monkeypatch):
+    """The cache that the chapters fill, for tests that need the same trained networks."""
+    if REAL_CACHE:
+        monkeypatch.setenv("COURSE_CACHE", REAL_CACHE)
+    else:
+        monkeypatch.delenv("COURSE_CACHE")
 
 
 @pytest.fixture

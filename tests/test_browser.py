@@ -317,7 +317,9 @@ def test_every_chapter_with_a_slider_is_tried_here():
     assert found == [*WITH_SLIDER]
 
 
-@pytest.mark.parametrize("number", WITH_SLIDER)
+@pytest.mark.parametrize(
+    "number", [n if n in ("01", "02") else pytest.param(n, marks=pytest.mark.long) for n in WITH_SLIDER]
+)
 def test_run_all_shows_a_chapter_s_slider_without_a_click(number, lab, browser):
     with run_in_lab(browser, lab, number, patience=900) as page:
         picture = page.locator(".jp-CodeCell img.widget-image").first

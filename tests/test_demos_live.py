@@ -267,6 +267,7 @@ def test_the_handle_is_a_control_and_examples_go_round(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("chapters_cache")
 @pytest.mark.parametrize("name", demos.catalogue())
 def test_the_catalogue_builds_what_it_lists(name):
     entry = demos.catalogue()[name]
