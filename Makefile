@@ -24,7 +24,7 @@ demo: .venv/.ready ## Open every slider on one page, for the lecture hall (Voila
 test: lint ## Test everything: lint, unit tests, every notebook
 	COURSE_STRICT=1 $(PYTEST) $(ARGS)
 
-long: lint ## Open and run every chapter in JupyterLab, in a browser: ten to fifteen minutes
+long: lint ## Open and run in JupyterLab, in a browser, the chapters that are too long for `make test`
 	COURSE_STRICT=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 check: lint ## Test the fast part: lint and the quick unit tests

@@ -231,19 +231,25 @@ HAS_RUN = f"""() => {{
 @contextmanager
 def run_in_lab(browser, lab, name, *, patience):
     """Open a notebook in a workspace of its own, run all of it, and stop its kernel in the end."""
-    with opened(browser, f"{lab}/workspaces/{name}/tree/{name}.ipynb", f"lab_{name}") as page:
-        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # Lab drops a request to a kernel that is starting
-        page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        page.wait_for_function(HAS_RUN, timeout=1000 * patience)
-        assert page.locator(ERRORS).all_inner_texts() == []
-        yield page
-    kernels = lab.removesuffix("/lab") + "/api/kernels"
-    with urllib.request.urlopen(kernels) as answer:
-        running = json.load(answer)
-    for kernel in running:
-        urllib.request.urlopen(urllib.request.Request(f"{kernels}/{kernel['id']}", method="DELETE")).close()
+    try:
+        with opened(browser, f"{lab}/workspaces/{name}/tree/{name}.ipynb", f"lab_{name}") as page:
+            page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+            page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # Lab drops a request to one that is starting
+            page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
+            page.get_by_text("Run All Cells", exact=True).click()
+            page.wait_for_function(HAS_RUN, timeout=1000 * patience)
+            assert page.locator(ERRORS).all_inner_texts() == []
+            yield page
+    finally:  # of a failure, too
+        _stop_kernel(lab, name)
+
+
+def _stop_kernel(lab, name):
+    sessions = lab.removesuffix("/lab") + "/api/sessions"
+    with urllib.request.urlopen(sessions) as answer:
+        running = [session["id"] for session in json.load(answer) if session["path"] == f"{name}.ipynb"]
+    for session in running:
+        urllib.request.urlopen(urllib.request.Request(f"{sessions}/{session}", method="DELETE")).close()
 
 
 def _slider(place, label):
