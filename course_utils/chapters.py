@@ -20,7 +20,7 @@ NOTEBOOKS = PROJECT / "notebooks"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
 _KEPT_CELL_METADATA = ("tags", "jupyter", "slideshow", "nbgrader", "editable", "deletable")
-_PROMISE = "**The promise.**"
+_QUESTION, _PROMISE = "**The question.**", "**The promise.**"
 _METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {
@@ -32,6 +32,17 @@ _METADATA = {
         "pygments_lexer": "ipython3",
     },
 }
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What a chapter says of itself before it begins; whatever it does not say is ""."""
+
+    title: str
+    question: str = ""
+    promise: str = ""
+    reading: str = ""
+    running: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,25 +60,59 @@ class Chapter:
         return cls(path.stem[:2] if path.stem[:2].isdigit() else "", path.stem, path)
 
     @cached_property
-    def _opening(self) -> tuple[str, str]:
+    def _opening(self) -> _Opening:
         text = "\n\n".join(c.source for c in read_notebook(self.path).cells if c.cell_type == "markdown")
         found = re.search(r"^# (.+)$", text, re.MULTILINE)
         if not found:
-            return self.name, ""
+            return _Opening(self.name)
         paragraphs = [" ".join(p.split()) for p in text[found.end() :].split("\n\n")]
         first = next((p for p in paragraphs if p and not p.startswith(("#", "<", "|", ">", "-"))), "")
-        promise = next((p for p in paragraphs if p.startswith(_PROMISE)), first).removeprefix(_PROMISE)
-        return found[1].strip(), re.sub(r"\*\*|__|[*`]", "", promise).strip()
+        times = _first(paragraphs, "*Reading:")
+        return _Opening(
+            title=found[1].strip(),
+            question=_plain(_first(paragraphs, _QUESTION).removeprefix(_QUESTION)),
+            promise=_plain((_first(paragraphs, _PROMISE) or first).removeprefix(_PROMISE)),
+            reading=_time(times, "Reading"),
+            running=_time(times, "Running"),
+        )
 
     @property
     def title(self) -> str:
         """The text of the first heading."""
-        return self._opening[0]
+        return self._opening.title
+
+    @property
+    def question(self) -> str:
+        """The paragraph that begins with "The question.", without its emphasis."""
+        return self._opening.question
 
     @property
     def promise(self) -> str:
         """The paragraph that begins with "The promise.", else the first, without its emphasis."""
-        return self._opening[1]
+        return self._opening.promise
+
+    @property
+    def reading(self) -> str:
+        """How long it takes to read, in the chapter's words: "35 minutes"."""
+        return self._opening.reading
+
+    @property
+    def running(self) -> str:
+        """How long it takes to run, in the chapter's words: "under a minute"."""
+        return self._opening.running
+
+
+def _first(paragraphs: list[str], beginning: str) -> str:
+    return next((p for p in paragraphs if p.startswith(beginning)), "")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\*\*|__|[*`]", "", text).strip()
+
+
+def _time(text: str, label: str) -> str:
+    found = re.search(rf"{label}: ([^.,;(*]+)", text)
+    return found[1].strip() if found else ""
 
 
 def chapters(student: bool = False) -> list[Chapter]:

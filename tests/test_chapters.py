@@ -1,7 +1,7 @@
 """Chapters are found by any of their names, and stored as they should be."""
 
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_utils import chapters
 
@@ -14,6 +14,40 @@ def test_a_chapter_is_found_by_its_names(course, text):
 def test_a_chapter_is_found_by_its_path(notebook):
     chapter = chapters.find_chapter(str(notebook))
     assert (chapter.number, chapter.title, chapter.promise) == ("01", "01 Linear models", "Small changes add up.")
+
+
+OPENING = """# 01 Small changes
+
+*Reading: 35 minutes. Running: under a minute (a first run, longer), later less. You need: chapter 00.*
+
+**The promise.** A *sum* of 784
+small terms.
+
+**The question.** Why `should` it?
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (OPENING, ("01 Small changes", "Why should it?", "A sum of 784 small terms.", "35 minutes", "under a minute")),
+        ("# A title\n\nWords. Reading: nothing.", ("A title", "", "Words. Reading: nothing.", "", "")),
+        ("# A title", ("A title", "", "", "", "")),
+        ("**The question.** No heading", ("01_a", "", "", "", "")),
+        ("", ("01_a", "", "", "", "")),
+    ],
+)
+def test_what_a_chapter_says_of_itself(tmp_path, text, said):
+    chapters.write_notebook(chapters.tidy(new_notebook(cells=[new_markdown_cell(text)])), tmp_path / "01_a.ipynb")
+    c = chapters.Chapter.at(tmp_path / "01_a.ipynb")
+    assert (c.title, c.question, c.promise, c.reading, c.running) == said
+
+
+@pytest.mark.parametrize("chapter", chapters.chapters(), ids=lambda c: c.name)
+def test_every_chapter_has_a_question_and_says_how_long_it_takes(chapter):
+    assert chapter.question.endswith("?")
+    assert "minute" in chapter.reading
+    assert "minute" in chapter.running
 
 
 @pytest.mark.parametrize(("text", "near"), [("fgms", "'fgsm'"), ("linear", "'01_linear_models'"), ("77", "02_fgsm")])
