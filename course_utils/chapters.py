@@ -181,7 +181,7 @@ def read_notebook(path: str | Path) -> nbformat.NotebookNode:
         return nbformat.read(path, as_version=4)
     except FileNotFoundError:
         raise ValueError(f"no notebook {path}") from None
-    except (nbformat.reader.NotJSONError, nbformat.validator.NotebookValidationError) as error:
+    except (nbformat.ValidationError, ValueError, AttributeError, KeyError, TypeError) as error:  # it raises them all
         raise ValueError(f"{path} is not a notebook: {str(error).splitlines()[0][:200]}") from None
 
 

@@ -62,6 +62,16 @@ def test_chapters_are_listed_in_order(course):
         chapters.chapters(student=True)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "words", "[]", "null", "{}", '{"nbformat": 99}', '{"nbformat": 4, "cells": [{}]}', "\udcff"]
+)
+def test_a_file_that_is_no_notebook_is_refused(tmp_path, text):
+    file = tmp_path / "01_a.ipynb"
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ValueError, match=r"01_a.ipynb is not a notebook: ."):
+        chapters.read_notebook(file)
+
+
 def test_tidy_keeps_the_picture_of_a_widget_and_drops_the_rest():
     view = {chapters.WIDGET_MIME: {"model_id": "1"}, "text/plain": "IntSlider()"}
     alt = {"image/png": {"alt": "a digit"}}
