@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "physical": {"intervals", "vision", "attacks", "evaluation"},
     "patches": {"vision", "attacks", "evaluation", "physical"},
     "plotting": {"intervals", "evaluation"},
+    "pictures": {"plotting"},
     "demos": {"attacks", "adversaries", "classifiers", "data", "evaluation", "generators", "manifold", "photos"}
     | {"files", "names", "plotting", "projection", "runtime", "training", "transfer", "victims"},
     "exercises": {"names", "runtime", "layers", "attacks", "evaluation", "physical"},
@@ -64,7 +65,7 @@ MAY_IMPORT = {
     "student": {"files", "chapters"},
     "pages": {"files", "chapters"},
     "slides": {"pages"},
-    "index": {"files", "plotting", "chapters", "store", "execution", "reports"},
+    "index": {"files", "plotting", "chapters", "claims", "store", "execution", "reports", "pictures"},
     "cli": {"runtime", "names", "vision", "data", "chapters", "parameters", "batch", "student", "pages"}
     | {"cluster", "index", "reports", "demos", "slides"},
     "__main__": {"cli"},
@@ -90,6 +91,7 @@ WITHOUT_TORCH = {
     "student",
     "pages",
     "slides",
+    "pictures",
     "index",
     "cli",
     "__main__",
@@ -291,10 +293,9 @@ def test_what_is_imported_is_declared():
     known = {"ipython": "ipykernel", "traitlets": "jupyterlab", "zmq": "ipykernel", "jupyter-client": "ipykernel"}
     known |= {
         "nbclient": "nbconvert",
-        "jinja2": "nbconvert",
         "yaml": "pyyaml",
         "sklearn": "scikit-learn",
-        "pil": "matplotlib",
+        "pil": "pillow",
     }
     names = {name.split(".")[0] for path in MODULES for name, _ in imports(path)}
     foreign = {canonicalize_name(n) for n in names - set(sys.stdlib_module_names) - {"course_utils", ""}}
@@ -331,3 +332,15 @@ def test_the_git_ignored_folders_hold_nothing_of_the_repository():
     ignored = (PROJECT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {".venv/", "build/", "data/cache/"} <= set(ignored)
     assert not Path(PROJECT / "data" / "cache").is_file()
+
+
+def test_every_file_of_the_package_is_installed_with_it():
+    setuptools = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    installed = {
+        path
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for path in PROJECT.joinpath(*package.split(".")).glob(pattern)
+    }
+    found = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert found == installed
