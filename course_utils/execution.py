@@ -18,7 +18,7 @@ from . import __version__
 from .chapters import notebook_text, read_notebook, read_source, tidy, write_notebook
 from .claims import CLAIMS_MIME, FAILS, NOT_COMPARABLE, RESULTS_MIME
 from .files import TROUBLES
-from .machine import one_gpu, with_threads
+from .machine import one_gpu
 from .parameters import check_values, read_parameters
 from .store import Bucket, Folder, open_store
 
@@ -63,7 +63,8 @@ class Job:
     values: dict[str, Any]  # all of them
     out_dir: str
     timeout: float | None = None
-    threads: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)  # of the kernel, besides that of this process
+    own_cache: bool = False  # begin with an empty cache, which goes with the run
     version: str = __version__
 
     @classmethod
@@ -258,7 +259,9 @@ def _execute(job: Job, scratch: Path, progress: bool) -> tuple[nbformat.Notebook
     source.write_text(job.source, encoding="utf-8")
     folder = job.folder if Path(job.folder).is_dir() else str(scratch)
     with nullcontext({}) if job.values.get("device") == "cpu" else one_gpu() as environment:
-        environment = environment | (with_threads(job.threads) if job.threads else {})
+        environment = environment | job.environment
+        if job.own_cache:
+            environment = environment | {"COURSE_CACHE": str(scratch / "cache")}
         try:
             papermill.execute_notebook(
                 literally(source),

@@ -61,12 +61,13 @@ MAY_IMPORT = {
     "reports": {"names", "files", "plotting", "store", "execution"},
     "batch": {"claims", "store", "machine", "execution", "workers", "reports"},
     "cluster": {"machine"},
+    "margins": {"runtime", "files", "claims", "chapters", "machine", "execution", "batch"},
     "student": {"files", "chapters"},
     "pages": {"files", "chapters"},
     "slides": {"pages"},
     "index": {"files", "plotting", "chapters", "store", "execution", "reports"},
     "cli": {"runtime", "names", "vision", "data", "chapters", "parameters", "batch", "student", "pages"}
-    | {"cluster", "index", "reports", "demos", "slides"},
+    | {"cluster", "index", "margins", "reports", "demos", "slides"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -87,6 +88,7 @@ WITHOUT_TORCH = {
     "reports",
     "batch",
     "cluster",
+    "margins",
     "student",
     "pages",
     "slides",
