@@ -46,6 +46,9 @@ build: .venv/.ready ## Re-execute notebooks/solutions/ in place, then write note
 extras: .venv/.ready ## Install what only some tests need: other people's attacks, a browser's driver
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r tests/extras.txt
 
+margins: .venv/.ready ## Measure how far the claims are from failing, over seeds and simulated machines (half an hour and more)
+	$(BIN)/course margins $(ARGS)
+
 clean: ## Remove what was built; downloads in data/cache and .venv stay
 	rm -rf build .pytest_cache .ruff_cache .hypothesis
 	find course_utils tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
@@ -59,4 +62,4 @@ clean: ## Remove what was built; downloads in data/cache and .venv stay
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -e .
 	@touch $@
 
-.PHONY: help course lab demo test long check lint html student build extras clean
+.PHONY: help course lab demo test long check lint html student build extras margins clean

@@ -30,7 +30,7 @@ from .execution import (
     run_notebook,
     write_record,
 )
-from .machine import cores, gpus
+from .machine import cores, gpus, with_threads
 from .reports import PLAN, collect, plot_sweep
 from .store import Bucket, Folder, open_store
 from .workers import NoWorker, Workers
@@ -114,21 +114,34 @@ def run_sweep(
 
     >>> run_sweep("notebooks/solutions/02_fgsm.ipynb", grid(seed=range(8)), "build/fgsm")  # doctest: +SKIP
     """
-    store = open_store(out_dir)
     jobs = plan_jobs(path, params, out_dir, timeout=timeout)
     if executor is None:
         workers = workers or len(gpus()) or cores()
-        threads = max(1, cores() // workers)
-        jobs = [replace(job, threads=threads) for job in jobs]
+        environment = with_threads(max(1, cores() // workers))
+        jobs = [replace(job, environment=environment) for job in jobs]
+    run_jobs(jobs, out_dir, executor=executor, workers=workers, resume=resume, progress=progress)
+    return collect(out_dir, [job.name for job in jobs])
+
+
+def run_jobs(
+    jobs: list[Job],
+    out_dir: str | Path,
+    *,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> None:
+    """Run jobs of one or several notebooks side by side; arguments and errors are those of `run_sweep`."""
+    store = open_store(out_dir)
     _write_plan(store, jobs)
     if not resume:
         _forget(store, jobs)
     names = store.names()
     todo = [job for job in jobs if not is_finished(read_record(store, job.name, names), names)]
     if todo:
-        with Workers(workers) if executor is None else nullcontext(executor) as pool:
+        with Workers(workers or cores()) if executor is None else nullcontext(executor) as pool:
             _drive(pool, todo, _Progress(len(jobs), len(jobs) - len(todo), progress))
-    return collect(out_dir, [job.name for job in jobs])
 
 
 def plan_jobs(
@@ -173,11 +186,12 @@ def describe(params: Mapping[str, Any]) -> str:
 
 def _write_plan(store: Folder | Bucket, jobs: list[Job]) -> None:
     """Write which runs there will be, for those who look on; the same plan always has the same file."""
-    plan = {"chapter": jobs[0].chapter, "runs": {job.name: job.values for job in jobs}}
-    text = json.dumps(plan, indent=1) + "\n"
-    file = f"{jobs[0].chapter}-{hashlib.sha256(text.encode()).hexdigest()[:8]}{PLAN}"
-    if file not in store.names():
-        store.write(file, text)
+    for chapter, own in itertools.groupby(jobs, key=lambda job: job.chapter):
+        plan = {"chapter": chapter, "runs": {job.name: job.values for job in own}}
+        text = json.dumps(plan, indent=1) + "\n"
+        file = f"{chapter}-{hashlib.sha256(text.encode()).hexdigest()[:8]}{PLAN}"
+        if file not in store.names():
+            store.write(file, text)
 
 
 def _forget(store: Folder | Bucket, jobs: list[Job]) -> None:

@@ -22,12 +22,15 @@ CLAIMS_MIME = "application/vnd.course.claims+json"
 RESULTS_MIME = "application/vnd.course.results+json"
 CLAIMS_FILE = PROJECT / "data" / "claims.yaml"
 KINDS = ("exact", "band", "direction")
+VERDICTS = ("holds", "differs", "not reproduced")
+FAILS, NOT_COMPARABLE = "FAILS", "not comparable"
 READ_IN_THE_PAPER = ("V-paper", "V-author")  # the only statuses whose figure is shown
 MIN_SEEDS = 3
+AT_LEAST = "at least "  # how a setting says that a parameter may be larger
 
 
 class ClaimError(AssertionError):
-    """A measured figure lies outside the band of its claim."""
+    """A measured figure lies outside the band of its claim, or the figure of its mistake inside."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Claim:
     place: str
     kind: str
     band: tuple[float, float]
+    mistake: str
+    verdict: str = "holds"
     figure: str | None = None
     status: str = "none"
     setting: Mapping[str, Any] | None = None
@@ -62,15 +67,56 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """What a chapter measured for one claim.
+
+    Args:
+        id: the claim's id in `data/claims.yaml`.
+        figure: in the claim's unit (a share for "percent"); for a claim of kind "direction" one figure for each
+            seed, at least 3, every one of which must lie in the band.
+        mistake: the same figure, or figures, measured with the mistake that the claim names. Were it in the band,
+            the claim would not notice the mistake.
+        n: number of images behind a share; shows its Wilson interval.
+    """
+
+    id: str
+    figure: float | Sequence[float]
+    mistake: float | Sequence[float]
+    n: int | None = None
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """A claim, what was measured, and whether it holds ("not comparable": other settings than the claim's)."""
+    """A claim, what was measured, and what follows: see `data/claims.yaml` for the verdicts."""
 
     claim: Claim
-    here: str
-    verdict: str  # "holds", "FAILS" or "not comparable"
+    figures: tuple[float, ...]
+    mistaken: tuple[float, ...]
+    n: int | None
+    verdict: str  # one of VERDICTS, FAILS or NOT_COMPARABLE
 
     def __bool__(self) -> bool:
-        return self.verdict != "FAILS"
+        return self.verdict != FAILS
+
+    @property
+    def here(self) -> str:
+        """The measured figures in words."""
+        return ", ".join(_write(figure, self.claim.unit, self.n) for figure in self.figures)
+
+    @property
+    def with_mistake(self) -> str:
+        """The figures measured with the claim's mistake, in words."""
+        return ", ".join(_write(figure, self.claim.unit) for figure in self.mistaken)
+
+    @property
+    def complaint(self) -> str:
+        """Why the claim fails."""
+        if not _inside(self.claim, self.figures):
+            return f"{self}; the band is {self.claim.allowed}"
+        return (
+            f"{self}; the band, {self.claim.allowed}, does not exclude the mistake that it is there to catch: "
+            f"{self.claim.mistake} gives {self.with_mistake}"
+        )
 
     def __str__(self) -> str:
         return f"{self.claim.statement}: paper {self.claim.paper_figure}, here {self.here}: {self.verdict}"
@@ -103,7 +149,10 @@ class Report:
 
     def _bundle(self) -> dict[str, Any]:
         rows = [
-            asdict(v.claim) | {"here": v.here, "verdict": v.verdict, "band": v.claim.allowed} for v in self.verdicts
+            asdict(v.claim)
+            | {"here": v.here, "verdict": v.verdict, "band": v.claim.allowed, "with_mistake": v.with_mistake}
+            | {"figures": v.figures, "mistaken": v.mistaken}
+            for v in self.verdicts
         ]
         return {
             CLAIMS_MIME: {"claims": rows},
@@ -115,11 +164,13 @@ class Report:
 def _html_row(v: Verdict) -> str:
     source = f"{v.claim.paper}, {v.claim.place}" if v.claim.place else v.claim.paper
     note = f"<br><small>{escape(v.claim.note)}</small>" if v.claim.note else ""
-    mark = {"holds": "✓ holds", "FAILS": "✗ FAILS"}.get(v.verdict, v.verdict)
+    mark = {"holds": "✓ holds", FAILS: "✗ FAILS"}.get(v.verdict, v.verdict)
+    caught = f"{v.claim.mistake}: {v.with_mistake}"
     cells = (
         f"{escape(v.claim.statement)}<br><small>{escape(source)}</small>{note}",
         escape(v.claim.paper_figure),
-        f"{escape(v.here)}<br><small>asserted ({v.claim.kind}): {escape(v.claim.allowed)}</small>",
+        f"{escape(v.here)}<br><small>asserted ({v.claim.kind}): {escape(v.claim.allowed)}</small>"
+        f"<br><small>it would catch: {escape(caught)}</small>",
         mark,
     )
     return "<tr>" + "".join(f"<td style='text-align:left'>{c}</td>" for c in cells) + "</tr>"
@@ -129,7 +180,8 @@ def load_claims(path: Path = CLAIMS_FILE) -> dict[str, Claim]:
     """Read all claims, by id.
 
     Raises:
-        ValueError: a row that lacks a field, has an unknown one or an unknown kind, or an id used twice.
+        ValueError: a row that lacks a field, has an unknown one, an unknown kind or verdict, or no reason for a
+            verdict other than "holds"; or an id used twice.
     """
     claims: dict[str, Claim] = {}
     for row in yaml.safe_load(Path(path).read_text(encoding="utf-8")):
@@ -141,6 +193,10 @@ def load_claims(path: Path = CLAIMS_FILE) -> dict[str, Claim]:
             raise ValueError(f"{path}: claim {row.get('id')!r}: {error}") from None
         if claim.kind not in KINDS:
             raise ValueError(f"{path}: claim {claim.id!r}: kind must be one of {KINDS}, got {claim.kind!r}")
+        if claim.verdict not in VERDICTS:
+            raise ValueError(f"{path}: claim {claim.id!r}: verdict must be one of {VERDICTS}, got {claim.verdict!r}")
+        if claim.verdict != "holds" and not claim.note:
+            raise ValueError(f"{path}: claim {claim.id!r} {claim.verdict}: its note must give the reason")
         if claim.id in claims:
             raise ValueError(f"{path}: two claims have the id {claim.id!r}")
         claims[claim.id] = claim
@@ -152,42 +208,23 @@ def _claims() -> dict[str, Claim]:
     return load_claims()
 
 
-def check(id: str, measured: float | Sequence[float], *, n: int | None = None, **setting: Any) -> Verdict:
-    """Compare a measured figure with its claim and return the verdict, which a notebook shows as a table row.
+def check_all(measured: Iterable[Measurement], **setting: Any) -> Report:
+    """Check the claims of a chapter, show them as one table, and only then fail if one is outside its band.
 
     Args:
-        id: the claim's id in `data/claims.yaml`.
-        measured: the figure, in the claim's unit (a share for "percent"); for a claim of kind "direction"
-            one figure for each seed, at least 3, every one of which must lie in the band.
-        n: number of images behind a share; shows its Wilson interval.
-        **setting: the parameters the figure was measured with. Where the claim is stated for other values,
-            the verdict is "not comparable" and nothing is asserted.
+        measured: a measurement for each claim.
+        **setting: the parameters that the figures were measured with. Where a claim is stated for other values, its
+            verdict is "not comparable" and nothing is asserted.
 
     Raises:
-        ClaimError: the figure lies outside the band.
+        ClaimError: names every claim outside its band, and every one whose band does not exclude its mistake.
         ValueError: unknown id, a missing setting, too few seeds, or a figure that is not finite.
-    """
-    verdict = _judge(id, measured, n, setting)
-    if not verdict:
-        raise ClaimError(f"{verdict}; the band is {verdict.claim.allowed}")
-    return verdict
-
-
-def check_all(rows: Iterable[Sequence[Any]], **setting: Any) -> Report:
-    """Check several claims, show them as one table, and only then fail if one is outside its band.
-
-    Args:
-        rows: (id, measured) or (id, measured, n), as in `check`.
-        **setting: as in `check`.
-
-    Raises:
-        ClaimError: names every claim outside its band. ValueError: as in `check`.
     """
     from IPython.display import display
 
-    report = Report([_judge(row[0], row[1], row[2] if len(row) > 2 else None, setting) for row in rows])
+    report = Report([judge(each, **setting) for each in measured])
     display(report._bundle(), raw=True)
-    failed = [f"{v}; the band is {v.claim.allowed}" for v in report.verdicts if not v]
+    failed = [v.complaint for v in report.verdicts if not v]
     if failed:
         raise ClaimError("\n".join(failed))
     return report
@@ -214,33 +251,59 @@ def record(**results: float | int | str | bool | None) -> None:
     display({RESULTS_MIME: bundle, "text/plain": text}, raw=True)
 
 
-def _judge(id: str, measured: Any, n: int | None, setting: Mapping[str, Any]) -> Verdict:
+def judge(measured: Measurement, **setting: Any) -> Verdict:
+    """Compare a measurement with its claim; nothing is shown or asserted.
+
+    Raises:
+        ValueError, TypeError: as in `check_all`.
+    """
     claims = _claims()
-    if id not in claims:
-        raise ValueError(f"no claim {id!r} in data/claims.yaml. {nearest(id, claims)}")
-    claim = claims[id]
-    try:
-        values = [float(m) for m in ([measured] if isinstance(measured, Real) else measured)]
-    except TypeError:
-        raise TypeError(f"{id}: expected a number or a list of numbers, got {measured!r}") from None
-    if claim.kind == "direction" and len(values) < MIN_SEEDS:
-        raise ValueError(f"{id} is a direction: give one figure for each of at least {MIN_SEEDS} seeds, got {values}")
-    if not values or not all(map(math.isfinite, values)):
-        raise ValueError(f"{id}: expected finite figures, got {values}")
-    here = ", ".join(_write(v, claim.unit, n) for v in values)
+    if measured.id not in claims:
+        raise ValueError(f"no claim {measured.id!r} in data/claims.yaml. {nearest(measured.id, claims)}")
+    claim = claims[measured.id]
+    figures, mistaken = _figures(measured.id, measured.figure), _figures(measured.id, measured.mistake)
+    if claim.kind == "direction" and len(figures) < MIN_SEEDS:
+        raise ValueError(f"{claim.id} is a direction: give one figure for each of at least {MIN_SEEDS} seeds")
     if not _comparable(claim, setting):
-        return Verdict(claim, here, "not comparable")
+        verdict = NOT_COMPARABLE
+    else:
+        verdict = claim.verdict if _inside(claim, figures) and not _inside(claim, mistaken) else FAILS
+    return Verdict(claim, figures, mistaken, measured.n, verdict)
+
+
+def _figures(id: str, given: Any) -> tuple[float, ...]:
+    try:
+        figures = tuple(float(m) for m in ([given] if isinstance(given, Real) else given))
+    except TypeError:
+        raise TypeError(f"{id}: expected a number or a list of numbers, got {given!r}") from None
+    if not figures or not all(map(math.isfinite, figures)):
+        raise ValueError(f"{id}: expected finite figures, got {list(figures)}")
+    return figures
+
+
+def _inside(claim: Claim, figures: Iterable[float]) -> bool:
     low, high = claim.band
-    return Verdict(claim, here, "holds" if all(low <= v <= high for v in values) else "FAILS")
+    return all(low <= figure <= high for figure in figures)
 
 
 def _comparable(claim: Claim, setting: Mapping[str, Any]) -> bool:
     for name, wanted in (claim.setting or {}).items():
         if name not in setting:
-            raise ValueError(f"{claim.id} is stated for {name} = {wanted}: pass {name}=… to check().")
-        if setting[name] not in (wanted if isinstance(wanted, list) else [wanted]):
+            raise ValueError(f"{claim.id} is stated for {name} = {wanted}: pass {name}=… to check_all().")
+        if not _fits(setting[name], wanted):
             return False
     return True
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Tell whether a parameter has the value a claim is stated for: one, one of a list, or "at least 1000".
+
+    >>> _fits("mnist", ["mnist5k", "mnist"]), _fits(2000, "at least 1000"), _fits(0.1, 0.2)
+    (True, True, False)
+    """
+    if isinstance(wanted, str) and wanted.startswith(AT_LEAST):
+        return value >= float(wanted.removeprefix(AT_LEAST))
+    return value in (wanted if isinstance(wanted, list) else [wanted])
 
 
 def _write(value: float, unit: str, n: int | None = None) -> str:

@@ -159,6 +159,38 @@ def _slider(alt: str) -> str:
         return ""
 
 
+@main.command()
+@click.argument("chapters", nargs=-1, metavar="[CHAPTER]...")
+@click.option("--workers", type=click.IntRange(min=1), help="Runs side by side. [default: one for each core]")
+@click.option(
+    "--resume/--fresh", default=True, show_default=True, help="Keep the runs that are finished, or repeat them."
+)
+@click.option("--out", default="build/margins", show_default=True, help="Folder for the runs.")
+def margins(chapters: tuple[str, ...], workers: int | None, resume: bool, out: str) -> None:
+    """Run chapters on simulated machines with several seeds; write how far their claims are from failing.
+
+    The rows go to data/margins.csv. Without a name the chapters are measured whose code has changed since. About ten
+    runs of each chapter: half an hour and more for all of them. What is stopped goes on where it was.
+    """
+    from . import margins
+
+    with _usage_errors():
+        chosen = _choose(chapters, student=False)
+        chosen = chosen if chapters or not resume else margins.outdated(chosen)
+        try:
+            rows = margins.measure(chosen, out, workers=workers, resume=resume) if chosen else []
+        except RuntimeError as error:
+            click.echo(f"course: {error}", err=True)
+            sys.exit(1)
+    unsafe = [row for row in rows if not row.is_safe]
+    for row in sorted(unsafe, key=lambda row: row.margin):
+        click.echo(f"✗ {row.name} ({row.kind}): margin {row.margin:.2f} in {row.runs} runs, mean {row.mean:.4g}")
+    click.echo(
+        f"{len(rows)} rows, {len(unsafe)} below {margins.MIN_MARGIN} standard deviations: {margins.MARGINS_FILE}"
+    )
+    sys.exit(1 if unsafe else 0)
+
+
 # --- sweep, status, collect -----------------------------------------------------------------------
 
 

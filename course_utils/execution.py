@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .chapters import notebook_text, read_notebook, read_source, tidy, write_notebook
-from .claims import CLAIMS_MIME, RESULTS_MIME
+from .claims import CLAIMS_MIME, FAILS, NOT_COMPARABLE, RESULTS_MIME
 from .files import TROUBLES
-from .machine import one_gpu, with_threads
+from .machine import one_gpu
 from .parameters import check_values, read_parameters
 from .store import Bucket, Folder, open_store
 
@@ -63,7 +63,8 @@ class Job:
     values: dict[str, Any]  # all of them
     out_dir: str
     timeout: float | None = None
-    threads: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)  # of the kernel, besides that of this process
+    own_cache: bool = False  # begin with an empty cache, which goes with the run
     version: str = __version__
 
     @classmethod
@@ -258,7 +259,9 @@ def _execute(job: Job, scratch: Path, progress: bool) -> tuple[nbformat.Notebook
     source.write_text(job.source, encoding="utf-8")
     folder = job.folder if Path(job.folder).is_dir() else str(scratch)
     with nullcontext({}) if job.values.get("device") == "cpu" else one_gpu() as environment:
-        environment = environment | (with_threads(job.threads) if job.threads else {})
+        environment = environment | job.environment
+        if job.own_cache:
+            environment = environment | {"COURSE_CACHE": str(scratch / "cache")}
         try:
             papermill.execute_notebook(
                 literally(source),
@@ -287,7 +290,7 @@ def _judge(
     code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
     data = [output.data for cell in code for output in cell.outputs if "data" in output]
     rows = [row for bundle in data for row in bundle.get(CLAIMS_MIME, {}).get("claims", [])]
-    asserted = [row["verdict"] for row in rows if row["verdict"] != "not comparable"]
+    asserted = [row["verdict"] for row in rows if row["verdict"] != NOT_COMPARABLE]
     published = [bundle[RESULTS_MIME] for bundle in data if RESULTS_MIME in bundle]
     error = _error(code, failure)
     if error is None and not published:
@@ -297,7 +300,7 @@ def _judge(
         status="failed" if error else "completed",
         seconds=round(seconds, 1),
         notebook=path,
-        claims_passed=asserted.count("holds"),
+        claims_passed=len(asserted) - asserted.count(FAILS),
         claims_total=len(asserted),
         peak_memory_mb=published[-1].get("peak_memory_mb") if published else None,
         results={} if error else dict(published[-1].get("results", {})),

@@ -52,7 +52,7 @@ class ManifoldDefense(nn.Module):
     >>> defence(torch.rand(3, 1, 28, 28)).shape
     torch.Size([3, 10])
 
-    Jalal, Ilyas, Daskalakis and Dimakis, "The robust manifold defense", 2017.
+    Ilyas, Jalal, Asteri, Daskalakis and Dimakis, "The robust manifold defense", 2017.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ def latent_attack(
     >>> pairs.x_prime.shape, pairs.distance.shape
     (torch.Size([5, 1, 28, 28]), torch.Size([5]))
 
-    Jalal, Ilyas, Daskalakis and Dimakis, "The robust manifold defense", 2017.
+    Ilyas, Jalal, Asteri, Daskalakis and Dimakis, "The robust manifold defense", 2017.
     """
     check_latents(z, len(z), latent_size(generator))
     check_count("steps", steps)
@@ -280,7 +280,7 @@ def train_on_manifold(
         ValueError, TypeError: latents or labels that do not match. FloatingPointError: a loss is no longer finite.
         KeyboardInterrupt: Ctrl-C.
 
-    Jalal, Ilyas, Daskalakis and Dimakis, "The robust manifold defense", 2017.
+    Ilyas, Jalal, Asteri, Daskalakis and Dimakis, "The robust manifold defense", 2017.
     """
     check_latents(z, len(x), latent_size(generator))
     for name, count in (("rounds", rounds), ("epochs", epochs), ("pairs", pairs)):

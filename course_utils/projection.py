@@ -56,8 +56,8 @@ def project_to_range(
     >>> z.shape, x_star.shape
     (torch.Size([3, 2]), torch.Size([3, 1, 28, 28]))
 
-    Samangouei, Kabkab and Chellappa, "Defense-GAN", 2018; Jalal, Ilyas, Daskalakis and Dimakis, "The robust manifold
-    defense", 2017.
+    Samangouei, Kabkab and Chellappa, "Defense-GAN", 2018; Ilyas, Jalal, Asteri, Daskalakis and Dimakis, "The robust
+    manifold defense", 2017.
     """
     check_images(x, (0.0, 1.0))
     check_count("steps", steps)

@@ -62,12 +62,13 @@ MAY_IMPORT = {
     "reports": {"names", "files", "plotting", "store", "execution"},
     "batch": {"claims", "store", "machine", "execution", "workers", "reports"},
     "cluster": {"machine"},
+    "margins": {"runtime", "files", "claims", "chapters", "machine", "execution", "batch"},
     "student": {"files", "chapters"},
     "pages": {"files", "chapters"},
     "slides": {"pages"},
     "index": {"files", "plotting", "chapters", "claims", "store", "execution", "reports", "pictures"},
     "cli": {"runtime", "names", "vision", "data", "chapters", "parameters", "batch", "student", "pages"}
-    | {"cluster", "index", "reports", "demos", "slides"},
+    | {"cluster", "index", "margins", "reports", "demos", "slides"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -88,6 +89,7 @@ WITHOUT_TORCH = {
     "reports",
     "batch",
     "cluster",
+    "margins",
     "student",
     "pages",
     "slides",
