@@ -17,7 +17,7 @@ from urllib.parse import quote
 import jinja2
 
 from . import chapters
-from .claims import CLAIMS_MIME, Claim
+from .claims import CLAIMS_MIME, FAILS, NOT_COMPARABLE, Claim
 from .execution import STATUS
 from .files import write_text
 from .pictures import Picture, cover
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TITLE = "Adversarial examples: the course"
-FAILS, NOT_COMPARABLE = "FAILS", "not comparable"
 _MOODS = {"completed": "good", "failed": "bad", "interrupted": "bad"}  # the colour, beside the word
 _UNFINISHED = ("running", "interrupted", "pending")
 
