@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from . import runtime
+from .evaluation import predict
 from .files import TROUBLES, replacing
 from .layers import Normalize
 from .names import nearest
@@ -231,15 +232,13 @@ def top5(model: nn.Module, x: Tensor) -> pd.DataFrame:
         Five rows for each image, with columns image (0 to N − 1), label, probability.
 
     Raises:
-        ValueError: the model does not give 1000 logits for each image.
+        ValueError, TypeError: as `evaluation.predict`; the model does not give 1000 logits for each image.
 
     >>> len(top5(load_classifier(), torch.rand(2, 3, 64, 64)))
     10
     """
-    with torch.no_grad():
-        logits = model(x)
-    labels = imagenet_labels()
-    if logits.shape != (len(x), len(labels)):
+    logits, labels = predict(model, x), imagenet_labels()
+    if logits.shape[1] != len(labels):
         raise ValueError(
             f"expected {len(labels)} logits for each of {len(x)} images, got {tuple(logits.shape)}: "
             "use a classifier of models.load_classifier."

@@ -393,7 +393,37 @@ def test_top5_are_the_five_largest():
         assert (p[image] > rows.probability.min() + 1e-7).sum() == 4
 
 
-@pytest.mark.parametrize("shape", [(2, 10), (1, 1000), (1000,)])
-def test_top5_needs_a_thousand_logits(shape):
-    with pytest.raises(ValueError, match=r"1000 logits for each of 2 images, got .*load_classifier"):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 10), r"1000 logits for each of 2 images, got .*load_classifier"),
+        ((1, 1000), r"logits \(N, K\) .*for 2 images"),
+        ((1000,), r"logits \(N, K\) .*for 2 images"),
+    ],
+)
+def test_top5_needs_a_thousand_logits(shape, message):
+    with pytest.raises(ValueError, match=message):
         top5(lambda x: torch.zeros(shape), torch.rand(2, 3, 8, 8))
+
+
+def test_top5_asks_in_eval_mode_and_leaves_no_trace():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 1000)).train()
+    model[1].eval()
+    model[3].bias.requires_grad_(False)
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    first = top5(model, x)
+    assert [module.training for module in model] == [True, False, True, True]
+    assert [p.requires_grad for p in model.parameters()] == [True, True, True, False]
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert top5(model.eval(), x).equals(first)
+
+
+def test_top5_lets_no_model_change_the_images():
+    def impolite(x):
+        return x.sub_(0.5).flatten(1) @ torch.ones(192, 1000)
+
+    x = torch.rand(2, 3, 8, 8)
+    before = x.clone()
+    top5(impolite, x)
+    assert torch.equal(x, before)

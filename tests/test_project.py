@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "data": {"runtime", "files", "names", "vision", "photos"},
     "layers": set(),
     "weights": {"files"},
-    "classifiers": {"runtime", "files", "names", "vision", "layers", "weights"},
+    "classifiers": {"runtime", "files", "names", "vision", "layers", "weights", "evaluation"},
     "models": {"runtime", "layers", "weights", "classifiers"},
     "attacks": {"runtime"},
     "evaluation": {"attacks", "intervals"},
