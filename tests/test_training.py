@@ -109,6 +109,14 @@ def test_diverging_training_says_so():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_fit_under_autocast(batch_norm):
+    x, y = torch.rand(8, 1, 28, 28), torch.arange(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        history = fit(models.small_cnn(width=2, batch_norm=batch_norm), x, y, epochs=1, progress=False)
+    assert len(history.rows) == 1
+
+
 @pytest.mark.parametrize(
     ("x", "y", "options"),
     [(X[:0], Y[:0], {}), (X, Y[:-1], {}), (X, Y, {"epochs": 0}), (X, Y, {"batch_size": 0}), (X, Y, {"epochs": -1})],
