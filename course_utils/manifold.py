@@ -89,7 +89,7 @@ class ManifoldDefense(nn.Module):
     def purify(self, x: Tensor) -> Tensor:
         """Return the images that are classified in the place of x, alike."""
         if self.differentiable:
-            start = self.project(x)[0] if self.encoder is None else self.encoder(x)
+            start = self.project(x)[0] if self.encoder is None else self.encoder(x.clone())
             return self.generator(unrolled(self.generator, x, start, steps=self.unroll))
         z, x_star = self.project(x)
         if self.implicit:
@@ -105,7 +105,7 @@ class ManifoldDefense(nn.Module):
     def _starts(self, x: Tensor) -> Tensor | None:
         """Return the starts that are not left to chance, (S, N, latent)."""
         with torch.no_grad():
-            starts = [] if self.encoder is None else [self.encoder(x).unsqueeze(0)]
+            starts = [] if self.encoder is None else [self.encoder(x.clone()).unsqueeze(0)]
         missing = self.restarts - len(starts)
         if self.seed is not None and missing:
             stream = torch.Generator().manual_seed(self.seed)

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "evaluation": {"attacks", "intervals"},
     "adversaries": {"names", "attacks"},
     "checkpoints": {"models"},
-    "training": {"names", "evaluation", "models", "adversaries", "checkpoints"},
+    "training": {"names", "attacks", "evaluation", "models", "adversaries", "checkpoints"},
     "victims": {"names", "attacks"},
     "transfer": {"attacks", "evaluation", "training", "victims"},
     "generators": {"attacks", "evaluation", "models", "training"},
