@@ -20,7 +20,7 @@ from .evaluation import predict
 from .files import TROUBLES, replacing
 from .layers import Normalize
 from .names import nearest
-from .weights import load_state
+from .weights import load_state, unwrapped
 
 OFFLINE = "efficientnet_lite0"  # its weights come inside a package
 CLASSIFIERS = (OFFLINE, "resnet50", "resnet18", "vgg16", "squeezenet1_1", "mobilenet_v2")
@@ -42,7 +42,7 @@ def load_classifier(name: str = OFFLINE, weights: str | Path | None = None) -> n
     Args:
         name: "efficientnet_lite0" (needs no network), or torchvision's "resnet50", "resnet18", "vgg16",
             "squeezenet1_1", "mobilenet_v2" (from the cache, `COURSE_DATA_MIRROR`, else downloaded once).
-        weights: a file with a state dict of that network, instead of all these.
+        weights: a file with a state dict of that network, instead of all these, as `models.load_weights` takes it.
 
     Raises:
         ValueError: unknown name; a file that is damaged, of another network, or no state dict.
@@ -99,7 +99,7 @@ def _fill(network: nn.Module, path: Path, name: str) -> None:
             "Take another copy; a network of your own is saved with models.save_weights(network, path)."
         ) from None
     try:
-        network.load_state_dict(state, assign=True)
+        network.load_state_dict(unwrapped(state), assign=True)
     except Exception as error:  # what is no state dict at all fails in many ways
         raise ValueError(
             f"{path} does not hold the weights of {name}: {textwrap.shorten(str(error), 200)} "

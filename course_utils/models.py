@@ -167,7 +167,7 @@ def load_or_train(
     except FileNotFoundError:
         pass
     except ValueError as error:
-        warnings.warn(f"{error} Training anew.", stacklevel=2)
+        warnings.warn(f"training anew, and replacing the cached weights: {error}", stacklevel=2)
     train(model)
     try:
         save_weights(model, path)

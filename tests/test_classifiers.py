@@ -166,7 +166,7 @@ def test_it_is_torchvisions_network(name, tmp_path):
     torch.testing.assert_close(ours, logits(network, normalised), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("change", ["old format", "half precision", "without counts", "plain dict"])
+@pytest.mark.parametrize("change", ["old format", "half precision", "without counts", "plain dict", "wrapped"])
 def test_odd_files_of_the_right_weights_are_read(change, tmp_path):
     state = torchvisions("mobilenet_v2").state_dict()
     torch.save(state, tmp_path / "plain.pth")
@@ -176,6 +176,8 @@ def test_odd_files_of_the_right_weights_are_read(change, tmp_path):
         state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     elif change == "plain dict":
         state = dict(state)
+    elif change == "wrapped":  # by ImageNet's own training script
+        state = {"epoch": 90, "state_dict": {f"module.{name}": value for name, value in state.items()}}
     torch.save(state, tmp_path / "odd.pth", _use_new_zipfile_serialization=change != "old format")
     x = torch.rand(1, 3, 64, 64)
     plain, odd = (logits(load_classifier("mobilenet_v2", tmp_path / f"{name}.pth"), x) for name in ("plain", "odd"))
@@ -215,7 +217,8 @@ WRONG = {
     "a list": lambda state: [1, 2],
     "numbers": lambda state: dict.fromkeys(state, 1.0),
     "nothing": lambda state: {},
-    "wrapped": lambda state: {"state_dict": state},
+    "wrapped twice": lambda state: {"state_dict": {"state_dict": state}},
+    "by another module": lambda state: {f"model.{name}": value for name, value in state.items()},
     "one missing": lambda state: without(state, "classifier.1.bias"),
     "one more": lambda state: state | {"extra": torch.zeros(1)},
     "ten classes": lambda state: (
