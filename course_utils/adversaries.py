@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from . import attacks
@@ -15,20 +17,39 @@ from .names import nearest
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-def noise(model: nn.Module, x: Tensor, y: Tensor, eps: float, **options: Any) -> Tensor:
+def noise(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    norm: str = "linf",
+    clip: attacks.Box = (0.0, 1.0),
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Return random images from ball and box: the control of every attack.
 
     Args:
-        model, y: not looked at. x: images (N, ...). eps: radius, pixel units. options: of `attacks.random_in_ball`.
+        model, y: not looked at. x, eps, norm, clip: as in `attacks.fgsm`.
+        generator: source of the draws; the global stream is then left alone.
     """
-    return attacks.project(attacks.random_in_ball(x, eps, **options), x, eps, **options)
+    return attacks.project(attacks.random_in_ball(x, eps, norm=norm, generator=generator), x, eps, norm=norm, clip=clip)
 
 
-def fgsm_rs(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, step_size: float | None = None) -> Tensor:
+def fgsm_rs(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    step_size: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Take one signed gradient step from a random point of the ball, and project it back.
 
     Args:
         model, x, y, eps: as in `attacks.fgsm`. step_size: pixel units, default 1.25·eps.
+        generator: source of the random start; the global stream is then left alone.
 
     >>> fgsm_rs(nn.Linear(2, 2), torch.rand(3, 2), torch.tensor([0, 1, 0]), eps=0.1).shape
     torch.Size([3, 2])
@@ -36,7 +57,7 @@ def fgsm_rs(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, step_size: fl
     Wong, Rice and Kolter, "Fast is better than free: revisiting adversarial training", 2020.
     """
     step_size = 1.25 * eps if step_size is None else step_size
-    return attacks.project(attacks.fgsm(model, noise(model, x, y, eps), y, step_size), x, eps)
+    return attacks.project(attacks.fgsm(model, noise(model, x, y, eps, generator=generator), y, step_size), x, eps)
 
 
 ATTACKS = {"noise": noise, "fgsm": attacks.fgsm, "fgsm_rs": fgsm_rs, "bim": attacks.bim, "pgd": attacks.pgd}
@@ -52,7 +73,7 @@ class Adversary:
         warmup: the share of the training during which the radius grows from 0 to eps.
 
     Raises:
-        ValueError: unknown attack, or a warmup that is no share.
+        ValueError: unknown attack, or a warmup that is no share. TypeError: an option that the attack does not have.
 
     >>> images = torch.rand(2, 1, 28, 28)
     >>> Adversary("pgd", 0.1, {"steps": 2})(models.mlp(), images, torch.tensor([3, 8])).shape
@@ -69,6 +90,11 @@ class Adversary:
             raise ValueError(f"unknown attack {self.attack!r}. {nearest(self.attack, ATTACKS)}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share of the training, between 0 and 1; got {self.warmup}.")
+        parameters = inspect.signature(ATTACKS[self.attack]).parameters.values()
+        known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        unknown = [option for option in self.options if option not in known]
+        if unknown:
+            raise TypeError(f"{self.attack!r} has no option {unknown[0]!r}; it takes {', '.join(known)}.")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return adversarial images like x."""

@@ -102,19 +102,29 @@ class Checkpoint:
         self.fingerprint = "" if path is None else fingerprint()
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state, or None if there is none; a file that is damaged or of another training is a warning."""
+        """Return the state, or None if there is none; a file that is damaged or of another training is a warning.
+
+        Raises:
+            ValueError: a sound file that is no checkpoint, which the training would overwrite.
+        """
         if self.path is None or not self.path.exists():
             return None
         try:
             state = load_state(self.path)
-            if state.pop("fingerprint") != self.fingerprint:
+            if not isinstance(state, dict) or "fingerprint" not in state:
+                state = None
+            elif state.pop("fingerprint") != self.fingerprint:
                 raise ValueError("other data, network or settings")
-            return state
         except Exception as error:  # zip, pickle and torch each have their own error for a broken file
             warnings.warn(
                 f"{self.path} is damaged or of another training ({error}): training starts anew.", stacklevel=3
             )
             return None
+        if state is None:
+            raise ValueError(
+                f"{self.path} is no checkpoint of a training, which would overwrite it: name another file."
+            )
+        return state
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the state; a place that cannot be written is a warning, since the training itself can go on."""

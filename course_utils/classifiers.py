@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from . import runtime
+from .evaluation import predict
 from .files import TROUBLES, replacing
 from .layers import Normalize
 from .names import nearest
-from .weights import load_state
+from .weights import load_state, unwrapped
 
 OFFLINE = "efficientnet_lite0"  # its weights come inside a package
 CLASSIFIERS = (OFFLINE, "resnet50", "resnet18", "vgg16", "squeezenet1_1", "mobilenet_v2")
@@ -41,7 +42,7 @@ def load_classifier(name: str = OFFLINE, weights: str | Path | None = None) -> n
     Args:
         name: "efficientnet_lite0" (needs no network), or torchvision's "resnet50", "resnet18", "vgg16",
             "squeezenet1_1", "mobilenet_v2" (from the cache, `COURSE_DATA_MIRROR`, else downloaded once).
-        weights: a file with a state dict of that network, instead of all these.
+        weights: a file with a state dict of that network, instead of all these, as `models.load_weights` takes it.
 
     Raises:
         ValueError: unknown name; a file that is damaged, of another network, or no state dict.
@@ -98,7 +99,7 @@ def _fill(network: nn.Module, path: Path, name: str) -> None:
             "Take another copy; a network of your own is saved with models.save_weights(network, path)."
         ) from None
     try:
-        network.load_state_dict(state, assign=True)
+        network.load_state_dict(unwrapped(state), assign=True)
     except Exception as error:  # what is no state dict at all fails in many ways
         raise ValueError(
             f"{path} does not hold the weights of {name}: {textwrap.shorten(str(error), 200)} "
@@ -231,15 +232,13 @@ def top5(model: nn.Module, x: Tensor) -> pd.DataFrame:
         Five rows for each image, with columns image (0 to N − 1), label, probability.
 
     Raises:
-        ValueError: the model does not give 1000 logits for each image.
+        ValueError, TypeError: as `evaluation.predict`; the model does not give 1000 logits for each image.
 
     >>> len(top5(load_classifier(), torch.rand(2, 3, 64, 64)))
     10
     """
-    with torch.no_grad():
-        logits = model(x)
-    labels = imagenet_labels()
-    if logits.shape != (len(x), len(labels)):
+    logits, labels = predict(model, x), imagenet_labels()
+    if logits.shape[1] != len(labels):
         raise ValueError(
             f"expected {len(labels)} logits for each of {len(x)} images, got {tuple(logits.shape)}: "
             "use a classifier of models.load_classifier."

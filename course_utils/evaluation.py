@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from .attacks import Model, frozen, input_gradient, pgd, project, random_in_ball, square
+from .attacks.gradients import checked_logits, is_fooled
+from .attacks.inputs import check_adversarial, check_count, check_images, checked_labels
 from .intervals import percent, wilson
 
 
@@ -22,33 +24,38 @@ def predict(model: Model, x: Tensor, *, batch_size: int = 512) -> Tensor:
     """Return the logits (N, K) of images x (N, ...), in eval mode, without gradients, batch by batch.
 
     Raises:
-        ValueError: no images, or batch_size < 1.
+        ValueError, TypeError: no images; images, a batch size or a model that an attack would refuse, NaN included.
     """
+    check_images(x, None)
+    return _logits(model, x, None, batch_size)
+
+
+def _logits(model: Model, x: Tensor, y: Tensor | None, batch_size: int) -> Tensor:
     if len(x) == 0:
         raise ValueError("expected at least one image, got none.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    check_count("batch_size", batch_size)
     with frozen(model), torch.no_grad():
-        # Clones: some models normalise their input in place.
-        return torch.cat([model(batch.clone()) for batch in x.split(batch_size)])
+        return torch.cat([checked_logits(model, batch, y) for batch in x.split(batch_size)])
 
 
 def correct(model: Model, x: Tensor, y: Tensor, *, batch_size: int = 512) -> Tensor:
     """Return which images (N,) the model classifies as y.
 
+    The class is the argmax: of several equal logits the first. Attacks count as a success what is not correct here.
+
     Raises:
-        ValueError: y does not hold one label for each image.
+        ValueError, TypeError: as `predict`; y does not hold one label for each image, or one that is no class.
     """
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"y must hold one label for each of the {len(x)} images, got shape {tuple(y.shape)}.")
-    return predict(model, x, batch_size=batch_size).argmax(1) == y.to(x.device)
+    check_images(x, None)
+    y = checked_labels(y, x)
+    return ~is_fooled(_logits(model, x, y, batch_size), y)
 
 
 def accuracy(model: Model, x: Tensor, y: Tensor, *, batch_size: int = 512) -> float:
     """Return the share of images x (N, ...) that the model classifies as y (N,).
 
     Raises:
-        ValueError: as `correct`.
+        ValueError, TypeError: as `correct`.
     """
     return correct(model, x, y, batch_size=batch_size).float().mean().item()
 
@@ -58,6 +65,9 @@ def confidence(model: Model, x: Tensor, *, batch_size: int = 512) -> Tensor:
 
     A model that has its own `probabilities(x)` (the RBF network, whose classes are independent) is asked for it;
     any other gets a softmax over its logits.
+
+    Raises:
+        ValueError, TypeError: as `predict`.
     """
     own = getattr(model, "probabilities", None)
     with frozen(model):
@@ -83,17 +93,19 @@ def robust_accuracy(
         attack: called as attack(model, x, y, eps, **attack_kwargs).
 
     Raises:
-        ValueError: a targeted attack, whose y are not the true labels. ValueError, TypeError: as the attack.
+        ValueError: a targeted attack, whose y are not the true labels. ValueError, TypeError: as `correct`, for the
+            attack's images, too; as the attack.
     """
     if attack_kwargs.get("targeted"):
         raise ValueError(
             "robust_accuracy needs the true labels y, a targeted attack the labels to reach: "
             "call the attack yourself and judge its images with evaluate_attack."
         )
-    y = y.to(x.device)
     survived = correct(model, x, y, batch_size=batch_size)
+    y = y.to(x.device)
     for part in torch.arange(len(x), device=x.device).split(batch_size):
         adv = attack(model, x[part], y[part], eps, **attack_kwargs)
+        check_adversarial(adv, x[part])
         survived[part] &= correct(model, adv, y[part], batch_size=batch_size)
     return survived.float().mean().item()
 
@@ -145,10 +157,10 @@ def evaluate_attack(model: Model, x: Tensor, adv: Tensor, y: Tensor, *, batch_si
         x, adv: clean and adversarial images (N, ...). y: true labels (N,).
 
     Raises:
-        ValueError: adv and x differ in shape, or y does not match.
+        ValueError, TypeError: as `correct`; adv and x differ in shape, or adv is not finite.
     """
-    if adv.shape != x.shape:
-        raise ValueError(f"adv must have the shape of x, {tuple(x.shape)}; got {tuple(adv.shape)}.")
+    check_images(x, None)
+    check_adversarial(adv, x)
     clean = correct(model, x, y, batch_size=batch_size)
     robust = clean & correct(model, adv, y, batch_size=batch_size)
     return AttackReport(
@@ -175,15 +187,15 @@ def distances(x: Tensor, adv: Tensor, *, measure: str = "l2") -> Tensor:
             the root of the number of pixels, the distortion of Szegedy et al. 2014).
 
     Raises:
-        ValueError: unknown measure, or images of different shape.
+        ValueError, TypeError: unknown measure, or what are no finite images of one shape.
 
     >>> distances(torch.zeros(1, 4), torch.tensor([[0.3, 0.0, 0.4, 0.0]])).item()
     0.5
     """
     if measure not in DISTANCES:
         raise ValueError(f"measure must be one of {tuple(DISTANCES)}, got {measure!r}.")
-    if adv.shape != x.shape:
-        raise ValueError(f"adv must have the shape of x, {tuple(x.shape)}; got {tuple(adv.shape)}.")
+    check_images(x, None)
+    check_adversarial(adv, x)
     return DISTANCES[measure]((adv - x).flatten(1))
 
 
@@ -194,11 +206,14 @@ def worst_case(*correct_masks: Tensor) -> Tensor:
         *correct_masks: one boolean mask (N,) for each attack, as `correct` returns them.
 
     Raises:
-        ValueError: no mask, or masks of different shape. TypeError: a mask that is not boolean.
+        ValueError: no mask, or masks of different shape. TypeError: a mask that is no tensor, or not boolean.
 
     >>> worst_case(torch.tensor([True, True]), torch.tensor([False, True])).tolist()
     [False, True]
     """
+    strangers = [type(mask).__name__ for mask in correct_masks if not isinstance(mask, Tensor)]
+    if strangers:
+        raise TypeError(f"masks must be boolean tensors, as `correct` returns them; got {', '.join(strangers)}.")
     if not correct_masks or any(m.shape != correct_masks[0].shape for m in correct_masks):
         raise ValueError(f"expected masks of one shape, got {[tuple(m.shape) for m in correct_masks]}.")
     if any(m.dtype != torch.bool for m in correct_masks):

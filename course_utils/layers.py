@@ -41,7 +41,8 @@ class HalvingConv2d(nn.Conv2d):
     """A convolution of 5 by 5 pixels with stride 2 and padding 2, which halves images of even size.
 
     It computes what `nn.Conv2d` does. On a CPU the gradient with respect to the images, which attacks need most, takes
-    another way: torch's own is several times slower than the convolution itself.
+    another way, since torch's own is several times slower than the convolution itself: with it an input gradient of the
+    small CNN takes 1.3 times as long. Under autocast it is `nn.Conv2d`.
 
     >>> HalvingConv2d(1, 3)(torch.rand(2, 1, 28, 28)).shape
     torch.Size([2, 3, 14, 14])
@@ -53,7 +54,9 @@ class HalvingConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, filters, H / 2, W / 2)."""
         odd = x.shape[-1] % 2 or x.shape[-2] % 2
-        return super().forward(x) if odd or x.device.type != "cpu" else _Halving.apply(x, self.weight, self.bias)
+        if odd or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        return _Halving.apply(x, self.weight, self.bias)
 
 
 class _Halving(torch.autograd.Function):
@@ -71,11 +74,12 @@ class _Halving(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needed = ctx.needs_input_grad
-        return (
-            _halving_input_gradient(weight, gradient) if needed[0] else None,
-            nn.grad.conv2d_weight(x, weight.shape, gradient, stride=2, padding=2) if needed[1] else None,
-            gradient.sum((0, 2, 3)) if needed[2] else None,
-        )
+        with torch.autocast("cpu", enabled=False):  # as torch's own: what was computed in float32 goes back in float32
+            return (
+                _halving_input_gradient(weight, gradient) if needed[0] else None,
+                nn.grad.conv2d_weight(x, weight.shape, gradient, stride=2, padding=2) if needed[1] else None,
+                gradient.sum((0, 2, 3)) if needed[2] else None,
+            )
 
 
 def _halving_input_gradient(weight: Tensor, gradient: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .adversaries import Adversary
 from .attacks import frozen
+from .attacks.gradients import checked_logits, is_fooled
 from .attacks.inputs import check_count, checked_labels, checked_number
 from .projection import check_latents, implicit, latent_size, project_to_range, unrolled
 from .training import fit
@@ -88,7 +89,7 @@ class ManifoldDefense(nn.Module):
     def purify(self, x: Tensor) -> Tensor:
         """Return the images that are classified in the place of x, alike."""
         if self.differentiable:
-            start = self.project(x)[0] if self.encoder is None else self.encoder(x)
+            start = self.project(x)[0] if self.encoder is None else self.encoder(x.clone())
             return self.generator(unrolled(self.generator, x, start, steps=self.unroll))
         z, x_star = self.project(x)
         if self.implicit:
@@ -104,7 +105,7 @@ class ManifoldDefense(nn.Module):
     def _starts(self, x: Tensor) -> Tensor | None:
         """Return the starts that are not left to chance, (S, N, latent)."""
         with torch.no_grad():
-            starts = [] if self.encoder is None else [self.encoder(x).unsqueeze(0)]
+            starts = [] if self.encoder is None else [self.encoder(x.clone()).unsqueeze(0)]
         missing = self.restarts - len(starts)
         if self.seed is not None and missing:
             stream = torch.Generator().manual_seed(self.seed)
@@ -164,7 +165,7 @@ def latent_attack(
         callback: called as callback(step, distance) with the shortest distance so far, (N,).
 
     Raises:
-        ValueError, TypeError: z of another latent size, labels that do not match.
+        ValueError, TypeError: z of another latent size, labels that do not match, a classifier without logits (N, K).
         FloatingPointError: the loss is no longer finite.
 
     >>> from course_utils import generators, models
@@ -178,11 +179,12 @@ def latent_attack(
     check_count("steps", steps)
     confidence, lr = checked_number("confidence", confidence), checked_number("lr", lr)
     with frozen(classifier), frozen(generator), torch.enable_grad():
+        y = None if y is None else checked_labels(y, z)
         with torch.no_grad():
-            said = classifier(generator(z)).argmax(1)
-        y = said if y is None else checked_labels(y, z)
+            logits = checked_logits(classifier, generator(z), y)
+        y = logits.argmax(1) if y is None else y
         game = _Game(classifier, generator, z, y, confidence)
-        game.offer_start(said != y)
+        game.offer_start(is_fooled(logits, y))
         first, second = z.detach().clone().requires_grad_(not anchored), z.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([part for part in (first, second) if part.requires_grad], lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -221,13 +223,13 @@ class _Game:
         leaves = -self._lead(x_prime)
         missing = (self.confidence - stays).relu() + (self.confidence - leaves).relu()
         loss = (square + self.weight * missing).sum()
-        self._keep(square.detach().sqrt(), (stays >= self.confidence) & (leaves > self.confidence), first, second)
+        self._keep(square.detach().sqrt(), (stays > self.confidence) & (leaves > self.confidence), first, second)
         self.weight = self.weight * torch.where(missing > 0, GROWTH, 1 / GROWTH)
         return loss
 
     def _lead(self, x: Tensor) -> Tensor:
         """Return by how much the logit of y is above the largest other one, (N,)."""
-        logits, index = self.classifier(x), self.y.unsqueeze(1)
+        logits, index = self.classifier(x.clone()), self.y.unsqueeze(1)  # some models normalise their input in place
         return logits.gather(1, index).squeeze(1) - logits.scatter(1, index, -math.inf).amax(1)
 
     def _keep(self, distance: Tensor, apart: Tensor, *points: Tensor) -> None:

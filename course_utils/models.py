@@ -167,7 +167,7 @@ def load_or_train(
     except FileNotFoundError:
         pass
     except ValueError as error:
-        warnings.warn(f"{error} Training anew.", stacklevel=2)
+        warnings.warn(f"training anew, and replacing the cached weights: {error}", stacklevel=2)
     train(model)
     try:
         save_weights(model, path)
@@ -177,9 +177,20 @@ def load_or_train(
 
 
 def fingerprint(settings: list[Any], tensors: Iterable[Tensor]) -> str:
-    """Return 16 letters that stand for JSON values, tensors and the versions of course and torch."""
+    """Return 16 letters that stand for JSON values, tensors and the versions of course and torch.
+
+    Raises:
+        TypeError: a setting that is no JSON value.
+    """
     versions = [__version__, torch.__version__]
-    digest = hashlib.sha256(json.dumps([*settings, versions], sort_keys=True).encode())
+    try:
+        text = json.dumps([*settings, versions], sort_keys=True)
+    except TypeError as error:
+        raise TypeError(
+            f"a training is found again by plain values (numbers, text, None, lists of them), but {error}. "
+            "Leave that setting out, or train with fit and without a checkpoint."
+        ) from None
+    digest = hashlib.sha256(text.encode())
     for tensor in tensors:
         digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -13,9 +13,9 @@ from torch import Tensor
 from .attacks import Model, frozen
 from .attacks.geometry import direction_of
 from .attacks.gradients import checked_logits
-from .attacks.inputs import check_count, check_images, check_loss, checked_labels, checked_number
-from .evaluation import predict
-from .physical import BATCH, check_batch, place, tally, uniform
+from .attacks.inputs import check_batch, check_count, check_images, check_loss, checked_labels, checked_number
+from .evaluation import correct
+from .physical import BATCH, place, tally, uniform
 from .vision import torchvision
 
 F = torchvision.transforms.functional
@@ -159,7 +159,7 @@ def patch_success(
         One row for each patch: patch, n (photos that count), successes, share and its 95 % Wilson interval low, high.
 
     Raises:
-        ValueError, TypeError: as `apply_patch`; no photos; a target that is no label.
+        ValueError, TypeError: as `apply_patch`; no photos; a target that is no class.
 
     >>> flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
     >>> patch_success(flat, torch.rand(4, 3, 8, 8), {"white": torch.ones(3, 2, 2)}, 1).patch.tolist()
@@ -169,7 +169,7 @@ def patch_success(
     target = _checked_target(target, x)
 
     def is_target(images: Tensor) -> Tensor:
-        return predict(model, images, batch_size=BATCH).argmax(1) == target
+        return correct(model, images, target.expand(len(images)), batch_size=BATCH)
 
     counts, rows = ~is_target(x), []
     for name, patch in patches.items():

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .attacks import Model
-from .attacks.inputs import check_count, check_images, checked_labels, checked_number
-from .evaluation import predict
+from .attacks.inputs import check_batch, check_count, checked_number
+from .evaluation import correct
 from .intervals import wilson
 from .vision import torchvision
 
@@ -244,20 +244,17 @@ def survival(
     """
     check_batch(x)
     for name, adv in attacks.items():
-        check_batch(adv)
+        check_batch(adv, f"the images of {name!r}")
         if adv.shape != x.shape:
             raise ValueError(
                 f"the images of {name!r} must have the shape of x, {tuple(x.shape)}; got {tuple(adv.shape)}."
             )
-    y = checked_labels(y, x)
-    target = None if target is None else checked_labels(target, x)
 
     def is_right(images: Tensor) -> Tensor:
-        return predict(model, images, batch_size=BATCH).argmax(1) == y
+        return correct(model, images, y, batch_size=BATCH)
 
     def fools(images: Tensor) -> Tensor:
-        answer = predict(model, images, batch_size=BATCH).argmax(1)
-        return answer != y if target is None else answer == target
+        return ~is_right(images) if target is None else correct(model, images, target, batch_size=BATCH)
 
     right, rows = is_right(x), []
     adversarial = {name: right & fools(adv) for name, adv in attacks.items()}
@@ -320,13 +317,6 @@ class Transformed(nn.Module):
 
 
 # Draws and checks -----------------------------------------------------------------------------------------------------
-
-
-def check_batch(x: Tensor) -> None:
-    """Refuse what is no batch of images (N, C, H, W) in [0, 1]."""
-    check_images(x, (0.0, 1.0))
-    if x.ndim != 4:
-        raise ValueError(f"expected images (N, C, H, W), got shape {tuple(x.shape)}: one becomes x.unsqueeze(0).")
 
 
 def uniform(low: float, high: float, generator: torch.Generator | None) -> float:

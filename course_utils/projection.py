@@ -190,6 +190,11 @@ def _check_drawing(generator: nn.Module, z: Tensor, x: Tensor) -> None:
         raise ValueError(f"the generator draws images {drawn}, but x holds {tuple(x.shape[1:])}: they must be alike.")
 
 
+def _uncompiled(generator: nn.Module) -> nn.Module:
+    """Return the network inside what torch.compile returns, which has no second derivative; any other as it is."""
+    return getattr(generator, "_orig_mod", generator)
+
+
 def unrolled(
     generator: nn.Module, x: Tensor, z: Tensor, *, steps: int = 40, lr: float = 0.02, momentum: float = 0.8
 ) -> Tensor:
@@ -206,7 +211,7 @@ def unrolled(
     >>> unrolled(decoder(latent=2), x, torch.zeros(3, 2), steps=3).requires_grad
     True
     """
-    velocity = torch.zeros_like(z)
+    generator, velocity = _uncompiled(generator), torch.zeros_like(z)
     with torch.enable_grad():
         z = z if z.requires_grad else z.detach().requires_grad_()
         for _ in range(steps):
@@ -231,6 +236,7 @@ def implicit(generator: nn.Module, x: Tensor, z: Tensor) -> Tensor:
     >>> implicit(decoder(latent=2), x, torch.zeros(3, 2)).requires_grad
     True
     """
+    generator = _uncompiled(generator)
     with torch.enable_grad():
         point = z.detach().requires_grad_()
         (slope,) = torch.autograd.grad(_squared(generator(point) - x).sum(), point, create_graph=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections import Counter
@@ -19,6 +20,9 @@ from tqdm.auto import tqdm
 
 from . import models
 from .adversaries import ATTACKS, Adversary, Attack, FreeAdversary
+from .attacks import frozen
+from .attacks.gradients import checked_logits
+from .attacks.inputs import check_batch, check_count, check_images, checked_labels
 from .checkpoints import Checkpoint, History, Run
 from .evaluation import accuracy, robust_accuracy
 from .names import nearest
@@ -43,9 +47,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def augment(x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     """Return each image (N, C, H, W) turned by up to 12°, scaled by up to 10 % and moved by up to 6 % of its width.
 
+    Raises:
+        ValueError, TypeError: what are no images in [0, 1], which the result is clipped to.
+
     >>> augment(torch.rand(2, 1, 28, 28)).shape
     torch.Size([2, 1, 28, 28])
     """
+    check_batch(x)
     angle, scale, right, down = 2 * torch.rand(4, len(x), generator=generator) - 1
     angle, scale = 0.21 * angle, 1 + 0.1 * scale
     rows = (
@@ -105,16 +113,17 @@ def fit(
         progress: show a bar with the time left.
 
     Raises:
-        ValueError: no data, labels that do not match, a count below 1, a mix outside [0, 1], a PGD check or patience
-            without validation, or a branch that the model does not have.
+        ValueError, TypeError: no data, images or labels that an attack would refuse, also if they are to be augmented
+            and are not in [0, 1]; a model without logits (N, K) for them, a count below 1, a mix outside [0, 1], a PGD
+            check or patience without validation, or a branch that the model does not have.
         FloatingPointError: the loss is no longer finite.
     """
-    _check_data(x, y, epochs, batch_size)
+    y = _checked_data(x, y, augmented)
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
     _check_validation(validation, validation_eps, patience)
     if not 0 <= mix <= 1:
         raise ValueError(f"mix is the share of the adversarial loss, between 0 and 1; got {mix}.")
-    with models.branch(model, branch):
-        pass  # refused before anything is computed
     settings = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "augmented": augmented, "loss": _name(loss)}
     settings |= {"attack": _name(attack), "mix": mix, "branch": branch, "validation_eps": validation_eps}
     settings |= {"patience": patience, "seed": seed}
@@ -127,6 +136,8 @@ def fit(
     # A notebook gets several messages for each redraw, and a client that does not read them loses all beyond 1,000
     bar = tqdm(total=steps, disable=not progress, unit="step", mininterval=1)
     with torch.random.fork_rng(devices), bar:
+        with models.branch(model, branch), frozen(model), torch.no_grad():
+            checked_logits(model, x[:2], y)  # refused before anything is learned
         torch.manual_seed(seed)  # dropout and random starts draw from the global stream
         run.restore(file.load())
         bar.update(run.schedule.last_epoch)
@@ -151,12 +162,14 @@ def fit(
     return run.history
 
 
-def _check_data(x: Tensor, y: Tensor, epochs: int, batch_size: int) -> None:
-    if len(x) == 0 or len(x) != len(y) or epochs < 1 or batch_size < 1:
-        raise ValueError(
-            f"expected images with one label each, epochs and batch_size of at least 1; got {len(x)} images, "
-            f"{len(y)} labels, epochs={epochs}, batch_size={batch_size}."
-        )
+def _checked_data(x: Tensor, y: Tensor, augmented: bool) -> Tensor:
+    """Return one int64 label for each of at least one image, or refuse."""
+    if augmented:
+        check_batch(x)
+    check_images(x, None)
+    if len(x) == 0:
+        raise ValueError("expected at least one image with its label, got none.")
+    return checked_labels(y, x)
 
 
 def _check_validation(validation: tuple[Tensor, Tensor] | None, eps: float | None, patience: int | None) -> None:
@@ -164,12 +177,16 @@ def _check_validation(validation: tuple[Tensor, Tensor] | None, eps: float | Non
         if eps is not None or patience is not None:
             raise ValueError("validation_eps and patience need validation=(x, y): images that are not trained on.")
         return
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise TypeError(f"validation must be a pair (images, labels), got a {type(validation).__name__}.")
     x, y = validation
+    check_images(x, None, "the images of validation")
     if len(x) == 0 or len(x) != len(y) or (eps is not None and eps < 0) or (patience is not None and patience < 1):
         raise ValueError(
             "expected validation images with one label each, validation_eps of at least 0 and patience of at least 1; "
             f"got {len(x)} images, {len(y)} labels, validation_eps={eps}, patience={patience}."
         )
+    checked_labels(y, x)
 
 
 def _name(part: Any) -> Any:
@@ -213,7 +230,8 @@ class _Objective:
         value = self.loss(logits, y)
         if self.mix < 1:
             with models.branch(model, "main"):
-                value = self.mix * value + (1 - self.mix) * self.loss(model(x), y)
+                # A clone: some models normalise their input in place, and a replay needs it again.
+                value = self.mix * value + (1 - self.mix) * self.loss(model(x.clone()), y)
         return value, logits
 
 
@@ -366,15 +384,19 @@ def trained(
         name: of `RECIPES`: "softmax", "mlp", "cnn", "cnn_bn", "cnn_dual_bn" or "rbf".
         x, y: training images in [0, 1] and labels.
         attack, mix: see `fit`. seed: of the starting weights and of the training.
-        options: of `fit`, plain values that go before the recipe's own, such as epochs=15; an adversarial recipe is
+        options: of `fit`, but for loss; they go before the recipe's own, such as epochs=15. An adversarial recipe is
             trained("cnn", x, y, **ADVERSARIAL_RECIPES["pgd"](0.2)).
 
     Raises:
-        ValueError: unknown name, or as `fit`. KeyboardInterrupt: Ctrl-C; half a training is not kept.
+        ValueError: unknown name, or as `fit`. TypeError: an option that no file can be named after, such as a loss or
+            an attack that is a function: train with `fit` then. KeyboardInterrupt: Ctrl-C; half a training is not kept.
     """
     if name not in RECIPES:
         raise ValueError(f"unknown network {name!r}. {nearest(name, RECIPES)}")
     recipe = RECIPES[name]
+    _check_options(name, attack, options)
+    aside = {key: options.pop(key) for key in ("validation", "checkpoint") if key in options}
+    y = _checked_data(x, y, augmented=False)
     own = {key: getattr(recipe, key) for key in ("epochs", "lr", "batch_size", "augmented")}
     settings = own | {"seed": seed} | options
     with torch.random.fork_rng([]):
@@ -382,9 +404,26 @@ def trained(
         model = recipe.build(x.cpu(), y.cpu()).to(x.device)
 
     def train(model: nn.Module) -> None:
-        history = fit(model, x, y, loss=recipe.loss, attack=attack, mix=mix, progress=progress, **settings)
+        history = fit(model, x, y, loss=recipe.loss, attack=attack, mix=mix, progress=progress, **settings, **aside)
         if history.interrupted:
             raise KeyboardInterrupt
 
     known = settings | {"loss": recipe.loss.__name__} | ({"attack": asdict(attack), "mix": mix} if attack else {})
-    return models.load_or_train(model, train, name=name, data=(x, y), recipe=known)
+    data = (x, y, *(aside.get("validation") or ()))
+    return models.load_or_train(model, train, name=name, data=data, recipe=known)
+
+
+OPTIONS = {name for name, option in inspect.signature(fit).parameters.items() if option.kind is option.KEYWORD_ONLY}
+
+
+def _check_options(name: str, attack: Adversary | FreeAdversary | None, options: dict[str, Any]) -> None:
+    """Refuse what `fit` does not take, and functions: a trained network is found again by plain values."""
+    cure = "build the network, for example models.small_cnn(), and train it with training.fit"
+    if "loss" in options:
+        raise TypeError(f"{name!r} is kept with the loss of its recipe, a function names no file: for another {cure}.")
+    if not (attack is None or is_dataclass(attack)):
+        raise TypeError(f"attack must be an Adversary or a FreeAdversary, got a {type(attack).__name__}: {cure}.")
+    unknown = sorted(options.keys() - OPTIONS)
+    if unknown:
+        raise TypeError(f"trained has no option {unknown[0]!r}. {nearest(unknown[0], OPTIONS)}")
+    _check_validation(options.get("validation"), options.get("validation_eps"), options.get("patience"))

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .attacks import Box, Model, fgsm, frozen
 from .attacks.geometry import clamp
-from .attacks.gradients import checked_logits
+from .attacks.gradients import check_logits, checked_logits, is_fooled
 from .attacks.inputs import check_box, check_count, check_images, checked_labels, checked_number
 from .evaluation import correct, predict, worst_case
 from .training import fit
@@ -123,17 +123,20 @@ def agreement(source: Model, victim: Model, adv: Tensor, y: Tensor) -> Agreement
         source, victim: models. adv: adversarial images (N, ...), crafted on the source. y: true labels (N,).
 
     Raises:
-        ValueError, TypeError: no images, or labels that do not match.
+        ValueError, TypeError: as `evaluation.correct`.
 
     >>> line = nn.Linear(2, 2)
     >>> adv = torch.rand(9, 2)
     >>> agreement(line, line, adv, 1 - line(adv).argmax(1)).share
     1.0
     """
+    check_images(adv, None, "adv")
     y = checked_labels(y, adv)
-    first, second = (predict(model, adv).argmax(1) for model in (source, victim))
-    fooled = (first != y) & (second != y)
-    first, second, y = first[fooled], second[fooled], y[fooled]
+    logits = [predict(model, adv) for model in (source, victim)]
+    for answer in logits:
+        check_logits(answer, len(adv), y)
+    fooled = torch.stack([is_fooled(answer, y) for answer in logits]).all(0)
+    first, second, y = (labels[fooled] for labels in (*(answer.argmax(1) for answer in logits), y))
     others = (y.unsqueeze(1) == y).fill_diagonal_(False)
     alike = ((first.unsqueeze(1) == second) & others).sum(1) / others.sum(1)
     return Agreement((first == second).float().mean().item(), alike.nanmean().item(), len(y))

@@ -59,22 +59,53 @@ def _check_zip(path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Read a state dict written by `save_weights` into the model.
+    """Read a state dict into the model: what `save_weights` wrote, or such a file as `unwrapped` knows.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: damaged, or of another architecture.
+        FileNotFoundError: no such file. ValueError: damaged, or of another architecture; nothing is changed then.
     """
     try:
         state = load_state(path)
-        # Before anything is copied: load_state_dict finds a wrong shape when half the model is overwritten.
-        if _shapes(state) != _shapes(model.state_dict()):
-            raise ValueError("other names or shapes of weights")
-        model.load_state_dict(state)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # what is no state dict at all fails in many ways
-        raise ValueError(f"{path} is damaged or of another network ({error}): delete it to train anew.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as weights: {error}. Take another copy.") from None
+    state, own = unwrapped(state), model.state_dict()
+    # Before anything is copied: load_state_dict finds a wrong shape when half the model is overwritten.
+    if difference := _difference(state, unwrapped(own)):
+        raise ValueError(f"{path} is of another network: {difference}. Build the network that it was saved from.")
+    model.load_state_dict(dict(zip(own, (state[name] for name in unwrapped(own)), strict=True)))
 
 
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in state.items()}
+def unwrapped(state: Any) -> Any:
+    """Return a state dict without what was put around it or before its names; anything else as it is.
+
+    Training scripts keep it under "state_dict", beside an optimiser's; nn.DataParallel puts "module." before every
+    name, and torch.compile "_orig_mod." into them.
+    """
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        return state
+    if any("_orig_mod." in name for name in state):
+        state = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
+    while state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def _difference(state: Any, expected: Mapping[str, Tensor]) -> str:
+    """Say in what the weights of a file differ from those that are expected; "" if in nothing."""
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        return "it does not hold tensors by name, a state dict"
+    missing = [name for name in expected if name not in state]
+    strange = [name for name in state if name not in expected]
+    if missing or strange:
+        lists = {"lacks": missing, "has besides": strange}
+        return "it " + " and ".join(f"{verb} {_some(names)}" for verb, names in lists.items() if names)
+    for name, value in expected.items():
+        if state[name].shape != value.shape:
+            return f"{name!r} has shape {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+    return ""
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:2])) + (f" and {len(names) - 2} more names" if len(names) > 2 else "")

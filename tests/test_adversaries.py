@@ -67,6 +67,31 @@ def test_wrong_adversaries_are_refused():
         FreeAdversary(0.1, replays=0)
 
 
+@pytest.mark.parametrize("attack", [noise, fgsm_rs])
+def test_the_generator_decides_about_random_images(attack, model):
+    state = torch.get_rng_state()
+    one, again, other = (attack(model, X, Y, EPS, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_noise_keeps_its_ball_and_box():
+    x = 255 * X
+    adv = noise(None, x, Y, 8.0, norm="l2", clip=(0.0, 255.0))
+    assert 0 < (adv - x).flatten(1).norm(dim=1).max() <= 8
+    assert adv.max() > 1
+
+
+@pytest.mark.parametrize(
+    ("attack", "option", "takes"),
+    [("fgsm", "steps", "norm"), ("fgsm_rs", "norm", "step_size"), ("noise", "lr", "norm")],
+)
+def test_options_that_an_attack_does_not_have_are_refused_at_once(attack, option, takes):
+    with pytest.raises(TypeError, match=f"'{attack}' has no option '{option}'; it takes .*{takes}"):
+        Adversary(attack, 0.1, {option: 1})
+
+
 def test_free_perturbation_follows_the_gradient_of_the_training_loss(model):
     adversary = FreeAdversary(EPS, replays=3)
     first = adversary(model, X, Y)

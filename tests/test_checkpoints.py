@@ -116,6 +116,17 @@ def test_a_damaged_file_starts_anew(damage, tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("content", [network().state_dict(), [1, 2]])
+def test_a_file_of_something_else_is_not_overwritten(content, tmp_path):
+    path, model = tmp_path / "mine.pt", network()
+    torch.save(content, path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"mine\.pt is no checkpoint .*name another file"):
+        run(model, path)
+    assert path.read_bytes() == before
+    assert torch.equal(state(model), state(network()))
+
+
 @pytest.mark.parametrize("other", [{"seed": 1}, {"lr": 1e-3}, {"epochs": 5}, {"attack": Adversary("fgsm", 0.1)}])
 def test_another_trainings_file_is_not_taken(other, tmp_path):
     path = tmp_path / "run.pt"

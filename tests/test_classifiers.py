@@ -166,7 +166,7 @@ def test_it_is_torchvisions_network(name, tmp_path):
     torch.testing.assert_close(ours, logits(network, normalised), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("change", ["old format", "half precision", "without counts", "plain dict"])
+@pytest.mark.parametrize("change", ["old format", "half precision", "without counts", "plain dict", "wrapped"])
 def test_odd_files_of_the_right_weights_are_read(change, tmp_path):
     state = torchvisions("mobilenet_v2").state_dict()
     torch.save(state, tmp_path / "plain.pth")
@@ -176,6 +176,8 @@ def test_odd_files_of_the_right_weights_are_read(change, tmp_path):
         state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     elif change == "plain dict":
         state = dict(state)
+    elif change == "wrapped":  # by ImageNet's own training script
+        state = {"epoch": 90, "state_dict": {f"module.{name}": value for name, value in state.items()}}
     torch.save(state, tmp_path / "odd.pth", _use_new_zipfile_serialization=change != "old format")
     x = torch.rand(1, 3, 64, 64)
     plain, odd = (logits(load_classifier("mobilenet_v2", tmp_path / f"{name}.pth"), x) for name in ("plain", "odd"))
@@ -215,7 +217,8 @@ WRONG = {
     "a list": lambda state: [1, 2],
     "numbers": lambda state: dict.fromkeys(state, 1.0),
     "nothing": lambda state: {},
-    "wrapped": lambda state: {"state_dict": state},
+    "wrapped twice": lambda state: {"state_dict": {"state_dict": state}},
+    "by another module": lambda state: {f"model.{name}": value for name, value in state.items()},
     "one missing": lambda state: without(state, "classifier.1.bias"),
     "one more": lambda state: state | {"extra": torch.zeros(1)},
     "ten classes": lambda state: (
@@ -393,7 +396,37 @@ def test_top5_are_the_five_largest():
         assert (p[image] > rows.probability.min() + 1e-7).sum() == 4
 
 
-@pytest.mark.parametrize("shape", [(2, 10), (1, 1000), (1000,)])
-def test_top5_needs_a_thousand_logits(shape):
-    with pytest.raises(ValueError, match=r"1000 logits for each of 2 images, got .*load_classifier"):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 10), r"1000 logits for each of 2 images, got .*load_classifier"),
+        ((1, 1000), r"logits \(N, K\) .*for 2 images"),
+        ((1000,), r"logits \(N, K\) .*for 2 images"),
+    ],
+)
+def test_top5_needs_a_thousand_logits(shape, message):
+    with pytest.raises(ValueError, match=message):
         top5(lambda x: torch.zeros(shape), torch.rand(2, 3, 8, 8))
+
+
+def test_top5_asks_in_eval_mode_and_leaves_no_trace():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 1000)).train()
+    model[1].eval()
+    model[3].bias.requires_grad_(False)
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    first = top5(model, x)
+    assert [module.training for module in model] == [True, False, True, True]
+    assert [p.requires_grad for p in model.parameters()] == [True, True, True, False]
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert top5(model.eval(), x).equals(first)
+
+
+def test_top5_lets_no_model_change_the_images():
+    def impolite(x):
+        return x.sub_(0.5).flatten(1) @ torch.ones(192, 1000)
+
+    x = torch.rand(2, 3, 8, 8)
+    before = x.clone()
+    top5(impolite, x)
+    assert torch.equal(x, before)

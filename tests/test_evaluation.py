@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,7 +23,11 @@ from course_utils.evaluation import (
     worst_case,
 )
 from course_utils.intervals import wilson
+from course_utils.manifold import latent_attack
 from course_utils.models import RBFNetwork
+from course_utils.patches import patch_success
+from course_utils.physical import survival
+from course_utils.transfer import Oracle, agreement, transfer_matrix
 
 
 class Threshold(nn.Module):
@@ -239,6 +244,144 @@ def test_evaluation_refuses():
         evaluate_attack(Threshold(), x, x[:5], y)
     with pytest.raises(ValueError, match="finite and not negative"):
         robust_accuracy(Threshold(), x, y, -0.1)
+
+
+# What an attack refuses, no evaluation counts
+
+IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+ANSWERS = torch.arange(6) % 3
+
+
+class Draws(nn.Module):
+    """A generator of images like IMAGES."""
+
+    latent = 2
+
+    def forward(self, z):
+        return (z.sum(1).view(-1, 1, 1, 1) / 10).sigmoid().expand(-1, 3, 8, 8)
+
+
+# Everything that asks a model for classes, as (model, x, y) -> result
+JUDGES = {
+    "predict": lambda model, x, y: predict(model, x),
+    "correct": correct,
+    "accuracy": accuracy,
+    "confidence": lambda model, x, y: confidence(model, x),
+    "robust_accuracy": lambda model, x, y: robust_accuracy(model, x, y, 0.1, attack=lambda model, x, y, eps: x),
+    "evaluate_attack": lambda model, x, y: evaluate_attack(model, x, x, y),
+    "diagnose": lambda model, x, y: diagnose(model, x, y, 0.1, steps=1),
+    "transfer_matrix": lambda model, x, y: transfer_matrix({"one": model}, {"one": model}, x, y, 0.1),
+    "agreement": lambda model, x, y: agreement(model, model, x, y),
+    "survival": lambda model, x, y: survival(model, x, {"none": x}, y, {}),
+    "survival target": lambda model, x, y: survival(
+        lambda x: nn.functional.one_hot(ANSWERS, 3).float(), x, {"none": x}, ANSWERS, {}, target=y
+    ),
+    "Oracle": lambda model, x, y: Oracle(model)(x),
+    "patch_success": lambda model, x, y: patch_success(model, x, {}, 0),
+    "latent_attack": lambda model, x, y: latent_attack(model, Draws(), torch.randn(6, 2), y, steps=1),
+}
+WITHOUT_LABELS = {"predict", "confidence", "Oracle", "patch_success"}
+
+
+def every_judge(*but):
+    return pytest.mark.parametrize("name", [name for name in JUDGES if name not in but])
+
+
+def flat(x):
+    return x.flatten(1)[:, :3]
+
+
+BAD_MODELS = {
+    "one logit": (lambda x: flat(x)[:, :1], ValueError, r"K >= 2 .* torch\.stack"),
+    "a flat answer": (lambda x: flat(x)[:, 0], ValueError, r"logits \(N, K\)"),
+    "a place too many": (lambda x: flat(x)[:, :, None, None], ValueError, r"got \(6, 3, 1, 1\).*nn\.Flatten"),
+    "one row": (lambda x: flat(x)[:1], ValueError, "6 images"),
+    "tuple": (lambda x: (flat(x), flat(x)), TypeError, "one tensor of logits .* got a tuple: .*forward"),
+    "dict": (lambda x: {"logits": flat(x)}, TypeError, "got a dict: .*forward"),
+    "array": (lambda x: flat(x).numpy(), TypeError, "got a ndarray"),
+    "integers": (lambda x: flat(x).long(), TypeError, r"floating-point logits.*votes\.float\(\)"),
+    "NaN": (lambda x: flat(x) * math.nan, ValueError, r"image 0 .* nan\. .*finite"),
+    "one NaN": (lambda x: torch.cat([flat(x)[:, :2], x.flatten(1)[:, :1].log() * 0 / 0], 1), ValueError, "finite"),
+    "infinite": (lambda x: flat(x) / 0, ValueError, r"image 0 .* inf\. .*finite"),
+}
+
+
+@every_judge("survival target")
+@pytest.mark.parametrize(("model", "error", "message"), BAD_MODELS.values(), ids=BAD_MODELS)
+def test_models_that_an_attack_refuses_are_not_judged(name, model, error, message):
+    with pytest.raises(error, match=message):
+        JUDGES[name](model, IMAGES, ANSWERS)
+
+
+@every_judge(*WITHOUT_LABELS)
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        (ANSWERS.numpy(), TypeError, r"6 integer labels, got a ndarray: use torch\.as_tensor"),
+        (ANSWERS.tolist(), TypeError, "6 integer labels, got a list"),
+        (ANSWERS.float(), TypeError, "integer labels, got torch.float32"),
+        (ANSWERS > 1, TypeError, "integer labels, got torch.bool"),
+        (ANSWERS[:5], ValueError, "one label for each of the 6 images"),
+        (ANSWERS - 1, ValueError, "labels start at 0, got -1"),
+        (ANSWERS + 1, ValueError, "label 3, but the model has 3 outputs"),
+    ],
+)
+def test_labels_that_an_attack_refuses_are_not_judged(name, y, error, message):
+    with pytest.raises(error, match=message):
+        JUDGES[name](flat, IMAGES, y)
+
+
+@every_judge("latent_attack")
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: x.numpy(), TypeError, r"torch tensor, got a ndarray: use torch\.as_tensor"),
+        (lambda x: (255 * x).byte(), TypeError, r"must hold floats .* torch\.uint8"),
+        (lambda x: x * math.nan, ValueError, "NaN or infinite values; image 0"),
+        (lambda x: x / 0, ValueError, "NaN or infinite values"),
+    ],
+)
+def test_images_that_an_attack_refuses_are_not_judged(name, change, error, message):
+    with pytest.raises(error, match=message):
+        JUDGES[name](flat, change(IMAGES), ANSWERS)
+
+
+BAD_ADVERSARIAL = {
+    "NaN": (lambda x: x * math.nan, ValueError, "adv contains NaN .* image 0"),
+    "one NaN": (
+        lambda x: x.masked_fill(torch.arange(192).view(3, 8, 8) == 5, math.nan),
+        ValueError,
+        "adv contains NaN",
+    ),
+    "array": (lambda x: x.numpy(), TypeError, "adv must be a torch tensor"),
+    "integers": (lambda x: x.long(), TypeError, "adv must hold floats"),
+    "shape": (lambda x: x[:, :1], ValueError, "adv must have the shape of x"),
+    "short": (lambda x: x[:1], ValueError, "adv must have the shape of x"),
+}
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD_ADVERSARIAL.values(), ids=BAD_ADVERSARIAL)
+def test_what_is_no_adversarial_image_is_no_success(change, error, message):
+    calls = []
+    with pytest.raises(error, match=message):
+        evaluate_attack(calls.append, IMAGES, change(IMAGES), ANSWERS)
+    assert not calls
+    with pytest.raises(error, match=message):
+        distances(IMAGES, change(IMAGES))
+    with pytest.raises(error, match=message):
+        robust_accuracy(flat, IMAGES, ANSWERS, 0.1, attack=lambda model, x, y, eps: change(x))
+
+
+def test_minus_infinity_is_the_logarithm_of_a_probability_of_zero():
+    """A model may rule a class out; only the largest logit names the class."""
+    z = torch.log(torch.tensor([[0.25, 0.0, 0.75], [0.0, 1.0, 0.0]]))
+    assert predict(lambda x: z, IMAGES[:2]).argmax(1).tolist() == [2, 1]
+    assert confidence(lambda x: z, IMAGES[:2]).tolist() == pytest.approx([0.75, 1.0])
+
+
+def test_masks_must_be_tensors():
+    with pytest.raises(TypeError, match=r"boolean tensors, .* got ndarray"):
+        worst_case(np.ones(3, dtype=bool))
 
 
 def test_report_is_frozen():

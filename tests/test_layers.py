@@ -192,3 +192,22 @@ def test_the_halving_convolution_spends_nothing_on_gradients_that_nobody_asked_f
     layer(x).sum().backward()
     assert layer.weight.grad is None
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("forward", [False, True])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("wanted", ["images", "weights", "both"])
+def test_the_halving_convolution_under_autocast_is_torchs_own(forward, backward, wanted):
+    ours = HalvingConv2d(2, 5).requires_grad_(wanted != "images")
+    theirs = nn.Conv2d(2, 5, 5, stride=2, padding=2).requires_grad_(wanted != "images")
+    theirs.load_state_dict(ours.state_dict())
+    results = []
+    for layer in (ours, theirs):
+        x = torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_(wanted != "weights")
+        with torch.autocast("cpu", torch.bfloat16, enabled=forward):
+            value = layer(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=backward):
+            value.float().square().sum().backward()
+        results.append([value, *(t.grad for t in (x, *layer.parameters()) if t.requires_grad)])
+    assert [t.dtype for t in results[0]] == [t.dtype for t in results[1]]
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)

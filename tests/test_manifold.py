@@ -257,9 +257,42 @@ def test_bad_input_of_the_latent_attack_is_refused(change, error, telling):
         latent_attack(Side(), Linear(), options.pop("z"), options.pop("y", None), **options)
 
 
-def test_a_latent_loss_that_is_not_finite_is_named():
-    with pytest.raises(FloatingPointError, match="smaller lr"):
+def test_what_is_not_finite_is_named():
+    with pytest.raises(ValueError, match=r"image 0 .*finite"):
         latent_attack(Side(gain=math.inf), Linear(), torch.ones(2, LATENT), steps=2)
+
+    def breaks_on_the_way(x):
+        return Side()(x) / ((x - start).abs().amax() < 1e-3)  # -> ±inf
+
+    start = Linear()(torch.ones(2, LATENT)).detach()
+    with pytest.raises(FloatingPointError, match="smaller lr"):
+        latent_attack(breaks_on_the_way, Linear(), torch.ones(2, LATENT), steps=5)
+
+
+def test_a_pair_is_two_classes_by_the_classifiers_own_answer():
+    """On the border both classes have the same logit, and the answer is class 0: it cannot stand for class 1."""
+
+    class Border(Side):
+        def forward(self, x):
+            return super().forward(x) * (encode(x)[:, 0] < 0)[:, None]  # a tie on the whole side of class 1
+
+    z = torch.stack([torch.linspace(0.1, 2, 8), torch.zeros(8)], dim=1)
+    pairs = latent_attack(Border(), Linear(), z, torch.ones(8, dtype=torch.int64), steps=30)
+    assert (pairs.distance == 0).all()  # the classifier is wrong about all of them from the beginning
+    pairs = latent_attack(Border(), Linear(), -z, steps=60)
+    assert not pairs.found.any()  # a tie does not leave class 0
+
+
+def test_latent_attack_bears_a_classifier_that_changes_its_input_in_place():
+    def impolite(x):
+        x.sub_(0.5)
+        return torch.stack([-x.flatten(1).sum(1), x.flatten(1).sum(1)], dim=1)
+
+    def polite(x):
+        return impolite(x.clone())
+
+    z = torch.randn(4, LATENT, generator=stream(3))
+    torch.testing.assert_close(*(latent_attack(c, Linear(), z, steps=5).distance for c in (impolite, polite)))
 
 
 # training

@@ -685,6 +685,16 @@ def test_bad_options_are_refused_before_anything_is_computed(attack, options, er
 
 
 @every_attack
+def test_a_compiled_model_is_attacked_like_any_other(name):
+    x, y = images(), labels()
+    model = network(x)
+    compiled = torch.compile(model, backend="aot_eager")
+    expected = ATTACKS[name](model, x, y)
+    torch.testing.assert_close(ATTACKS[name](compiled, x, y), expected, atol=1e-4, rtol=0)
+    assert not torch.equal(expected, x)
+
+
+@every_attack
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (0, 3), (2, 0), (2, 3, 0, 4)])
 def test_empty_batches(name, shape):
     x = torch.zeros(shape)

@@ -223,3 +223,15 @@ def test_a_direction_that_draws_nothing_gets_no_gradient(x):
     x = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(implicit(Blind(), x, torch.zeros(6, LATENT))[:, 2].sum(), x)
     assert not gradient.any()
+
+
+@pytest.mark.parametrize("through", [implicit, lambda generator, x, z: unrolled(generator, x, z, steps=3)])
+def test_a_compiled_generator_has_the_gradient_of_the_plain_one(through, x):
+    """torch.compile gives no second derivatives, which both ways through the projection need."""
+    images = x.clone().requires_grad_()
+    gradients = [
+        torch.autograd.grad(through(generator, images, torch.zeros(len(x), LATENT))[:, 1].sum(), images)[0]
+        for generator in (Linear(), torch.compile(Linear(), backend="aot_eager"))
+    ]
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].abs().max() > 0

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from course_utils import models
-from course_utils.attacks import pgd, square
+from course_utils.attacks import pgd, search, square
+from course_utils.attacks.gradients import objective
 from course_utils.evaluation import correct
 
 
@@ -94,6 +95,85 @@ def test_it_sees_through_rounding_that_stops_gradients():
     by_search = correct(model, square(model, x, y, 0.1, queries=300, generator=seeded()), y).float().mean()
     assert by_gradient == 1
     assert by_search < 0.5
+
+
+class Coarse(nn.Module):
+    """A linear model whose answers are rounded so that classes tie; it counts how many of them it gave."""
+
+    def __init__(self, coarsen):
+        super().__init__()
+        self.coarsen, self.asked = coarsen, 0
+        self.register_buffer("weights", torch.randn(64, 5, generator=seeded(4)))
+
+    def forward(self, x):
+        self.asked += len(x)
+        return self.coarsen((x.flatten(1) - 0.5) @ self.weights)
+
+
+def votes(z):
+    """Three members vote, each with an accent of its own."""
+    accents = torch.randn(3, 5, generator=seeded(5))
+    return sum(nn.functional.one_hot((z + accent).argmax(1), 5) for accent in accents).float()
+
+
+COARSE = {
+    "logits in halves": lambda z: (2 * z).round() / 2,
+    "probabilities of one digit": lambda z: (10 * z.softmax(1)).round() / 10,
+    "votes": votes,
+    "bfloat16": lambda z: (z + 40).bfloat16(),  # far from 0, where its steps are long
+}
+
+
+@pytest.fixture
+def grey_images():
+    return 0.3 + 0.4 * torch.rand(60, 1, 8, 8, generator=seeded(6))
+
+
+@pytest.mark.parametrize("coarsen", COARSE.values(), ids=COARSE)
+def test_it_stops_at_a_mistake_and_not_at_a_tie(coarsen, grey_images):
+    model, queries = Coarse(coarsen), 40
+    y = model(grey_images).argmax(1)
+    stopped = 0
+    for x, label in zip(grey_images[:30].split(1), y[:30].split(1), strict=True):
+        model.asked = 0
+        adv = square(model, x, label, 0.06, queries=queries, generator=seeded())
+        if model.asked < queries:
+            stopped += 1
+            assert model(adv).argmax(1) != label
+    assert stopped > 5
+
+
+@pytest.mark.parametrize("coarsen", COARSE.values(), ids=COARSE)
+def test_going_on_past_a_tie_fools_more_than_stopping_there(coarsen, grey_images, monkeypatch):
+    model = Coarse(coarsen)
+    y = model(grey_images).argmax(1)
+
+    def left():
+        made = [square(model, grey_images, y, 0.06, queries=40, generator=seeded(seed)) for seed in range(3)]
+        return sum(int(correct(model, adv, y).sum()) for adv in made)
+
+    going_on = left()
+    monkeypatch.setattr(search, "is_fooled", lambda logits, y: objective(logits, y, "margin") >= 0)
+    assert going_on < left()
+
+
+def test_of_two_ties_the_mistake_is_kept():
+    """Both candidates tie with class 1; the one that ties with class 0 as well is a mistake, at the same margin."""
+
+    class Ties(nn.Module):
+        def forward(self, x):
+            third = x[:, 0, 1, 1] > 0.6
+            return torch.stack([third.float() - 1, torch.zeros(len(x)), torch.zeros(len(x))], dim=1)
+
+    x, y = torch.full((20, 1, 4, 4), 0.5), torch.ones(20, dtype=torch.long)
+    assert not correct(Ties(), square(Ties(), x, y, 0.2, queries=200, generator=seeded()), y).any()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_name_no_class_are_no_success(images, bad):
+    model = Line(torch.full((64,), bad))
+    with pytest.raises(ValueError, match=r"image 0 .*finite"):
+        square(model, images, torch.zeros(6, dtype=torch.long), 0.1, queries=5)
 
 
 def test_it_leaves_no_trace(images):

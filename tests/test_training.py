@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import same_weights
 from torch import nn
 
 from course_utils import models, training
@@ -109,13 +110,76 @@ def test_diverging_training_says_so():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_fit_under_autocast(batch_norm):
+    x, y = torch.rand(8, 1, 28, 28), torch.arange(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        history = fit(models.small_cnn(width=2, batch_norm=batch_norm), x, y, epochs=1, progress=False)
+    assert len(history.rows) == 1
+
+
+ONE_NAN = X.masked_fill(torch.arange(90)[:, None, None, None] == 70, float("nan"))
+
+
 @pytest.mark.parametrize(
-    ("x", "y", "options"),
-    [(X[:0], Y[:0], {}), (X, Y[:-1], {}), (X, Y, {"epochs": 0}), (X, Y, {"batch_size": 0}), (X, Y, {"epochs": -1})],
+    ("x", "y", "options", "error", "message"),
+    [
+        (X[:0], Y[:0], {}, ValueError, "at least one image"),
+        (X, Y[:-1], {}, ValueError, "one label for each of the 90 images"),
+        (X, Y, {"epochs": 0}, ValueError, "epochs must be at least 1"),
+        (X, Y, {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        (X, Y, {"epochs": -1}, ValueError, "epochs must be at least 1"),
+        (X, Y, {"epochs": 1.5}, TypeError, "epochs must be a whole number"),
+        (ONE_NAN, Y, {}, ValueError, "NaN or infinite values; image 70"),
+        (ONE_NAN, Y, {"augmented": True}, ValueError, "NaN or infinite values; image 70"),
+        (X.numpy(), Y, {}, TypeError, "torch tensor"),
+        ((255 * X).byte(), Y, {}, TypeError, r"8-bit images become x\.float\(\) / 255"),
+        (X, torch.full_like(Y, -100), {}, ValueError, "labels start at 0, got -100"),
+        (X, torch.where(torch.arange(90) == 70, 3, Y), {}, ValueError, "label 3, but the model has 3 outputs"),
+        (X, Y.float(), {}, TypeError, "integer labels"),
+        (X, Y.numpy(), {}, TypeError, r"torch\.as_tensor"),
+        (X, F.one_hot(Y), {}, ValueError, "one label for each"),
+        (255 * X, Y, {"augmented": True}, ValueError, r"must lie in clip=\(0\.0, 1\.0\), got values from"),
+        ((X - 0.5) / 0.3, Y, {"augmented": True}, ValueError, "Normalise inside the model"),
+        (X.flatten(1), Y, {"augmented": True}, ValueError, r"images \(N, C, H, W\)"),
+        (X, Y, {"validation": X}, TypeError, r"validation must be a pair \(images, labels\), got a Tensor"),
+        (X, Y, {"validation": (ONE_NAN, Y)}, ValueError, "images of validation contains NaN"),
+        (X, Y, {"validation": (X, Y - 100)}, ValueError, "labels start at 0"),
+    ],
 )
-def test_fit_refuses(x, y, options):
-    with pytest.raises(ValueError, match=f"got {len(x)} images, {len(y)} labels, epochs="):
-        fit(network(), x, y, **{"epochs": 1, "progress": False} | options)
+def test_fit_refuses_before_it_learns(x, y, options, error, message):
+    model, stream = network(), torch.get_rng_state()
+    with pytest.raises(error, match=message) as refused:
+        fit(model, x, y, **{"epochs": 1, "progress": False} | options)
+    assert "smaller lr" not in str(refused.value)
+    assert same_weights(model, network())
+    assert torch.equal(torch.get_rng_state(), stream)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda z: z * float("nan"), ValueError, "largest logit of image 0 .* nan"),
+        (lambda z: z[:, :1], ValueError, "K >= 2"),
+        (lambda z: (z, z), TypeError, "one tensor of logits"),
+    ],
+)
+def test_fit_refuses_models_without_logits(spoil, error, message):
+    class Spoilt(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network()
+
+        def forward(self, x):
+            return spoil(self.network(x))
+
+    with pytest.raises(error, match=message):
+        fit(Spoilt(), X, Y, epochs=1, progress=False)
+
+
+def test_augment_refuses_what_it_would_clip():
+    with pytest.raises(ValueError, match="must lie in clip"):
+        augment(255 * X)
 
 
 def test_augment_moves_a_little_and_stays_in_range():
@@ -170,6 +234,45 @@ def test_recipe_is_part_of_the_key(empty_cache, monkeypatch):
         monkeypatch.setitem(training.RECIPES, "softmax", recipe)
         trained("softmax", x, y, progress=False)
     assert len(list((empty_cache / "models").iterdir())) == 5
+
+
+def test_trained_with_validation_is_kept_by_its_images_too(empty_cache):
+    x, y = torch.rand(40, 1, 28, 28), torch.arange(40) % 10
+    for held, labels in ((x[:10], y[:10]), (x[10:20], y[10:20]), (x[:10], y[:10])):
+        options = {"validation": (held, labels), "patience": 2, "epochs": 1, "progress": False}
+        trained("softmax", x, y, **options)
+    assert len(list((empty_cache / "models").iterdir())) == 2
+
+
+def test_the_checkpoint_is_no_part_of_the_key(empty_cache, tmp_path):
+    x, y = torch.rand(40, 1, 28, 28), torch.arange(40) % 10
+    for checkpoint in (None, tmp_path / "one.pt", tmp_path / "two.pt"):
+        trained("softmax", x, y, epochs=1, checkpoint=checkpoint, progress=False)
+    assert len(list((empty_cache / "models").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": F.cross_entropy}, r"loss of its recipe.*training\.fit"),
+        ({"attack": lambda model, x, y: x}, r"Adversary or a FreeAdversary, got a function: .*training\.fit"),
+        ({"attack": Adversary("noise", 0.1, {"generator": torch.Generator()})}, "plain values .*Generator.*with fit"),
+        ({"lr": torch.tensor(0.1)}, "plain values .*Tensor.*with fit"),
+        ({"epoch": 3}, "no option 'epoch'. Did you mean 'epochs'"),
+        ({"validation": torch.rand(3, 1, 28, 28)}, r"validation must be a pair"),
+    ],
+)
+def test_trained_refuses_what_names_no_file(options, message, empty_cache):
+    with pytest.raises(TypeError, match=message):
+        trained("softmax", torch.rand(20, 1, 28, 28), torch.arange(20) % 10, progress=False, **options)
+    assert not empty_cache.exists()
+
+
+def test_a_checkpoint_needs_settings_in_plain_values(tmp_path):
+    attack = Adversary("noise", 0.1, {"generator": torch.Generator()})
+    fit(network(), X, Y, epochs=1, attack=attack, progress=False)
+    with pytest.raises(TypeError, match=r"plain values .*Generator.*without a checkpoint"):
+        fit(network(), X, Y, epochs=1, attack=attack, checkpoint=tmp_path / "run.pt", progress=False)
 
 
 def test_unknown_network():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .geometry import direction_of, draw_in_ball, per_image, projected
-from .gradients import as_loss, climb, frozen, warn_if_masked
+from .gradients import as_loss, climb, frozen, is_fooled, warn_if_masked
 from .inputs import Box, Model, check_count, check_loss, checked_labels, checked_number, checked_radius, rounded_down
 
 Callback = Callable[[int, int, Tensor, Tensor], None]
@@ -125,7 +125,7 @@ def pgd(
                 if restart == step == 0:
                     warn_if_masked(logits, gradient)
                 if step > 0 or random_start:  # x itself is no adversarial image
-                    keeper.offer(adv, logits.argmax(1).eq(y) == targeted, sign * value)
+                    keeper.offer(adv, is_fooled(logits, y, targeted=targeted), sign * value)
                 if callback is not None:
                     callback(restart, step, adv.clone(), as_loss(value, loss))
                 if not last:

@@ -90,25 +90,51 @@ def climb(
     return value.detach(), logits.detach(), gradient
 
 
-def checked_logits(model: Model, x: Tensor, y: Tensor) -> Tensor:
+def is_fooled(logits: Tensor, y: Tensor, *, targeted: bool = False) -> Tensor:
+    """Return whose logits, (N, K), say what an attack wants, (N,): another class than y; y itself when targeted.
+
+    The class is the argmax, for every attack and every evaluation: where y is tied with another class and still the
+    argmax, nobody is fooled. NaN, which argmax takes for the largest, is nobody's success: `check_logits` refuses it.
+    """
+    return logits.argmax(1).eq(y) == targeted
+
+
+def checked_logits(model: Model, x: Tensor, y: Tensor | None = None) -> Tensor:
     """Return the model's logits (N, K) for x, or say what it returned instead."""
     try:
         logits = model(x.clone())  # some models normalise their input in place
     except RuntimeError as error:
         error.add_note(f"x is {tuple(x.shape)}, {x.dtype} on {x.device}; {_describe_parameters(model)}.")
         raise
+    check_logits(logits, len(x), y)
+    return logits
+
+
+def check_logits(logits: Tensor, count: int, y: Tensor | None = None) -> None:
+    """Refuse what are no logits (N, K) of so many images, each with a largest one, and labels beyond them."""
     if not isinstance(logits, Tensor):
-        raise TypeError(f"the model must return one tensor of logits (N, K), got a {type(logits).__name__}.")
-    if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+        raise TypeError(
+            f"the model must return one tensor of logits (N, K), got a {type(logits).__name__}: "
+            "wrap it in an nn.Module whose forward returns the logits only."
+        )
+    if logits.ndim != 2 or len(logits) != count or logits.shape[1] < 2:
+        cure = "A single logit z (N,) of a binary model becomes torch.stack([-z, z], dim=1)."
+        if logits.ndim > 2:
+            cure = "End it with nn.Flatten(), or with a mean over the places in the image."
         raise ValueError(
-            f"the model must return logits (N, K) with K >= 2 for {len(x)} images, got {tuple(logits.shape)}. "
-            "A single logit z of a binary model becomes torch.stack([-z, z], dim=1)."
+            f"the model must return logits (N, K) with K >= 2 for {count} images, got {tuple(logits.shape)}. {cure}"
         )
     if not logits.is_floating_point():
-        raise TypeError(f"the model must return floating-point logits, got {logits.dtype}.")
-    if y.max() >= logits.shape[1]:
+        raise TypeError(f"the model must return floating-point logits, got {logits.dtype}: votes become votes.float().")
+    largest = logits.detach().amax(1)
+    if not largest.isfinite().all():
+        bad = int((~largest.isfinite()).nonzero()[0])
+        raise ValueError(
+            f"the largest logit of image {bad} of the batch is {largest[bad].item()}. "
+            "It must be finite to name a class: look for NaN weights, a division by zero, an overflow."
+        )
+    if y is not None and y.max() >= logits.shape[1]:
         raise ValueError(f"y holds label {int(y.max())}, but the model has {logits.shape[1]} outputs (0 the first).")
-    return logits
 
 
 def _describe_parameters(model: Model) -> str:

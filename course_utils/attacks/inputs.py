@@ -47,21 +47,37 @@ def check_loss(loss: str) -> None:
         raise RuntimeError("attacks need gradients, which torch.inference_mode() forbids: call them outside of it.")
 
 
-def check_images(x: Tensor, clip: Box) -> None:
+def check_images(x: Tensor, clip: Box, name: str = "x") -> None:
     """Refuse what is no batch of float images inside the box."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch tensor, got a {type(x).__name__}: use torch.as_tensor(x).")
+        raise TypeError(f"{name} must be a torch tensor, got a {type(x).__name__}: use torch.as_tensor.")
     if not x.is_floating_point():
-        raise TypeError(f"x must hold floats in [0, 1], got {x.dtype}: 8-bit images become x.float() / 255.")
+        raise TypeError(f"{name} must hold floats in [0, 1], got {x.dtype}: 8-bit images become x.float() / 255.")
     if x.ndim < 2:
-        raise ValueError(f"x must be a batch (N, ...), got shape {tuple(x.shape)}: one image becomes x.unsqueeze(0).")
+        got = f"got shape {tuple(x.shape)}: one image becomes x.unsqueeze(0)."
+        raise ValueError(f"{name} must be a batch (N, ...), {got}")
     if not is_finite(x):
-        raise ValueError("x contains NaN or infinite values.")
+        first = int((~x.isfinite().flatten(1).all(1)).nonzero()[0])
+        raise ValueError(f"{name} contains NaN or infinite values; image {first} is the first that does.")
     if clip is not None and x.numel() and (x.min() < clip[0] or x.max() > clip[1]):
         raise ValueError(
-            f"x must lie in clip={clip}, got values from {x.min().item():.4g} to {x.max().item():.4g}. "
+            f"{name} must lie in clip={clip}, got values from {x.min().item():.4g} to {x.max().item():.4g}. "
             "Normalise inside the model (models.Normalize), not before; or pass the box your pixels have."
         )
+
+
+def check_batch(x: Tensor, name: str = "x") -> None:
+    """Refuse what is no batch of images (N, C, H, W) in [0, 1]."""
+    check_images(x, (0.0, 1.0), name)
+    if x.ndim != 4:
+        raise ValueError(f"expected images (N, C, H, W), got shape {tuple(x.shape)}: one becomes x.unsqueeze(0).")
+
+
+def check_adversarial(adv: Tensor, x: Tensor) -> None:
+    """Refuse what is no finite image for each of x."""
+    check_images(adv, None, "adv")
+    if adv.shape != x.shape:
+        raise ValueError(f"adv must have the shape of x, {tuple(x.shape)}; got {tuple(adv.shape)}.")
 
 
 def is_finite(x: Tensor) -> bool:
@@ -72,7 +88,8 @@ def is_finite(x: Tensor) -> bool:
 def checked_labels(y: Tensor, x: Tensor) -> Tensor:
     """Return one int64 label for each image on its device, or refuse."""
     if not isinstance(y, Tensor):
-        raise TypeError(f"y must be a tensor of {len(x)} integer labels, got a {type(y).__name__}.")
+        got = f"got a {type(y).__name__}: use torch.as_tensor."
+        raise TypeError(f"y must be a tensor of {len(x)} integer labels, {got}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(f"y must hold integer labels, got {y.dtype}: one-hot or soft labels become y.argmax(1).")
     if y.shape != x.shape[:1]:

@@ -307,15 +307,24 @@ def _lbfgs(cost: Callable[[Tensor], tuple[Tensor, Tensor]], noise: Tensor, x: Te
 def _boundaries(model: Model, point: Tensor, y: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return who is fooled (N,), by how much the likeliest others lag (C, N), and the slopes of z_k − z_y."""
     point = point.detach().clone().requires_grad_(True)
-    logits = checked_logits(model, point, y)
-    leads = logits - logits.gather(1, y[:, None])
+    logits, leads = _leads(model, point, y)
     others = leads.detach().scatter(1, y[:, None], -math.inf).topk(min(candidates, logits.shape[1] - 1), dim=1).indices
     leads = leads.gather(1, others).T
-    slopes = torch.stack([torch.autograd.grad(lead.sum(), point, retain_graph=True)[0] for lead in leads])
+    try:
+        slopes = torch.stack([torch.autograd.grad(lead.sum(), point, retain_graph=True)[0] for lead in leads])
+    except RuntimeError:  # torch.compile's graphs last for one gradient: make one for each
+        again = (_leads(model, point, y)[1].gather(1, k[:, None]).sum() for k in others.T)
+        slopes = torch.stack([torch.autograd.grad(lead, point)[0] for lead in again])
     if not (logits.isfinite().all() and slopes.isfinite().all()):
         raise ValueError("the model's logits and their gradients must be finite: there is no direction to follow.")
     leads, rounding = leads.detach(), _rounding(logits.detach(), slopes[0], point.detach())
     return leads[0] > rounding, 2 * rounding - leads, slopes  # twice: a step to the bar itself may stop below it
+
+
+def _leads(model: Model, point: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, K), and z_k − z_y of every class."""
+    logits = checked_logits(model, point, y)
+    return logits, logits - logits.gather(1, y[:, None])
 
 
 def _to_the_nearest(lags: Tensor, slopes: Tensor, norm: str) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .geometry import per_image, projected
-from .gradients import checked_logits, frozen, objective
+from .gradients import checked_logits, frozen, is_fooled, objective
 from .inputs import Box, Model, check_count, checked_labels, checked_radius
 
 
@@ -26,7 +26,8 @@ def square(
     """Paint random squares at the edge of the Linf ball, and keep those that bring an image nearer to a mistake.
 
     It starts from stripes, one column wide. The squares shrink while the search goes on; an image that is fooled is not
-    asked about again. Images that are not (N, C, H, W) are searched in stretches of their numbers instead of squares.
+    asked about again (a tie that the true class still wins fools nobody). Images that are not (N, C, H, W) are searched
+    in stretches of their numbers instead of squares.
 
     Args:
         model, x, y, eps, clip: as in `fgsm`. queries: outputs that the attacker asks for, at most, for each image.
@@ -54,9 +55,10 @@ def square(
     stripes = _signs((len(x), centre.shape[1], 1, centre.shape[3]), centre, generator)
     with frozen(model), torch.no_grad():
         best = projected(centre + eps * stripes, centre, eps, "linf", clip)
-        value = objective(checked_logits(model, best.view_as(x), y), y, "margin")
+        logits = checked_logits(model, best.view_as(x), y)
+        value, fooled = objective(logits, y, "margin"), is_fooled(logits, y)
         for query in range(1, queries):
-            left = (value < 0).nonzero().squeeze(1)  # the margin of another class is still negative: not fooled
+            left = (~fooled).nonzero().squeeze(1)
             if len(left) == 0:
                 break
             around = centre[left]
@@ -66,10 +68,11 @@ def square(
             painted = torch.where(window, around + eps * colour, best[left])
             painted = projected(painted, around, eps, "linf", clip)
             logits = checked_logits(model, painted.view(-1, *x.shape[1:]), y[left])
-            found = objective(logits, y[left], "margin")
-            better = found > value[left]
+            found, wins = objective(logits, y[left], "margin"), is_fooled(logits, y[left])
+            better = wins | (found > value[left])  # of two ties, one may be a mistake and the other not
             best[left] = torch.where(per_image(better, painted), painted, best[left])
             value[left] = torch.where(better, found, value[left])
+            fooled[left] = wins
     return best.view_as(x)
 
 

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..attacks import frozen, input_gradient, pgd
+from ..attacks import input_gradient, pgd
 from ..evaluation import predict
 from .artists import called, moving_classes, moving_curve, moving_image
 from .demo import Demo, Update, check_images, eps_slider
@@ -34,8 +34,7 @@ def fgsm_slider(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, names:
     def frame(model: str, image: int, eps: float) -> dict[str, Any]:
         one, label = x[image : image + 1], y[image : image + 1]
         adv = (one + eps * sign(model, image)).clamp(0, 1)
-        with frozen(models[model]), torch.no_grad():
-            probabilities = models[model](adv).softmax(1)[0]
+        probabilities = predict(models[model], adv).softmax(1)[0]
         return {"adv": adv[0], "change": (adv - one)[0], "probabilities": probabilities, "true": int(label), "eps": eps}
 
     def draw(fig: Figure) -> Update:
