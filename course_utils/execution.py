@@ -192,16 +192,15 @@ def is_finished(record: Mapping[str, Any], names: set[str]) -> bool:
 
 def rebuild(path: str | Path, *, timeout: float | None = None) -> RunResult:
     """Execute a notebook in place, top to bottom in a fresh kernel; a failed run leaves the file as it was."""
-    from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    from .kernels import client_options
+    from .kernels import Client, client_options
 
     path = Path(path).resolve()
     nb = _without_outputs(read_notebook(path))
     began, failure = time.monotonic(), None
     try:
-        NotebookClient(nb, timeout=timeout, record_timing=False, **client_options(str(path.parent), {})).execute()
+        Client(nb, timeout=timeout, record_timing=False, **client_options(str(path.parent), {})).execute()
     except CellExecutionError:
         pass  # the traceback is in the notebook
     except Exception as error:

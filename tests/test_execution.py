@@ -70,6 +70,34 @@ def test_a_run_that_breaks_off_is_failed(tmp_path, source, error):
     nbformat.validate(nbformat.read(result.notebook, 4))
 
 
+PRINTS = """
+import sys
+from IPython.display import display
+print("first")
+shown = display({"text/plain": "figure"}, raw=True, display_id=True)
+print("second")
+display({"text/plain": "another"}, raw=True)
+for percent in range(0, 101, 25):
+    print(f"\\r{percent} %", end="", file=sys.stderr, flush=True)
+"""
+UPDATES = """
+shown.update({"text/plain": "figure, updated"}, raw=True)
+print(str([0.125] * 150_000)[:1_000_000])
+"""
+
+
+def test_what_a_cell_prints_is_stored_in_order_and_not_without_end(tmp_path):
+    """Also a megabyte in one line, which took longer than anybody waits."""
+    path = write_notebook(tmp_path / "01_a.ipynb", PRINTS, UPDATES)
+    result = batch.run_notebook(path, {}, tmp_path / "out", timeout=30, progress=False)
+    assert result, result.error
+    assert result.seconds < 20
+    first, second = (cell.outputs for cell in nbformat.read(result.notebook, 4).cells[2:4])
+    texts = [out.text if out.output_type == "stream" else out.data["text/plain"] for out in first]
+    assert texts == ["first\n", "figure, updated", "second\n", "another", "100 %"]
+    assert "900,001 characters are left out here; one output keeps 100,000" in second[0].text
+
+
 def test_a_run_without_results_is_failed(tmp_path):
     path = write_notebook(tmp_path / "01_a.ipynb", record=None)
     result = batch.run_notebook(path, {}, tmp_path / "out", progress=False)
