@@ -30,6 +30,18 @@ MIN_PYTHON = (3, 11)
 MIN_FREE_GB = 1
 
 
+def _seconds(context: click.Context, option: click.Parameter, value: float | None) -> int | None:
+    from .batch import whole_seconds
+
+    try:
+        return whole_seconds(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_timeout = click.option("--timeout", type=float, callback=_seconds, help="Seconds allowed to each cell.")
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="course")
 def main() -> None:
@@ -45,9 +57,9 @@ def main() -> None:
 @click.option("--preset", default="quick", show_default=True, help="quick (minutes) or full (full-scale data).")
 @click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="Set a parameter; may be repeated.")
 @click.option("--out", default="build/course", show_default=True, help="Folder for what comes out.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed to each cell.")
+@_timeout
 def run(
-    chapters: tuple[str, ...], student: bool, preset: str, settings: tuple[str, ...], out: str, timeout: float | None
+    chapters: tuple[str, ...], student: bool, preset: str, settings: tuple[str, ...], out: str, timeout: int | None
 ) -> None:
     """Execute chapters (all, or those named: 01, linear_models, …) and write notebooks, pages and an index.
 
@@ -77,8 +89,8 @@ def run(
 
 @main.command()
 @click.argument("chapters", nargs=-1, metavar="[CHAPTER]...")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed to each cell.")
-def build(chapters: tuple[str, ...], timeout: float | None) -> None:
+@_timeout
+def build(chapters: tuple[str, ...], timeout: int | None) -> None:
     """Re-execute solutions in place, then write the students' versions (for those who edit the course).
 
     A chapter that fails is left as it was.
@@ -171,7 +183,7 @@ def _slider(alt: str) -> str:
 @click.option("--workers", type=click.IntRange(min=1), help="Runs side by side. [default: one for each GPU or core]")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on dask: local, or a scheduler's tcp://host:port.")
 @click.option("--resume/--fresh", default=True, show_default=True, help="Keep what is finished, or repeat it.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed to each cell.")
+@_timeout
 @click.option("--out", help="Folder, or s3://bucket/folder, for what comes out. [default: build/sweeps/CHAPTER]")
 def sweep(
     chapter: str,
@@ -182,7 +194,7 @@ def sweep(
     workers: int | None,
     scheduler: str | None,
     resume: bool,
-    timeout: float | None,
+    timeout: int | None,
     out: str | None,
 ) -> None:
     """Run a chapter with every combination of some values, side by side; go on where an earlier call stopped.

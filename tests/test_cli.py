@@ -94,6 +94,16 @@ def test_usage_errors_are_one_line_and_run_nothing(course, args, message):
     assert not (course / "build").exists()
 
 
+@pytest.mark.parametrize("command", [["run"], ["build"], ["sweep", "01", "--grid", "eps=0.1"]])
+@pytest.mark.parametrize("timeout", ["nan", "inf", "-inf", "0", "-1", "1e300", "soon"])
+def test_a_timeout_that_is_no_number_of_seconds_is_a_usage_error(course, command, timeout):
+    before = sorted(course.rglob("*"))
+    result = course_command(*command, f"--timeout={timeout}")
+    assert result.exit_code == 2
+    assert "Invalid value for '--timeout': " in result.stderr
+    assert sorted(course.rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_run_executes_in_order_and_reports(course):
     result = course_command("run", "-p", "steps=2", "-p", "eps=8/255", "--out", "out")

@@ -61,7 +61,7 @@ def test_a_run_with_parameters(tmp_path):
 )
 def test_a_run_that_breaks_off_is_failed(tmp_path, source, error):
     path = write_notebook(tmp_path / "01_a.ipynb", source)
-    result = batch.run_notebook(path, {}, tmp_path / "out", timeout=4, progress=False)
+    result = batch.run_notebook(path, {}, tmp_path / "out", timeout=3.5, progress=False)
     assert (result.status, result.results) == ("failed", {})
     assert result.error.startswith(error)
     assert "\n" not in result.error
@@ -108,6 +108,28 @@ def test_a_wrong_parameter_runs_and_writes_nothing(tmp_path, notebook):
     with pytest.raises(ValueError, match="epz"):
         batch.run_notebook(notebook, {"epz": 1}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+NO_TIMEOUTS = [float("nan"), float("inf"), -float("inf"), -1, 0, 1e300, 2**64, "5"]
+
+
+@pytest.mark.parametrize("timeout", NO_TIMEOUTS)
+def test_a_timeout_that_is_no_number_of_seconds_runs_nothing(tmp_path, notebook, timeout):
+    before = notebook.read_bytes()
+    with pytest.raises(ValueError, match=r"expected a timeout in seconds.* got .*Leave it out"):
+        batch.run_notebook(notebook, {}, tmp_path / "out", timeout=timeout)
+    with pytest.raises(ValueError, match="expected a timeout"):
+        batch.run_sweep(notebook, [{}], tmp_path / "out", timeout=timeout)
+    with pytest.raises(ValueError, match="expected a timeout"):
+        batch.rebuild(notebook, timeout=timeout)
+    assert not (tmp_path / "out").exists()
+    assert notebook.read_bytes() == before
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, None), (0.1, 1), (2.5, 3), (np.float32(4), 4), (10**6, 10**6)])
+def test_a_timeout_is_counted_in_whole_seconds(tmp_path, notebook, timeout, seconds):
+    [job] = batch.plan_jobs(notebook, [{}], tmp_path, timeout=timeout)
+    assert (job.timeout, type(job.timeout)) == (seconds, type(seconds))
 
 
 def test_a_run_that_somebody_else_does_is_refused(tmp_path, notebook):
