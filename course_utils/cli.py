@@ -71,9 +71,9 @@ def run(
     from . import batch, index, pages, parameters
 
     with _usage_errors():
+        folder = runtime.local_path(out)
         chosen = _choose(chapters, student)
         jobs = _plan(chosen, parameters.load_preset(preset), settings)
-    folder = Path(out)
     results = []
     for chapter, params in jobs:
         click.echo(f"running {chapter.name} …", err=True)
@@ -137,11 +137,12 @@ def html(out: str) -> None:
     from . import chapters, index, pages
 
     with _usage_errors():
+        folder = runtime.local_path(out)
         for chapter in chapters.chapters():
-            chapters.write_notebook(chapters.read_notebook(chapter.path), Path(out) / chapter.path.name)
-            pages.export(chapter.path, Path(out), slider=_slider)
-        index.write_index(Path(out))
-    click.echo(f"Open {Path(out) / 'index.html'} in a browser.")
+            chapters.write_notebook(chapters.read_notebook(chapter.path), folder / chapter.path.name)
+            pages.export(chapter.path, folder, slider=_slider)
+        index.write_index(folder)
+    click.echo(f"Open {folder / 'index.html'} in a browser.")
 
 
 @main.command()
@@ -157,7 +158,7 @@ def slides(chapters: tuple[str, ...], out: str) -> None:
 
     with _usage_errors():
         for chapter in _choose(chapters, student=False):
-            click.echo(f"Open {slides.export(chapter.path, Path(out), slider=_slider)} in a browser.")
+            click.echo(f"Open {slides.export(chapter.path, out, slider=_slider)} in a browser.")
 
 
 def _slider(alt: str) -> str:

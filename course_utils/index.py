@@ -15,6 +15,7 @@ from . import chapters
 from .execution import STATUS
 from .files import write_text
 from .reports import collect, plot_sweep, varying
+from .runtime import local_path
 from .store import open_store
 
 if TYPE_CHECKING:
@@ -42,8 +43,12 @@ img {{ max-width: 100%; height: auto; }}
 
 
 def write_index(folder: str | Path) -> Path:
-    """Write `index.html`: every chapter in a folder, with what became of its run where one is recorded."""
-    folder = Path(folder)
+    """Write `index.html`: every chapter in a folder, with what became of its run where one is recorded.
+
+    Raises:
+        ValueError: the folder is an address. OSError: it cannot be written.
+    """
+    folder = local_path(folder)
     found = [chapters.Chapter.at(path) for path in sorted(folder.glob("*.ipynb"))]
     statuses = [_status(chapter.path) for chapter in found]
     columns = ["chapter"] + (["status", "seconds", "claims", "peak memory", "finished"] if any(statuses) else [])

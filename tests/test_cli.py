@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from conftest import needs_reveal
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import batch, chapters, cli
+from course_utils import batch, chapters, cli, execution
+from course_utils.store import open_store
 
 
 def chapter(number, *sources, parameters="eps = 0.1  # pixel units, 0 to 1"):
@@ -102,6 +103,62 @@ def test_a_timeout_that_is_no_number_of_seconds_is_a_usage_error(course, command
     assert result.exit_code == 2
     assert "Invalid value for '--timeout': " in result.stderr
     assert sorted(course.rglob("*")) == before
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", "file:///tmp/x", "S3://bucket", "http://127.0.0.1/x"])
+@pytest.mark.parametrize(
+    "command", [["run"], ["html"], pytest.param(["slides", "01"], marks=needs_reveal), ["collect"]]
+)
+def test_an_address_is_refused_where_a_path_is_needed(course, command, address):
+    """Not taken for a folder called "s3:"."""
+    if command == ["collect"]:
+        execution.write_record(open_store("runs"), {"name": "a", "status": "failed"})
+        command = ["collect", "runs", "--to", f"{address}/a.csv"]
+    else:
+        command = [*command, "--out", address]
+    before = sorted(course.rglob("*"))
+    result = course_command(*command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"course: expected a path on this machine, got the address {address}")
+    assert "Name a local one" in result.stderr
+    assert sorted(course.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "command", [["sweep", "01", "--grid", "eps=0.1", "--out"], ["status"], ["collect", "--to=a.csv"]]
+)
+@pytest.mark.parametrize("address", ["file:///tmp/x", "http://127.0.0.1/x", "s3:/bucket"])
+def test_an_address_of_no_object_store_is_refused(course, command, address):
+    before = sorted(course.rglob("*"))
+    result = course_command(*command, address)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("course: expected a folder, or as text an address that begins with s3://, gs://")
+    assert sorted(course.rglob("*")) == before
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("command", [["html"], pytest.param(["slides", "01"], marks=needs_reveal)])
+def test_the_shell_need_not_expand_the_home_folder(course, home, command):
+    result = course_command(*command, "--out=~/x")
+    assert result.exit_code == 0, result.output
+    assert not (course / "~").exists()
+    assert any((home / "x").iterdir())
+
+
+@pytest.mark.slow
+def test_runs_may_be_at_home(course, home):
+    ran = course_command("run", "01", "--out=~/x")
+    assert ran.exit_code == 0, ran.output
+    assert course_command("status", "~/x").stdout == "1 runs: 1 completed\n"
+    assert course_command("collect", "~/x", "--to=~/a.csv").exit_code == 0
+    assert {path.name for path in home.iterdir()} >= {"x", "a.csv"}
+    assert not (course / "~").exists()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,27 @@ def place(request, tmp_path, monkeypatch):
     if request.param == "folder":
         return tmp_path / "new"
     return f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["file:///tmp/x", "http://a/b", "ftp://a/b", "s3:/a", "S3://a/b", Path("s3://a/b"), "~nobody-of-this-name/x"],
+)
+def test_what_is_no_store_is_refused(place):
+    with pytest.raises(ValueError, match=r"by its path|write the path out"):
+        store.open_store(place)
+
+
+def test_a_folder_may_be_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    store.open_store("~/out").write("a", "")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("place", ["s3://a", "gs://a/b", "abs://a/b", "adl://a/b", "hdfs://a/b/"])
+def test_an_address_stays_what_it_is(place):
+    assert str(store.open_store(place)) == place.rstrip("/")
 
 
 def test_what_is_written_can_be_read_and_listed(place):
