@@ -111,7 +111,8 @@ def run_sweep(
         a row for each run, as in `collect`, in the order of `params`.
 
     Raises:
-        ValueError: the notebook, a parameter or the timeout is wrong; nothing has run then.
+        ValueError: the notebook, a parameter or the timeout is wrong, or the folder is that of the notebook; nothing
+            has run then.
         RuntimeError: the sweep had to stop, for a full disk or a lost scheduler; what is finished stays so.
 
     >>> run_sweep("notebooks/solutions/02_fgsm.ipynb", grid(seed=range(8)), "build/fgsm")  # doctest: +SKIP

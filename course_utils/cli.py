@@ -69,10 +69,12 @@ def run(
     course run --preset full           full-scale data sets
     """
     from . import batch, index, pages, parameters
+    from .chapters import refuse_sources
 
     with _usage_errors():
         folder = runtime.local_path(out)
         chosen = _choose(chapters, student)
+        refuse_sources(folder, *(chapter.path for chapter in chosen))
         jobs = _plan(chosen, parameters.load_preset(preset), settings)
     results = []
     for chapter, params in jobs:
@@ -138,6 +140,7 @@ def html(out: str) -> None:
 
     with _usage_errors():
         folder = runtime.local_path(out)
+        chapters.refuse_sources(folder)
         for chapter in chapters.chapters():
             chapters.write_notebook(chapters.read_notebook(chapter.path), folder / chapter.path.name)
             pages.export(chapter.path, folder, slider=_slider)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .chapters import notebook_text, read_notebook, read_source, tidy, write_notebook
+from .chapters import notebook_text, read_notebook, read_source, refuse_sources, tidy, write_notebook
 from .claims import CLAIMS_MIME, RESULTS_MIME
 from .files import TROUBLES
 from .machine import one_gpu, with_threads
@@ -82,9 +82,11 @@ class Job:
         """Return the jobs of running a notebook with each of these sets of parameters.
 
         Raises:
-            ValueError: the notebook, a parameter or the timeout is wrong.
+            ValueError: the notebook, a parameter or the timeout is wrong, or the folder is that of the notebook.
         """
-        path = Path(path).resolve()
+        path, store = Path(path).resolve(), open_store(out_dir)
+        if isinstance(store, Folder):
+            refuse_sources(store.path, path)
         known, source = read_parameters(path), read_source(path)
         code = [[c["source"], c["metadata"].get("tags")] for c in source["cells"] if c["cell_type"] == "code"]
         common = {
@@ -92,7 +94,7 @@ class Job:
             "chapter": path.stem,
             "source": json.dumps(source),
             "folder": str(path.parent),
-            "out_dir": str(open_store(out_dir)),
+            "out_dir": str(store),
             "timeout": whole_seconds(timeout),
         }
         jobs = []
@@ -132,8 +134,8 @@ def run_notebook(
         progress: show a progress bar.
 
     Raises:
-        ValueError: the notebook, a parameter or the timeout is wrong, or it is being run into this folder already;
-            nothing has run then. OSError: the folder cannot be written.
+        ValueError: the notebook, a parameter or the timeout is wrong, the folder is that of the notebook, or it is
+            being run into this one already; nothing has run then. OSError: the folder cannot be written.
     """
     [job] = Job.each(path, [params], out_dir, timeout=timeout)
     store = open_store(out_dir)

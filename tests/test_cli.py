@@ -136,6 +136,21 @@ def test_an_address_of_no_object_store_is_refused(course, command, address):
     assert sorted(course.rglob("*")) == before
 
 
+@pytest.mark.parametrize("command", [["run", "--student"], ["run"], ["run", "01"], ["sweep", "01"], ["html"]])
+@pytest.mark.parametrize("out", ["notebooks", "notebooks/solutions", "notebooks/../notebooks/solutions", "link"])
+def test_what_comes_out_never_replaces_a_source(course, command, out):
+    """Neither the notebook that runs nor its other version: students' answers are in it."""
+    course_command("student")
+    (course / "link").symlink_to(course / "notebooks")
+    before = {path: path.is_file() and path.read_bytes() for path in sorted(course.rglob("*"))}
+    result = course_command(*command, "--out", out)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("course: expected a folder of its own for what comes out, got ")
+    assert "Choose another folder, like build/course." in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert {path: path.is_file() and path.read_bytes() for path in sorted(course.rglob("*"))} == before
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -132,6 +132,35 @@ def test_a_timeout_is_counted_in_whole_seconds(tmp_path, notebook, timeout, seco
     assert (job.timeout, type(job.timeout)) == (seconds, type(seconds))
 
 
+@pytest.fixture(params=["itself", "a link", "around"])
+def own_folder(request, tmp_path):
+    """The folder of a notebook, by its name, through a link, and by a way around; and the notebook."""
+    path = write_notebook(tmp_path / "mine" / "01_a.ipynb")
+    if request.param == "a link":
+        (tmp_path / "link").symlink_to(tmp_path / "mine")
+    return {"itself": path.parent, "a link": tmp_path / "link", "around": path.parent / ".." / "mine"}[
+        request.param
+    ], path
+
+
+def test_a_notebook_is_not_replaced_by_its_run(own_folder):
+    folder, path = own_folder
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="Choose another folder"):
+        batch.run_notebook(path, {}, folder)
+    with pytest.raises(ValueError, match="Choose another folder"):
+        batch.run_sweep(path, [{}], folder)
+    assert (path.read_bytes(), list(path.parent.iterdir())) == (before, [path])
+
+
+def test_a_link_to_the_notebook_is_replaced_and_not_the_notebook(tmp_path, notebook):
+    before = notebook.read_bytes()
+    (tmp_path / notebook.name).symlink_to(notebook)
+    store = open_store(tmp_path)
+    store.write(notebook.name, "executed")
+    assert (store.read(notebook.name), notebook.read_bytes()) == ("executed", before)
+
+
 def test_a_run_that_somebody_else_does_is_refused(tmp_path, notebook):
     with open_store(tmp_path).claim(notebook.stem), pytest.raises(ValueError, match="wait, or choose another folder"):
         batch.run_notebook(notebook, {}, tmp_path)
