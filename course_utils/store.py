@@ -95,16 +95,22 @@ class Folder:
 
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
-        """Yield an empty folder for the run that we have claimed; what a killed predecessor left is removed.
+        """Yield an empty folder for the run that we have claimed; what a killed predecessor left in it is removed.
+
+        It lies beside the run's lock, so that it is taken for nobody else's, and is nobody else's while we hold that.
 
         Raises:
             OSError: as `write`.
         """
-        for left in self.path.iterdir():
-            if left.name.startswith(f".{name}."):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-        with explained(self.path), tempfile.TemporaryDirectory(dir=self.path, prefix=f".{name}.") as folder:
-            yield Path(folder)
+        folder = self.path / LOCKS / f"{name}.scratch"
+        with explained(self.path):
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)  # the run is done; the next one removes what stays
 
 
 class Bucket:
