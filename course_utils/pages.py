@@ -224,5 +224,8 @@ def _relinked(url: str, origin: Path, out_dir: Path) -> str:
     if re.fullmatch(r"[^/]+\.ipynb", file):
         return file.removesuffix(".ipynb") + ".html" + mark + anchor
     if (origin / file).exists():
-        return Path(os.path.relpath(origin / file, out_dir)).as_posix() + mark + anchor
+        try:
+            return Path(os.path.relpath(origin / file, out_dir)).as_posix() + mark + anchor
+        except ValueError:  # under Windows there is no way from one drive to another
+            return (origin / file).resolve().as_uri() + mark + anchor
     return url
