@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.metadata
+import io
 import math
+import os
 import platform
 import shutil
 import sys
@@ -13,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -42,7 +45,30 @@ def _seconds(context: click.Context, option: click.Parameter, value: float | Non
 _timeout = click.option("--timeout", type=float, callback=_seconds, help="Seconds allowed to each cell.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+# For encodings that lack our signs, as cp1252 does, in which Python writes to a pipe under Windows
+_PLAIN = str.maketrans({"✓": "ok", "✗": "x", "→": "->", "–": "-", "…": "...", "·": "-"})
+
+
+def _in_plain_signs(error: UnicodeEncodeError) -> tuple[str, int]:
+    """Replace what cannot be encoded, instead of ending the command (see `codecs.register_error`)."""
+    plain = error.object[error.start : error.end].translate(_PLAIN)
+    return plain.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error("course", _in_plain_signs)
+
+
+class _Command(click.Group):
+    """Prints to whatever encoding, also what click itself prints, such as help."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # not so in a notebook, or without a console
+                stream.reconfigure(errors="course")
+        return super().main(*args, **options)
+
+
+@click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="course")
 def main() -> None:
     """A course on adversarial examples. Start with `course doctor`, then open notebooks/ in JupyterLab."""
@@ -511,7 +537,8 @@ def _kernel() -> Iterator[Finding]:
 
 def _brief(path: Path) -> str:
     """Write a path as seen from the checkout, or from home: chapter 00 shows it to all readers."""
-    for start, sign in ((runtime.PROJECT, ""), (Path.home(), "~/")):
+    # Path.home() raises where nobody's home is known, as in a container
+    for start, sign in ((runtime.PROJECT, ""), (Path(os.path.expanduser("~")), "~/")):
         if path.is_relative_to(start):
             return sign + path.relative_to(start).as_posix()
     return str(path)

@@ -56,6 +56,53 @@ def test_every_command_has_help(command):
     assert "Usage:" in result.output
 
 
+ENCODINGS = ["cp1252", "cp437", "latin-1", "utf-8"]
+
+
+def printed(encoding, *args):
+    """What a command prints, to stdout and stderr, through a pipe of this encoding."""
+    runner = CliRunner(charset=encoding)
+    result = runner.invoke(cli.main, args)
+    assert not isinstance(result.exception, UnicodeError), result.exception
+    return result.output
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_command_can_be_piped(course, monkeypatch, encoding):
+    """Signs that the encoding lacks are replaced: no command dies of a check mark."""
+    findings = [cli.Finding("ok", "a"), cli.Finding("failure", "b", "cure"), cli.Finding("warning", "日本")]
+    monkeypatch.setattr(cli, "doctor", lambda: cli.Findings(findings))
+    failed = batch.RunResult("01_a", "failed", 1.0, Path("01_a.ipynb"), error="✗ → – …")
+    for name in ("run_notebook", "rebuild"):
+        monkeypatch.setattr(batch, name, lambda *args, **options: failed)
+    monkeypatch.setattr("course_utils.pages.export", lambda *args, **options: None)
+    execution.write_record(open_store("runs"), {"name": "a", "status": "failed", "error": "✗ → – …"})
+    for command in cli.main.commands:
+        assert "Usage: " in printed(encoding, command, "--help")
+    for command in (
+        "run 01",
+        "build 01",
+        "student",
+        "html",
+        "status runs",
+        "collect runs --to a.csv",
+    ):
+        assert printed(encoding, *command.split())
+    mark, cross, arrow = ("✓", "✗", "→") if encoding == "utf-8" else ("ok", "x", "->")
+    assert f"{cross} defaults: {cross} {arrow} " in printed(encoding, "status", "runs")
+    other = "日本" if encoding == "utf-8" else r"\u65e5\u672c"
+    assert printed(encoding, "doctor") == f"{mark} a\n{cross} b {arrow} cure\n! {other}\n"
+
+
+def test_a_pipe_under_windows():
+    """As above, in a process of its own: cp1252 is the encoding of a pipe there."""
+    findings = "cli.doctor = lambda: cli.Findings([cli.Finding('ok', 'fine')])"
+    code = f"from course_utils import cli\n{findings}\ncli.main(['doctor'])"
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [b"ok", b"fine"], b"")
+
+
 def test_python_m_works():
     done = subprocess.run(
         [sys.executable, "-m", "course_utils", "--version"], capture_output=True, text=True, check=True
@@ -352,6 +399,17 @@ def test_doctor_says_where_it_cannot_write(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "file" / "cache"))
     findings = cli._cache()
     assert str(next(findings)).startswith("✗ cannot write to")
+
+
+def test_doctor_needs_no_home(tmp_path, monkeypatch):
+    """Path.home() raises for a user of whom the machine knows nothing, as in a container."""
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    assert lines(cli._cache(), "ok") == [f"cache {tmp_path}"]
 
 
 def test_doctor_names_a_mirror_that_is_not_there(tmp_path, monkeypatch):
