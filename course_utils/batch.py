@@ -28,6 +28,7 @@ from .execution import (
     rebuild,
     run_job,
     run_notebook,
+    whole_seconds,
     write_record,
 )
 from .machine import cores, gpus, with_threads
@@ -48,6 +49,7 @@ __all__ = [
     "rebuild",
     "run_notebook",
     "run_sweep",
+    "whole_seconds",
 ]
 
 ATTEMPTS = 3  # a run that has lost so many workers is given up
@@ -101,7 +103,7 @@ def run_sweep(
         out_dir: a folder, made if need be, or the address of one in an object store, like s3://bucket/folder.
         executor: whatever has the `submit` of concurrent.futures; default worker processes of this machine.
         workers: how many of these; default one for each GPU, without GPUs one for each core.
-        timeout: seconds allowed to each cell.
+        timeout: seconds allowed to each cell, rounded up.
         resume: keep the runs that are finished; False repeats them.
         progress: show a progress bar and a line for each run that failed.
 
@@ -109,7 +111,8 @@ def run_sweep(
         a row for each run, as in `collect`, in the order of `params`.
 
     Raises:
-        ValueError: the notebook or a parameter is wrong; nothing has run then.
+        ValueError: the notebook, a parameter or the timeout is wrong, or the folder is that of the notebook; nothing
+            has run then.
         RuntimeError: the sweep had to stop, for a full disk or a lost scheduler; what is finished stays so.
 
     >>> run_sweep("notebooks/solutions/02_fgsm.ipynb", grid(seed=range(8)), "build/fgsm")  # doctest: +SKIP
@@ -150,7 +153,7 @@ def plan_jobs(
     """Return the jobs of a sweep, without repetitions; each has files of its own.
 
     Raises:
-        ValueError: the notebook or a parameter is wrong, or there is nothing to run.
+        ValueError: the notebook, a parameter or the timeout is wrong, or there is nothing to run.
     """
     jobs = Job.each(path, params, out_dir, timeout=timeout)
     if not jobs:

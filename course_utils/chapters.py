@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .files import write_text
 from .names import nearest
-from .runtime import PROJECT
+from .runtime import PROJECT, local_path
 
 if TYPE_CHECKING:  # two seconds to import, which planning a run does without
     import nbformat
@@ -146,6 +146,21 @@ def find_chapter(text: str, student: bool = False) -> Chapter:
             return chapter
     names = [name for c in known for name in (c.name, c.name[3:])]
     raise ValueError(f"no chapter {text!r}. {nearest(wanted, names, [c.name for c in known])}")
+
+
+def refuse_sources(out_dir: str | Path, *paths: Path) -> None:
+    """Refuse a folder for what comes out in which these notebooks are, or those of the course: it would replace them.
+
+    Raises:
+        ValueError: it is one of these folders, by whatever name.
+    """
+    folder = local_path(out_dir)
+    for kept in dict.fromkeys([*(path.parent for path in paths), NOTEBOOKS, NOTEBOOKS / "solutions"]):
+        if folder.is_dir() and kept.is_dir() and folder.samefile(kept):
+            raise ValueError(
+                f"expected a folder of its own for what comes out, got {out_dir}, where notebooks are that it would "
+                "replace. Choose another folder, like build/course."
+            )
 
 
 def read_source(path: str | Path) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.metadata
+import io
 import math
+import os
 import platform
 import shutil
 import sys
@@ -13,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -30,7 +33,42 @@ MIN_PYTHON = (3, 11)
 MIN_FREE_GB = 1
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _seconds(context: click.Context, option: click.Parameter, value: float | None) -> int | None:
+    from .batch import whole_seconds
+
+    try:
+        return whole_seconds(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_timeout = click.option("--timeout", type=float, callback=_seconds, help="Seconds allowed to each cell.")
+
+
+# For encodings that lack our signs, as cp1252 does, in which Python writes to a pipe under Windows
+_PLAIN = str.maketrans({"✓": "ok", "✗": "x", "→": "->", "–": "-", "…": "...", "·": "-"})
+
+
+def _in_plain_signs(error: UnicodeEncodeError) -> tuple[str, int]:
+    """Replace what cannot be encoded, instead of ending the command (see `codecs.register_error`)."""
+    plain = error.object[error.start : error.end].translate(_PLAIN)
+    return plain.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error("course", _in_plain_signs)
+
+
+class _Command(click.Group):
+    """Prints to whatever encoding, also what click itself prints, such as help."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # not so in a notebook, or without a console
+                stream.reconfigure(errors="course")
+        return super().main(*args, **options)
+
+
+@click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="course")
 def main() -> None:
     """A course on adversarial examples. Start with `course doctor`, then open notebooks/ in JupyterLab."""
@@ -45,9 +83,9 @@ def main() -> None:
 @click.option("--preset", default="quick", show_default=True, help="quick (minutes) or full (full-scale data).")
 @click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="Set a parameter; may be repeated.")
 @click.option("--out", default="build/course", show_default=True, help="Folder for what comes out.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed to each cell.")
+@_timeout
 def run(
-    chapters: tuple[str, ...], student: bool, preset: str, settings: tuple[str, ...], out: str, timeout: float | None
+    chapters: tuple[str, ...], student: bool, preset: str, settings: tuple[str, ...], out: str, timeout: int | None
 ) -> None:
     """Execute chapters (all, or those named: 01, linear_models, …) and write notebooks, pages and an index.
 
@@ -57,11 +95,13 @@ def run(
     course run --preset full           full-scale data sets
     """
     from . import batch, index, pages, parameters
+    from .chapters import refuse_sources
 
     with _usage_errors():
+        folder = runtime.local_path(out)
         chosen = _choose(chapters, student)
+        refuse_sources(folder, *(chapter.path for chapter in chosen))
         jobs = _plan(chosen, parameters.load_preset(preset), settings)
-    folder = Path(out)
     results = []
     for chapter, params in jobs:
         click.echo(f"running {chapter.name} …", err=True)
@@ -77,8 +117,8 @@ def run(
 
 @main.command()
 @click.argument("chapters", nargs=-1, metavar="[CHAPTER]...")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed to each cell.")
-def build(chapters: tuple[str, ...], timeout: float | None) -> None:
+@_timeout
+def build(chapters: tuple[str, ...], timeout: int | None) -> None:
     """Re-execute solutions in place, then write the students' versions (for those who edit the course).
 
     A chapter that fails is left as it was.
@@ -125,11 +165,13 @@ def html(out: str) -> None:
     from . import chapters, index, pages
 
     with _usage_errors():
+        folder = runtime.local_path(out)
+        chapters.refuse_sources(folder)
         for chapter in chapters.chapters():
-            chapters.write_notebook(chapters.read_notebook(chapter.path), Path(out) / chapter.path.name)
-            pages.export(chapter.path, Path(out), slider=_slider)
-        index.write_index(Path(out))
-    click.echo(f"Open {Path(out) / 'index.html'} in a browser.")
+            chapters.write_notebook(chapters.read_notebook(chapter.path), folder / chapter.path.name)
+            pages.export(chapter.path, folder, slider=_slider)
+        index.write_index(folder)
+    click.echo(f"Open {folder / 'index.html'} in a browser.")
 
 
 @main.command()
@@ -145,7 +187,7 @@ def slides(chapters: tuple[str, ...], out: str) -> None:
 
     with _usage_errors():
         for chapter in _choose(chapters, student=False):
-            click.echo(f"Open {slides.export(chapter.path, Path(out), slider=_slider)} in a browser.")
+            click.echo(f"Open {slides.export(chapter.path, out, slider=_slider)} in a browser.")
 
 
 def _slider(alt: str) -> str:
@@ -203,7 +245,7 @@ def margins(chapters: tuple[str, ...], workers: int | None, resume: bool, out: s
 @click.option("--workers", type=click.IntRange(min=1), help="Runs side by side. [default: one for each GPU or core]")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on dask: local, or a scheduler's tcp://host:port.")
 @click.option("--resume/--fresh", default=True, show_default=True, help="Keep what is finished, or repeat it.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds allowed to each cell.")
+@_timeout
 @click.option("--out", help="Folder, or s3://bucket/folder, for what comes out. [default: build/sweeps/CHAPTER]")
 def sweep(
     chapter: str,
@@ -214,7 +256,7 @@ def sweep(
     workers: int | None,
     scheduler: str | None,
     resume: bool,
-    timeout: float | None,
+    timeout: int | None,
     out: str | None,
 ) -> None:
     """Run a chapter with every combination of some values, side by side; go on where an earlier call stopped.
@@ -527,7 +569,8 @@ def _kernel() -> Iterator[Finding]:
 
 def _brief(path: Path) -> str:
     """Write a path as seen from the checkout, or from home: chapter 00 shows it to all readers."""
-    for start, sign in ((runtime.PROJECT, ""), (Path.home(), "~/")):
+    # Path.home() raises where nobody's home is known, as in a container
+    for start, sign in ((runtime.PROJECT, ""), (Path(os.path.expanduser("~")), "~/")):
         if path.is_relative_to(start):
             return sign + path.relative_to(start).as_posix()
     return str(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import re
 import sys
@@ -11,11 +12,12 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .chapters import notebook_text, read_notebook, read_source, tidy, write_notebook
+from .chapters import notebook_text, read_notebook, read_source, refuse_sources, tidy, write_notebook
 from .claims import CLAIMS_MIME, FAILS, NOT_COMPARABLE, RESULTS_MIME
 from .files import TROUBLES
 from .machine import one_gpu
@@ -26,6 +28,7 @@ if TYPE_CHECKING:  # two seconds to import, which only a run needs
     import nbformat
 
 STATUS = ".status.json"
+MAX_TIMEOUT = 1_000_000  # seconds: above, what waits for the kernel overflows
 
 
 @dataclass(frozen=True)
@@ -62,21 +65,29 @@ class Job:
     params: dict[str, Any]  # those that are set
     values: dict[str, Any]  # all of them
     out_dir: str
-    timeout: float | None = None
+    timeout: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)  # of the kernel, besides that of this process
     own_cache: bool = False  # begin with an empty cache, which goes with the run
     version: str = __version__
 
     @classmethod
     def each(
-        cls, path: str | Path, params: Iterable[Mapping[str, Any]], out_dir: str | Path, **options: Any
+        cls,
+        path: str | Path,
+        params: Iterable[Mapping[str, Any]],
+        out_dir: str | Path,
+        *,
+        timeout: float | None = None,
+        **options: Any,
     ) -> list[Job]:
         """Return the jobs of running a notebook with each of these sets of parameters.
 
         Raises:
-            ValueError: the notebook or a parameter is wrong.
+            ValueError: the notebook, a parameter or the timeout is wrong, or the folder is that of the notebook.
         """
-        path = Path(path).resolve()
+        path, store = Path(path).resolve(), open_store(out_dir)
+        if isinstance(store, Folder):
+            refuse_sources(store.path, path)
         known, source = read_parameters(path), read_source(path)
         code = [[c["source"], c["metadata"].get("tags")] for c in source["cells"] if c["cell_type"] == "code"]
         common = {
@@ -84,7 +95,8 @@ class Job:
             "chapter": path.stem,
             "source": json.dumps(source),
             "folder": str(path.parent),
-            "out_dir": str(open_store(out_dir)),
+            "out_dir": str(store),
+            "timeout": whole_seconds(timeout),
         }
         jobs = []
         for each in params:
@@ -119,12 +131,12 @@ def run_notebook(
         path: the notebook.
         params: values for its parameters cell, see `check_parameters`.
         out_dir: a folder, made if need be, or the address of one in an object store.
-        timeout: seconds allowed to each cell.
+        timeout: seconds allowed to each cell, rounded up.
         progress: show a progress bar.
 
     Raises:
-        ValueError: the notebook or a parameter is wrong, or it is being run into this folder already; nothing has
-            run then. OSError: the folder cannot be written.
+        ValueError: the notebook, a parameter or the timeout is wrong, the folder is that of the notebook, or it is
+            being run into this one already; nothing has run then. OSError: the folder cannot be written.
     """
     [job] = Job.each(path, [params], out_dir, timeout=timeout)
     store = open_store(out_dir)
@@ -155,6 +167,23 @@ def run_job(job: Job) -> dict[str, Any]:
             return read_record(store, job.name, store.names())
     except Exception as error:  # what is raised here shall not be taken for an error of the executor
         return job.record(status="stopped", error=f"{type(error).__name__}: {error}")
+
+
+def whole_seconds(timeout: float | None) -> int | None:
+    """Return the seconds allowed to a cell as nbclient counts them, rounded up; None allows any time.
+
+    Raises:
+        ValueError: no number of seconds, like infinity.
+
+    >>> whole_seconds(2.5)
+    3
+    """
+    if timeout is None:
+        return None
+    if not isinstance(timeout, Real) or not 0 < timeout <= MAX_TIMEOUT:  # NaN is refused, too
+        expected = f"expected a timeout in seconds, above 0 and at most {MAX_TIMEOUT:,}"
+        raise ValueError(f"{expected}, got {timeout!r}. Leave it out to allow any time.")
+    return math.ceil(timeout)
 
 
 def give_up(job: Job, error: str) -> dict[str, Any]:
@@ -192,17 +221,20 @@ def is_finished(record: Mapping[str, Any], names: set[str]) -> bool:
 
 
 def rebuild(path: str | Path, *, timeout: float | None = None) -> RunResult:
-    """Execute a notebook in place, top to bottom in a fresh kernel; a failed run leaves the file as it was."""
-    from nbclient import NotebookClient
+    """Execute a notebook in place, top to bottom in a fresh kernel; a failed run leaves the file as it was.
+
+    Raises:
+        ValueError: the file is no notebook, or the timeout is wrong.
+    """
     from nbclient.exceptions import CellExecutionError
 
-    from .kernels import client_options
+    from .kernels import Client, client_options
 
-    path = Path(path).resolve()
+    path, timeout = Path(path).resolve(), whole_seconds(timeout)
     nb = _without_outputs(read_notebook(path))
     began, failure = time.monotonic(), None
     try:
-        NotebookClient(nb, timeout=timeout, record_timing=False, **client_options(str(path.parent), {})).execute()
+        Client(nb, timeout=timeout, record_timing=False, **client_options(str(path.parent), {})).execute()
     except CellExecutionError:
         pass  # the traceback is in the notebook
     except Exception as error:

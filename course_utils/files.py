@@ -28,14 +28,14 @@ os.umask(_UMASK)
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that is renamed to it at the end, or removed if anything goes wrong.
 
-    Once renamed it outlasts a power cut, too.
+    Once renamed it outlasts a power cut, too. A process that is killed leaves it: its name ends in ".course-part".
 
     Raises:
         OSError: the folder cannot be made or written, or the disk is full; the message says what to do.
     """
     with explained(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".course-part")
         os.close(handle)
         try:
             yield Path(name)

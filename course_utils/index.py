@@ -22,6 +22,7 @@ from .execution import STATUS
 from .files import write_text
 from .pictures import Picture, cover
 from .reports import plot_sweep, read_records, varying
+from .runtime import local_path
 from .store import open_store
 
 if TYPE_CHECKING:
@@ -96,9 +97,9 @@ def write_index(folder: str | Path) -> Path:
     """Write `index.html`: every chapter in a folder, what became of its run where one is recorded, and all claims.
 
     Raises:
-        OSError: the folder cannot be written.
+        ValueError: the folder is an address. OSError: it cannot be written.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     files = {name for name in open_store(folder).names() if not name.startswith(".")}
     runs = {name.removesuffix(STATUS) for name in files if name.endswith(STATUS)}
     names = sorted(runs | {name.removesuffix(".ipynb") for name in files if name.endswith(".ipynb")})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -47,20 +49,42 @@ def gpus() -> tuple[str, ...]:
 def one_gpu() -> Iterator[dict[str, str]]:
     """Yield the environment that shows a run one GPU which no other run on this machine has, waiting for it if need be.
 
-    Without GPUs the environment is empty. The system gives the GPU of a killed run back.
+    Without GPUs the environment is empty. The system gives the GPU of a killed run back. Warns of having to wait.
     """
+    names, taken, is_told = gpus(), None, False
+    while names and not (taken := _take_one(names)):
+        if not is_told:
+            waits = (
+                f"waiting for a GPU: other runs of yours are on {', '.join(names)}. This one begins when one of them"
+            )
+            warnings.warn(f'{waits} ends; with the parameter device="cpu" it would not wait.', stacklevel=3)
+        is_told = True
+        time.sleep(0.5)
+    if not taken:
+        yield {}
+        return
+    name, lock = taken
+    with lock:
+        yield {"CUDA_VISIBLE_DEVICES": name}
+
+
+def _take_one(names: Iterable[str]) -> tuple[str, AbstractContextManager] | None:
+    """Lock the first GPU that is free, and return its name and its lock."""
     from filelock import FileLock, Timeout
 
-    lock = None
-    while gpus() and lock is None:
-        for name in gpus():
-            file = f"course-{getpass.getuser()}-{name.replace('/', '-')}.lock"
-            try:
-                lock = FileLock(Path(tempfile.gettempdir()) / file, timeout=0).acquire()
-                break
-            except Timeout:
-                continue
-        else:
-            time.sleep(0.5)
-    with lock or nullcontext():
-        yield {"CUDA_VISIBLE_DEVICES": name} if lock else {}
+    for name in names:
+        with suppress(Timeout):
+            return name, FileLock(_lock_file(name), timeout=0).acquire()
+    return None
+
+
+def _lock_file(gpu: str) -> Path:
+    return Path(tempfile.gettempdir()) / re.sub(r"[^\w.-]", "-", f"course-{_user()}-{gpu}.lock")
+
+
+def _user() -> str:
+    """Return a name that no other user of this machine has."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container may run us with a number of which no name is known
+        return str(os.getuid()) if hasattr(os, "getuid") else "user"

@@ -19,6 +19,7 @@ from traitlets.config import Config
 
 from . import chapters
 from .files import write_text
+from .runtime import local_path
 
 _STYLE = """
 body { max-width: 62rem; margin: 0 auto !important; padding: 1rem; }
@@ -186,8 +187,11 @@ def export(
         links_from: the folder its relative links start at, where the notebook has been moved.
         ending: of the file's name.
         **options: as in `page`.
+
+    Raises:
+        ValueError: the folder is an address. OSError: it cannot be written.
     """
-    path, out_dir = Path(path), Path(out_dir)
+    path, out_dir = Path(path), local_path(out_dir)
     origin = links_from or path.parent
     html = page(chapters.read_notebook(path), path.stem, link_to=lambda url: _relinked(url, origin, out_dir), **options)
     target = out_dir / f"{path.stem}{ending}"
@@ -220,5 +224,8 @@ def _relinked(url: str, origin: Path, out_dir: Path) -> str:
     if re.fullmatch(r"[^/]+\.ipynb", file):
         return file.removesuffix(".ipynb") + ".html" + mark + anchor
     if (origin / file).exists():
-        return Path(os.path.relpath(origin / file, out_dir)).as_posix() + mark + anchor
+        try:
+            return Path(os.path.relpath(origin / file, out_dir)).as_posix() + mark + anchor
+        except ValueError:  # under Windows there is no way from one drive to another
+            return (origin / file).resolve().as_uri() + mark + anchor
     return url

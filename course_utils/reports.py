@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .execution import STATUS, read_record
 from .files import replacing
 from .names import nearest
+from .runtime import local_path
 from .store import Bucket, Folder, open_store
 
 if TYPE_CHECKING:
@@ -103,9 +104,9 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> None:
     """Write what `collect` returns to a .csv or .parquet file; lists become JSON.
 
     Raises:
-        ValueError: another ending, or pyarrow is missing. OSError: the file cannot be written.
+        ValueError: an address, another ending, or pyarrow is missing. OSError: the file cannot be written.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"expected a file that ends in .csv or .parquet, got {path}")
     if path.suffix == ".parquet" and not find_spec("pyarrow"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +16,42 @@ if TYPE_CHECKING:  # torch takes seconds to import, and most commands do without
 # Read by torch's thread pool when it is loaded. By default its idle threads spin; as soon as another program wants
 # the cores, small networks then train several times slower.
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # two letters at least: C:/ is a drive of Windows
 PROJECT = Path(__file__).resolve().parent.parent  # the checkout, when installed with `pip install -e .`
+
+
+def is_address(place: str | Path) -> bool:
+    """Tell an address, like s3://bucket/folder, from a path."""
+    return _ADDRESS.match(Path(place).as_posix()) is not None
+
+
+def local_path(place: str | Path) -> Path:
+    """Return a path on this machine; a `~` at its start is the home folder.
+
+    Raises:
+        ValueError: an address, of which `Path` would make a folder, or the home of nobody.
+    """
+    if is_address(place):
+        raise ValueError(
+            f"expected a path on this machine, got the address {place}. Name a local one and copy what is there; "
+            "only sweeps write to object stores."
+        )
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:
+        raise ValueError(f"this machine knows no home folder for {place}: write the path out, from / on") from None
 
 
 def cache_dir() -> Path:
     """Return the folder for downloads and trained weights (not created).
 
     `COURSE_CACHE` if set, else `data/cache` of the checkout, else the user's cache folder.
+
+    Raises:
+        ValueError: the variable is set to an address.
     """
     if os.environ.get("COURSE_CACHE"):
-        return Path(os.environ["COURSE_CACHE"]).expanduser()
+        return local_path(os.environ["COURSE_CACHE"])
     if (PROJECT / "data" / "claims.yaml").exists():
         return PROJECT / "data" / "cache"
     return Path(platformdirs.user_cache_dir("adversarial-examples-course"))

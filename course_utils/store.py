@@ -6,7 +6,6 @@ Whatever is read has been written whole, and a run that one worker has claimed i
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 import threading
@@ -18,15 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from .files import explained, write_text
+from .runtime import is_address, local_path
 
 LOCKS = ".locks"
+SCHEMES = ("s3://", "gs://", "abs://", "adl://", "hdfs://")  # those to which papermill can write
 LEASE = 60.0  # seconds after which a claim in an object store that nobody renews is void
 SETTLE = 1.0  # seconds in which whatever was written to an object store can be read
 
 
 def open_store(place: str | Path) -> Folder | Bucket:
-    """Return the store at a path, or at an address like s3://bucket/folder."""
-    return Bucket(str(place)) if re.match(r"[a-z0-9]+://", str(place)) else Folder(Path(place))
+    """Return the store at a path, or at an address like s3://bucket/folder.
+
+    Raises:
+        ValueError: an address of another kind, or one that is a `Path`, which has lost a slash.
+    """
+    if not is_address(place):
+        return Folder(local_path(place))
+    if not str(place).startswith(SCHEMES):
+        expected = f"expected a folder, or as text an address that begins with {', '.join(SCHEMES)}"
+        raise ValueError(f"{expected}, got {place}. Name a folder of this machine by its path.")
+    return Bucket(str(place))
 
 
 class Folder:
@@ -85,20 +95,26 @@ class Folder:
 
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
-        """Yield an empty folder for the run that we have claimed; what a killed predecessor left is removed.
+        """Yield an empty folder for the run that we have claimed; what a killed predecessor left in it is removed.
+
+        It lies beside the run's lock, so that it is taken for nobody else's, and is nobody else's while we hold that.
 
         Raises:
             OSError: as `write`.
         """
-        for left in self.path.iterdir():
-            if left.name.startswith(f".{name}."):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-        with explained(self.path), tempfile.TemporaryDirectory(dir=self.path, prefix=f".{name}.") as folder:
-            yield Path(folder)
+        folder = self.path / LOCKS / f"{name}.scratch"
+        with explained(self.path):
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)  # the run is done; the next one removes what stays
 
 
 class Bucket:
-    """A folder of an object store, through papermill's handlers: s3://, gs://, abs:// and others.
+    """A folder of an object store, through papermill's handlers.
 
     The store sees to it that an object is written whole. There are no locks: a claim is an object that its holder
     renews, taken by Fischer's algorithm (Lamport 1987): see that it is free, write, wait, see that it is still ours.

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from conftest import needs_reveal
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import batch, chapters, cli
+from course_utils import batch, chapters, cli, execution
+from course_utils.store import open_store
 
 
 def chapter(number, *sources, parameters="eps = 0.1  # pixel units, 0 to 1"):
@@ -55,6 +56,53 @@ def test_every_command_has_help(command):
     assert "Usage:" in result.output
 
 
+ENCODINGS = ["cp1252", "cp437", "latin-1", "utf-8"]
+
+
+def printed(encoding, *args):
+    """What a command prints, to stdout and stderr, through a pipe of this encoding."""
+    runner = CliRunner(charset=encoding)
+    result = runner.invoke(cli.main, args)
+    assert not isinstance(result.exception, UnicodeError), result.exception
+    return result.output
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_command_can_be_piped(course, monkeypatch, encoding):
+    """Signs that the encoding lacks are replaced: no command dies of a check mark."""
+    findings = [cli.Finding("ok", "a"), cli.Finding("failure", "b", "cure"), cli.Finding("warning", "日本")]
+    monkeypatch.setattr(cli, "doctor", lambda: cli.Findings(findings))
+    failed = batch.RunResult("01_a", "failed", 1.0, Path("01_a.ipynb"), error="✗ → – …")
+    for name in ("run_notebook", "rebuild"):
+        monkeypatch.setattr(batch, name, lambda *args, **options: failed)
+    monkeypatch.setattr("course_utils.pages.export", lambda *args, **options: None)
+    execution.write_record(open_store("runs"), {"name": "a", "status": "failed", "error": "✗ → – …"})
+    for command in cli.main.commands:
+        assert "Usage: " in printed(encoding, command, "--help")
+    for command in (
+        "run 01",
+        "build 01",
+        "student",
+        "html",
+        "status runs",
+        "collect runs --to a.csv",
+    ):
+        assert printed(encoding, *command.split())
+    mark, cross, arrow = ("✓", "✗", "→") if encoding == "utf-8" else ("ok", "x", "->")
+    assert f"{cross} defaults: {cross} {arrow} " in printed(encoding, "status", "runs")
+    other = "日本" if encoding == "utf-8" else r"\u65e5\u672c"
+    assert printed(encoding, "doctor") == f"{mark} a\n{cross} b {arrow} cure\n! {other}\n"
+
+
+def test_a_pipe_under_windows():
+    """As above, in a process of its own: cp1252 is the encoding of a pipe there."""
+    findings = "cli.doctor = lambda: cli.Findings([cli.Finding('ok', 'fine')])"
+    code = f"from course_utils import cli\n{findings}\ncli.main(['doctor'])"
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [b"ok", b"fine"], b"")
+
+
 def test_python_m_works():
     done = subprocess.run(
         [sys.executable, "-m", "course_utils", "--version"], capture_output=True, text=True, check=True
@@ -92,6 +140,87 @@ def test_usage_errors_are_one_line_and_run_nothing(course, args, message):
     assert result.output.startswith(f"course: {message}")
     assert result.output.count("\n") == 1
     assert not (course / "build").exists()
+
+
+@pytest.mark.parametrize("command", [["run"], ["build"], ["sweep", "01", "--grid", "eps=0.1"]])
+@pytest.mark.parametrize("timeout", ["nan", "inf", "-inf", "0", "-1", "1e300", "soon"])
+def test_a_timeout_that_is_no_number_of_seconds_is_a_usage_error(course, command, timeout):
+    before = sorted(course.rglob("*"))
+    result = course_command(*command, f"--timeout={timeout}")
+    assert result.exit_code == 2
+    assert "Invalid value for '--timeout': " in result.stderr
+    assert sorted(course.rglob("*")) == before
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", "file:///tmp/x", "S3://bucket", "http://127.0.0.1/x"])
+@pytest.mark.parametrize(
+    "command", [["run"], ["html"], pytest.param(["slides", "01"], marks=needs_reveal), ["collect"]]
+)
+def test_an_address_is_refused_where_a_path_is_needed(course, command, address):
+    """Not taken for a folder called "s3:"."""
+    if command == ["collect"]:
+        execution.write_record(open_store("runs"), {"name": "a", "status": "failed"})
+        command = ["collect", "runs", "--to", f"{address}/a.csv"]
+    else:
+        command = [*command, "--out", address]
+    before = sorted(course.rglob("*"))
+    result = course_command(*command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"course: expected a path on this machine, got the address {address}")
+    assert "Name a local one" in result.stderr
+    assert sorted(course.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "command", [["sweep", "01", "--grid", "eps=0.1", "--out"], ["status"], ["collect", "--to=a.csv"]]
+)
+@pytest.mark.parametrize("address", ["file:///tmp/x", "http://127.0.0.1/x", "s3:/bucket"])
+def test_an_address_of_no_object_store_is_refused(course, command, address):
+    before = sorted(course.rglob("*"))
+    result = course_command(*command, address)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("course: expected a folder, or as text an address that begins with s3://, gs://")
+    assert sorted(course.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", [["run", "--student"], ["run"], ["run", "01"], ["sweep", "01"], ["html"]])
+@pytest.mark.parametrize("out", ["notebooks", "notebooks/solutions", "notebooks/../notebooks/solutions", "link"])
+def test_what_comes_out_never_replaces_a_source(course, command, out):
+    """Neither the notebook that runs nor its other version: students' answers are in it."""
+    course_command("student")
+    (course / "link").symlink_to(course / "notebooks")
+    before = {path: path.is_file() and path.read_bytes() for path in sorted(course.rglob("*"))}
+    result = course_command(*command, "--out", out)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("course: expected a folder of its own for what comes out, got ")
+    assert "Choose another folder, like build/course." in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert {path: path.is_file() and path.read_bytes() for path in sorted(course.rglob("*"))} == before
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("command", [["html"], pytest.param(["slides", "01"], marks=needs_reveal)])
+def test_the_shell_need_not_expand_the_home_folder(course, home, command):
+    result = course_command(*command, "--out=~/x")
+    assert result.exit_code == 0, result.output
+    assert not (course / "~").exists()
+    assert any((home / "x").iterdir())
+
+
+@pytest.mark.slow
+def test_runs_may_be_at_home(course, home):
+    ran = course_command("run", "01", "--out=~/x")
+    assert ran.exit_code == 0, ran.output
+    assert course_command("status", "~/x").stdout == "1 runs: 1 completed\n"
+    assert course_command("collect", "~/x", "--to=~/a.csv").exit_code == 0
+    assert {path.name for path in home.iterdir()} >= {"x", "a.csv"}
+    assert not (course / "~").exists()
 
 
 @pytest.mark.slow
@@ -270,6 +399,17 @@ def test_doctor_says_where_it_cannot_write(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "file" / "cache"))
     findings = cli._cache()
     assert str(next(findings)).startswith("✗ cannot write to")
+
+
+def test_doctor_needs_no_home(tmp_path, monkeypatch):
+    """Path.home() raises for a user of whom the machine knows nothing, as in a container."""
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    assert lines(cli._cache(), "ok") == [f"cache {tmp_path}"]
 
 
 def test_doctor_names_a_mirror_that_is_not_there(tmp_path, monkeypatch):

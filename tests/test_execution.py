@@ -61,13 +61,41 @@ def test_a_run_with_parameters(tmp_path):
 )
 def test_a_run_that_breaks_off_is_failed(tmp_path, source, error):
     path = write_notebook(tmp_path / "01_a.ipynb", source)
-    result = batch.run_notebook(path, {}, tmp_path / "out", timeout=4, progress=False)
+    result = batch.run_notebook(path, {}, tmp_path / "out", timeout=3.5, progress=False)
     assert (result.status, result.results) == ("failed", {})
     assert result.error.startswith(error)
     assert "\n" not in result.error
     status = json.loads((tmp_path / "out" / "01_a.status.json").read_text())
     assert status["error"] == result.error
     nbformat.validate(nbformat.read(result.notebook, 4))
+
+
+PRINTS = """
+import sys
+from IPython.display import display
+print("first")
+shown = display({"text/plain": "figure"}, raw=True, display_id=True)
+print("second")
+display({"text/plain": "another"}, raw=True)
+for percent in range(0, 101, 25):
+    print(f"\\r{percent} %", end="", file=sys.stderr, flush=True)
+"""
+UPDATES = """
+shown.update({"text/plain": "figure, updated"}, raw=True)
+print(str([0.125] * 150_000)[:1_000_000])
+"""
+
+
+def test_what_a_cell_prints_is_stored_in_order_and_not_without_end(tmp_path):
+    """Also a megabyte in one line, which took longer than anybody waits."""
+    path = write_notebook(tmp_path / "01_a.ipynb", PRINTS, UPDATES)
+    result = batch.run_notebook(path, {}, tmp_path / "out", timeout=30, progress=False)
+    assert result, result.error
+    assert result.seconds < 20
+    first, second = (cell.outputs for cell in nbformat.read(result.notebook, 4).cells[2:4])
+    texts = [out.text if out.output_type == "stream" else out.data["text/plain"] for out in first]
+    assert texts == ["first\n", "figure, updated", "second\n", "another", "100 %"]
+    assert "900,001 characters are left out here; one output keeps 100,000" in second[0].text
 
 
 def test_a_run_without_results_is_failed(tmp_path):
@@ -80,6 +108,57 @@ def test_a_wrong_parameter_runs_and_writes_nothing(tmp_path, notebook):
     with pytest.raises(ValueError, match="epz"):
         batch.run_notebook(notebook, {"epz": 1}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+NO_TIMEOUTS = [float("nan"), float("inf"), -float("inf"), -1, 0, 1e300, 2**64, "5"]
+
+
+@pytest.mark.parametrize("timeout", NO_TIMEOUTS)
+def test_a_timeout_that_is_no_number_of_seconds_runs_nothing(tmp_path, notebook, timeout):
+    before = notebook.read_bytes()
+    with pytest.raises(ValueError, match=r"expected a timeout in seconds.* got .*Leave it out"):
+        batch.run_notebook(notebook, {}, tmp_path / "out", timeout=timeout)
+    with pytest.raises(ValueError, match="expected a timeout"):
+        batch.run_sweep(notebook, [{}], tmp_path / "out", timeout=timeout)
+    with pytest.raises(ValueError, match="expected a timeout"):
+        batch.rebuild(notebook, timeout=timeout)
+    assert not (tmp_path / "out").exists()
+    assert notebook.read_bytes() == before
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, None), (0.1, 1), (2.5, 3), (np.float32(4), 4), (10**6, 10**6)])
+def test_a_timeout_is_counted_in_whole_seconds(tmp_path, notebook, timeout, seconds):
+    [job] = batch.plan_jobs(notebook, [{}], tmp_path, timeout=timeout)
+    assert (job.timeout, type(job.timeout)) == (seconds, type(seconds))
+
+
+@pytest.fixture(params=["itself", "a link", "around"])
+def own_folder(request, tmp_path):
+    """The folder of a notebook, by its name, through a link, and by a way around; and the notebook."""
+    path = write_notebook(tmp_path / "mine" / "01_a.ipynb")
+    if request.param == "a link":
+        (tmp_path / "link").symlink_to(tmp_path / "mine")
+    return {"itself": path.parent, "a link": tmp_path / "link", "around": path.parent / ".." / "mine"}[
+        request.param
+    ], path
+
+
+def test_a_notebook_is_not_replaced_by_its_run(own_folder):
+    folder, path = own_folder
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="Choose another folder"):
+        batch.run_notebook(path, {}, folder)
+    with pytest.raises(ValueError, match="Choose another folder"):
+        batch.run_sweep(path, [{}], folder)
+    assert (path.read_bytes(), list(path.parent.iterdir())) == (before, [path])
+
+
+def test_a_link_to_the_notebook_is_replaced_and_not_the_notebook(tmp_path, notebook):
+    before = notebook.read_bytes()
+    (tmp_path / notebook.name).symlink_to(notebook)
+    store = open_store(tmp_path)
+    store.write(notebook.name, "executed")
+    assert (store.read(notebook.name), notebook.read_bytes()) == ("executed", before)
 
 
 def test_a_run_that_somebody_else_does_is_refused(tmp_path, notebook):

@@ -20,6 +20,8 @@ def test_replacing_is_all_or_nothing(tmp_path):
     with replacing(path) as part:
         part.write_text("first")
         assert part.parent == path.parent
+        assert part.name.startswith(".file.")
+        assert part.name.endswith(".course-part"), "unmistakably ours"
         assert not path.exists()
     assert path.read_text() == "first"
 

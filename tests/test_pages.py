@@ -1,5 +1,6 @@
 """Web pages: formulas, pictures, links, and that nothing is loaded from elsewhere."""
 
+import os
 import re
 
 import pytest
@@ -112,6 +113,21 @@ def test_links_between_chapters_lead_to_pages(tmp_path):
     html = pages.export(path, tmp_path / "build" / "course").read_text(encoding="utf-8")
     found = re.findall(r'href="([^"]*)"', html.partition("</h1>")[2])
     assert found == ["02_b.html#top", "../../data/README.md", "https://a.org/b.ipynb", "#here", "02_b.html"]
+
+
+def test_links_lead_to_another_drive(tmp_path, monkeypatch):
+    """There is no relative path from drive to drive under Windows: the page is written none the less."""
+
+    def relpath(path, start):
+        raise ValueError("path is on mount 'C:', start on mount 'D:'")
+
+    monkeypatch.setattr(os.path, "relpath", relpath)
+    (tmp_path / "file.md").touch()
+    path = tmp_path / "01_a.ipynb"
+    chapters.write_notebook(notebook(new_markdown_cell("[d](file.md#top) [n](02_b.ipynb)")), path)
+    html = pages.export(path, tmp_path / "out").read_text(encoding="utf-8")
+    assert f'href="{(tmp_path / "file.md").as_uri()}#top"' in html
+    assert 'href="02_b.html"' in html
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,25 @@ def test_cache_is_where_the_variable_says(monkeypatch, tmp_path):
     assert runtime.cache_dir() == Path.home() / "course"
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["s3://bucket/x", "file:///tmp/x", "S3://bucket", Path("gs://bucket/x"), "git+ssh://a/b", "~nobody-of-this-name/x"],
+)
+def test_what_is_no_path_of_this_machine_is_refused(place, monkeypatch):
+    """`Path` would make a folder called "s3:" of it."""
+    with pytest.raises(ValueError, match=r"Name a local one|write the path out"):
+        runtime.local_path(place)
+    monkeypatch.setenv("COURSE_CACHE", str(place))
+    with pytest.raises(ValueError, match=r"Name a local one|write the path out"):
+        runtime.cache_dir()
+
+
+@pytest.mark.parametrize("place", ["a", "/a/b", "C:/a", "C:\\a", "a:b", "a/s3://b", Path("a/b"), ".", "a~"])
+def test_a_path_stays_what_it_is(place):
+    assert not runtime.is_address(place)
+    assert runtime.local_path(place) == Path(place)
+
+
 @pytest.mark.parametrize("value", [None, ""])
 def test_cache_is_in_the_checkout_otherwise(value, monkeypatch):
     monkeypatch.delenv("COURSE_CACHE")

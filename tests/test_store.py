@@ -1,15 +1,17 @@
 """Stores hold whole files, and a run is claimed by one worker at a time: in a folder, and in an S3 bucket."""
 
+import contextlib
 import errno
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 
-from course_utils import store
+from course_utils import files, store
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -18,6 +20,27 @@ def place(request, tmp_path, monkeypatch):
     if request.param == "folder":
         return tmp_path / "new"
     return f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["file:///tmp/x", "http://a/b", "ftp://a/b", "s3:/a", "S3://a/b", Path("s3://a/b"), "~nobody-of-this-name/x"],
+)
+def test_what_is_no_store_is_refused(place):
+    with pytest.raises(ValueError, match=r"by its path|write the path out"):
+        store.open_store(place)
+
+
+def test_a_folder_may_be_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    store.open_store("~/out").write("a", "")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("place", ["s3://a", "gs://a/b", "abs://a/b", "adl://a/b", "hdfs://a/b/"])
+def test_an_address_stays_what_it_is(place):
+    assert str(store.open_store(place)) == place.rstrip("/")
 
 
 def test_what_is_written_can_be_read_and_listed(place):
@@ -110,14 +133,43 @@ def test_the_last_to_write_gets_the_claim(s3, monkeypatch):
 
 def test_scratch_is_empty_and_goes(tmp_path):
     here = store.open_store(tmp_path)
-    (tmp_path / ".a.killed").mkdir()
-    (tmp_path / ".a.killed" / "half").touch()
-    (tmp_path / ".a.status.json.part").touch()
-    (tmp_path / ".a-b.other").touch()
     with here.scratch("a") as scratch:
+        (scratch / "deep").mkdir()
+        (scratch / "deep" / "file").touch()
+        with here.scratch("a.b") as other:
+            assert list(other.iterdir()) == []
+        assert list(scratch.iterdir()) == [scratch / "deep"]
+    assert not scratch.exists()
+    assert tmp_path in scratch.parents, "on the same disk"
+
+
+def test_scratch_removes_what_a_killed_process_left(tmp_path):
+    code = (
+        "import os, sys\nfrom course_utils.store import open_store\nhere = open_store(sys.argv[1])\n"
+        "with here.claim('a'), here.scratch('a') as scratch:\n    (scratch / 'half').touch()\n    os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert list(tmp_path.rglob("half"))
+    with store.open_store(tmp_path).scratch("a") as scratch:
         assert list(scratch.iterdir()) == []
-        assert {p.name for p in tmp_path.iterdir()} == {scratch.name, ".a-b.other"}
-    assert {p.name for p in tmp_path.iterdir()} == {".a-b.other"}
+    assert not list(tmp_path.rglob("half"))
+
+
+def test_scratch_removes_nothing_of_others(tmp_path):
+    """Neither folders of a user, whatever their names, nor files that another process is writing, nor another run's."""
+    here = store.open_store(tmp_path)
+    for folder in (".a.photos", ".a.k3j9x2b_", ".a.k3j9x2b_.course-part", ".a.scratch", "a.scratch"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine").touch()
+    with here.scratch("b") as other, contextlib.ExitStack() as writing:
+        for name in ("a", "a.ipynb", "a.status.json", "a.csv"):
+            writing.enter_context(files.replacing(tmp_path / name)).write_text(name)
+        (other / "mine").touch()
+        before = sorted(tmp_path.rglob("*"))
+        with here.scratch("a"):
+            pass
+        assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "a.csv").read_text() == "a.csv"
 
 
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path):

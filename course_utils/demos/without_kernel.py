@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..files import write_text
 from ..names import nearest
-from ..runtime import cache_dir
+from ..runtime import cache_dir, local_path
 from .catalogue import Entry, catalogue
 from .demo import Demo
 from .photographs import UPLOADED
@@ -87,12 +87,12 @@ def export(
         **state: what the other controls hold; by default as in the static picture.
 
     Raises:
-        ValueError: as `fragment`. OSError: the file cannot be written.
+        ValueError: as `fragment`, or an address. OSError: the file cannot be written.
 
     >>> export("fgsm_slider", "fgsm.html", model="cnn")  # doctest: +SKIP
     PosixPath('fgsm.html')
     """
-    path = Path(path)
+    path = local_path(path)
     html = fragment(demo, hint=hint, positions=positions, examples=examples, **state)
     title = re.search('aria-label="(.*?)"', html)[1]
     write_text(path, _PAGE.format(title=title, fragment=html))
