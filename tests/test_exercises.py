@@ -3,6 +3,7 @@
 
 import contextlib
 import copy
+import functools
 import os
 import random
 import time
@@ -944,6 +945,94 @@ def test_an_answer_that_raises(raised, fragment):
 
 def test_endless_recursion():
     assert "without an end" in check("worst_perturbation", lambda w, eps: forever(0)).hint
+
+
+W64 = WEIGHTS.double()
+IMAGES = torch.zeros(2, 3, 8, 8)
+TYPES, FLOATS, LABELS, INDEX = "Two data types", "floats are needed", "Class labels", "An index takes"
+
+
+@pytest.mark.parametrize(
+    ("compute", "hint"),
+    [
+        (lambda w: w @ W64, TYPES),
+        (lambda w: w @ w.long(), TYPES),
+        (lambda w: w.half() @ w, TYPES),
+        (lambda w: w[None] @ W64, TYPES),
+        (lambda w: w[None] @ W64[:, None], TYPES),
+        (lambda w: w[None, None] @ W64[None, :, None], TYPES),
+        (lambda w: torch.einsum("ni,i->n", w[None], w.long()), TYPES),
+        (lambda w: torch.tensordot(w, W64, 1), TYPES),
+        (lambda w: nn.Linear(50, 2)(w.double()), TYPES),
+        (lambda w: nn.Linear(50, 2)(w.long()), TYPES),
+        (lambda w: nn.Linear(50, 2)(w.half()), TYPES),
+        (lambda w: F.linear(w[None], W64[None]), TYPES),
+        (lambda w: nn.Conv2d(3, 4, 3)(IMAGES.double()), TYPES),
+        (lambda w: nn.Conv2d(3, 4, 3)(IMAGES.byte()), TYPES),
+        (lambda w: nn.Conv2d(3, 4, 3, bias=False)(IMAGES.half()), TYPES),
+        (lambda w: nn.BatchNorm2d(3)(IMAGES.double()), TYPES),
+        (lambda w: nn.LayerNorm(50)(w.double()), TYPES),
+        (lambda w: F.grid_sample(IMAGES, torch.zeros(2, 4, 4, 2).double()), TYPES),
+        (lambda w: F.binary_cross_entropy(w.sigmoid(), W64), TYPES),
+        (lambda w: w.lerp(W64, 0.5), TYPES),
+        (lambda w: w.clone().scatter_(0, torch.arange(50), W64), TYPES),
+        (lambda w: w.clone().index_put_((torch.arange(50),), W64), TYPES),
+        (lambda w: w.long().mean(), FLOATS),
+        (lambda w: w.long().norm(), FLOATS),
+        (lambda w: w.long().softmax(0), FLOATS),
+        (lambda w: F.cross_entropy(w[None].long(), torch.tensor([1])), FLOATS),
+        (lambda w: w.long().requires_grad_(), FLOATS),
+        (lambda w: w.long().add_(w), FLOATS),
+        (lambda w: (w > 0) - (w < 0), FLOATS),
+        (lambda w: torch.rand_like(w.long()), FLOATS),
+        (lambda w: F.cross_entropy(w[None], torch.tensor([1.0])), LABELS),
+        (lambda w: F.nll_loss(w[None], torch.tensor([1], dtype=torch.int32)), LABELS),
+        (lambda w: w[w], INDEX),
+        (lambda w: w.gather(0, w), INDEX),
+        (lambda w: w.index_select(0, w), INDEX),
+        (lambda w: F.embedding(w, w[:, None]), INDEX),
+        (lambda w: w[None] @ w[None], "The shapes in a matrix product"),
+        (lambda w: w[None] @ w[:3], "The shapes in a matrix product"),
+        (lambda w: w @ w[:3], "The shapes in a matrix product"),
+        (lambda w: nn.Linear(3, 2)(w), "The shapes in a matrix product"),
+        (lambda w: w[None, None] @ w[None, None], "The shapes in a matrix product"),
+    ],
+)
+def test_shapes_and_data_types_that_do_not_fit(compute, hint):
+    def answer(w, eps):
+        compute(w)
+        raise AssertionError("torch has computed it")
+
+    assert check("worst_perturbation", answer).hint.startswith(
+        (hint, f"Here are whole numbers or booleans where {hint}")
+    )
+
+
+def in_cell(source, file):
+    """Run the source of a cell under the name that a kernel would give it, and return what it defines."""
+    names = {"torch": torch}
+    exec(compile(source, file, "exec"), names)
+    return names
+
+
+CELLS = ("/tmp/ipykernel_12/345.py", r"C:\Temp\ipykernel_12\345.py", "<ipython-input-3-0123456789ab>")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    "library", ["/home/ipython/lib/tools.py", "/usr/lib/ipykernel/kernelbase.py", "/tmp/ipykernel_12/678.py"]
+)
+def test_the_line_of_an_error_is_the_students_own(cell, library):
+    helper = in_cell("\n" * 40 + "def ask(x):\n    raise ValueError('no answer')", library)["ask"]
+    names = in_cell("def answer(w, eps):\n    return ask(w)", cell)
+    names["ask"] = helper
+    for answer in (names["answer"], functools.partial(names["answer"]), torch.no_grad()(names["answer"])):
+        assert check("worst_perturbation", answer).what == "it raised ValueError in line 2 of the cell: no answer"
+
+
+def test_only_a_cell_has_lines_of_a_cell():
+    answer = in_cell("def answer(w, eps):\n    raise ValueError('no')", "/home/ipython/ipykernel/course.py")["answer"]
+    assert check("worst_perturbation", answer).what == "it raised ValueError: no"
 
 
 def test_a_misspelt_name():

@@ -31,21 +31,13 @@ import torch
 from torch import Tensor, nn
 
 from ..names import nearest
-from .errors import arguments_fit, explain
+from .errors import Wrong, arguments_fit, explain
 
 Checker = Callable[[Any], Iterator[str]]
 SECONDS = 30  # an answer that takes longer is stopped
 PRINTED = 2000  # characters of an answer's own output that are shown; it is called some twenty times
 
 _CHECKERS: dict[str, tuple[Checker, str]] = {}
-
-
-class Wrong(Exception):
-    """A property does not hold: what was seen, and a hint at why."""
-
-    def __init__(self, what: str, hint: str):
-        super().__init__(what)
-        self.what, self.hint = what, hint.strip()
 
 
 class TooSlow(BaseException):
@@ -154,7 +146,7 @@ def _run(name: str, checker: Checker, takes: str, answer: Any) -> CheckResult:
                 return CheckResult(name, "not attempted")
             what, hint = "it came to a raise NotImplementedError().", "A part of your answer is still to be written."
         else:
-            what, hint = explain(error, takes)
+            what, hint = explain(error, answer, takes)
     *passed, failed = begun or ["runs"]
     return CheckResult(name, "failed", tuple(passed), failed, _short(what), hint + _borrowed(answer))
 
