@@ -1,21 +1,29 @@
 # ruff: noqa: E501 (one line for each wrong answer)
 """The checks: they accept every right answer, and say the right thing about every wrong one."""
 
+import builtins
 import contextlib
 import copy
 import functools
 import os
 import random
+import signal
+import sys
+import threading
 import time
+import types
+import warnings
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 from torch import nn
 
 from course_utils import attacks
-from course_utils.exercises import CheckResult, check, engine
+from course_utils.exercises import CheckResult, check, engine, sandbox
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))  # what a notebook may have lying around
 BUDGET = 0.25
@@ -1039,40 +1047,287 @@ def test_a_misspelt_name():
     assert "misspelt" in check("to_uint8", lambda x: torhc.round(x)).hint  # noqa: F821
 
 
-def test_the_interrupt_button_works():
+def sign_step(w, eps):
+    return eps * w.sign()
+
+
+def meddling(meddle):
+    """A right answer that does something else first."""
+
+    def answer(w, eps):
+        meddle()
+        return sign_step(w, eps)
+
+    return answer
+
+
+needs_timer = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+def interrupt_in_vain():
+    with contextlib.suppress(BaseException):
+        interrupt()
+
+
+@pytest.mark.parametrize("meddle", [interrupt, interrupt_in_vain])
+def test_the_interrupt_button_works(meddle):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        check("worst_perturbation", meddling(meddle))
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_answer_cannot_press_the_interrupt_button():
     def answer(w, eps):
         raise KeyboardInterrupt
 
+    result = check("worst_perturbation", answer)
+    assert result.status == "failed"
+    assert "KeyboardInterrupt" in result.what
+    assert "Interrupt button" in result.hint
+
+
+def swallow():
+    while True:
+        try:
+            time.sleep(60)
+        except:  # noqa: E722
+            continue
+
+
+def swallow_while_computing():
+    while True:
+        try:
+            torch.ones(100).sum()
+        except:  # noqa: E722
+            continue
+
+
+def swallow_twice():
+    while True:
+        with contextlib.suppress(BaseException):
+            try:
+                time.sleep(0.01)
+            except BaseException:
+                time.sleep(0.01)
+
+
+def swallow_and_keep():
+    kept = []
+    while True:
+        try:
+            while True:
+                try:
+                    time.sleep(0.01)
+                except BaseException as error:
+                    kept.append(error)
+        except BaseException as error:
+            kept.append(error)
+
+
+@needs_timer
+@pytest.mark.parametrize("loop", [swallow, swallow_while_computing, swallow_twice, swallow_and_keep])
+def test_an_answer_that_never_ends(monkeypatch, loop):
+    monkeypatch.setattr(engine, "SECONDS", 0.1)
+    monkeypatch.setattr(sandbox, "GRACE", 0.05)
+    handler = signal.getsignal(signal.SIGALRM)
+    start = time.monotonic()
+    result = check("worst_perturbation", meddling(loop))
+    assert time.monotonic() - start < 20
+    assert "never ends" in result.hint
+    assert signal.getsignal(signal.SIGALRM) is handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+@needs_timer
+def test_the_interrupt_button_ends_a_loop_that_swallows_it(monkeypatch):
+    monkeypatch.setattr(sandbox, "GRACE", 0.05)
     with pytest.raises(KeyboardInterrupt):
-        check("worst_perturbation", answer)
+        check("worst_perturbation", meddling(lambda: (interrupt_in_vain(), swallow())))
 
 
-@pytest.mark.skipif(not hasattr(engine.signal, "setitimer"), reason="no timers on this system")
-def test_an_answer_that_never_ends(monkeypatch):
+@needs_timer
+def test_a_right_answer_that_comes_too_late(monkeypatch):
     monkeypatch.setattr(engine, "SECONDS", 0.1)
 
-    def answer(w, eps):
-        with contextlib.suppress(BaseException):  # swallows the first alarm, as `except:` does
+    def dawdle():
+        with contextlib.suppress(BaseException):
             time.sleep(60)
+
+    assert "more than 0.1 seconds" in check("worst_perturbation", meddling(dawdle)).what
+
+
+def checked_in_a_thread(name, answer):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(check(name, answer)))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def test_an_answer_outside_the_main_thread():
+    assert checked_in_a_thread("fgsm", fgsm)
+
+
+def test_an_answer_that_never_ends_outside_the_main_thread(monkeypatch):
+    monkeypatch.setattr(engine, "SECONDS", 0.1)
+
+    def loop():
         while True:
             with contextlib.suppress(Exception):
                 time.sleep(0.01)
 
-    handler = engine.signal.getsignal(engine.signal.SIGALRM)
-    start = time.monotonic()
+    assert "never ends" in checked_in_a_thread("worst_perturbation", meddling(loop)).hint
+
+
+def test_the_limit_holds_where_the_system_has_no_timer(monkeypatch):
+    monkeypatch.setattr(engine, "SECONDS", 0.1)
+    monkeypatch.delattr(signal, "setitimer", raising=False)
+    loop = "def loop():\n    while True:\n        pass"
+    assert "never ends" in check("worst_perturbation", meddling(in_cell(loop, "cell")["loop"])).hint
+
+
+class Shell:
+    """What a check needs of a notebook's shell."""
+
+    def __init__(self):
+        self.display_pub = types.SimpleNamespace(publish=lambda data: self.shown.append(data), clear_output=None)
+        self.shown, self.ends = [], False
+
+    def ask_exit(self):
+        self.ends = True
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    shell = Shell()
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    return shell
+
+
+WAYS_OUT = {
+    "exit": lambda shell: exit(),
+    "quit": lambda shell: quit(1),
+    "sys.exit": lambda shell: sys.exit(0),
+    "os._exit": lambda shell: os._exit(0),
+    "os.abort": lambda shell: os.abort(),
+    "exit() of a notebook": lambda shell: shell.ask_exit(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_OUT)
+def test_leaving_is_refused(shell, way):
+    before = os._exit, os.abort, builtins.exit, vars(shell).keys()
+    result = check("worst_perturbation", meddling(lambda: WAYS_OUT[way](shell)))
+    assert result.status == "failed"
+    assert "Do not call exit()" in result.hint
+    assert not shell.ends
+    assert not sys.stdin.closed
+    assert (os._exit, os.abort, builtins.exit, vars(shell).keys()) == before
+
+
+def test_leaving_is_refused_even_if_the_answer_goes_on(shell):
+    def leave():
+        with contextlib.suppress(BaseException):
+            shell.ask_exit()
+
+    assert "Do not call exit()" in check("worst_perturbation", meddling(leave)).hint
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_of_the_answers_own_may_end():
+    ended = []
+
+    def fork():
+        if ended:
+            return
+        if (child := os.fork()) == 0:
+            os._exit(3)
+        ended.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    assert check("worst_perturbation", meddling(fork))
+    assert ended == [3]
+
+
+def test_a_tensor_that_agrees_with_everything_does_not_pass():
+    class Yes(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            return torch.tensor(True)
+
+    assert not check("worst_perturbation", lambda w, eps: torch.zeros_like(w).as_subclass(Yes))
+    assert check("worst_perturbation", lambda w, eps: sign_step(w, eps).as_subclass(Yes))
+
+
+SETTINGS = {
+    "torch.set_default_dtype": lambda: torch.set_default_dtype(torch.float64),
+    "torch.set_default_device": lambda: torch.set_default_device("meta"),
+    "torch.set_num_threads": lambda: torch.set_num_threads(2),
+    "torch.use_deterministic_algorithms": lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+    "torch.autograd.set_detect_anomaly": lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
+    "torch.set_float32_matmul_precision": lambda: torch.set_float32_matmul_precision("high"),
+    "torch.autocast": lambda: torch.set_autocast_enabled("cpu", True),
+    "torch.backends.cudnn.benchmark": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    "np.seterr": lambda: np.seterr(divide="raise"),
+    "sys.setrecursionlimit": lambda: sys.setrecursionlimit(5000),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_that_an_answer_leaves_behind_are_put_back(name):
+    before = sandbox._settings()
+
+    def answer(w, eps):
+        result = sign_step(w, eps)
+        SETTINGS[name]()
+        return result
+
     result = check("worst_perturbation", answer)
-    assert time.monotonic() - start < 5
-    assert "never ends" in result.hint
-    assert engine.signal.getsignal(engine.signal.SIGALRM) is handler
-    assert engine.signal.getitimer(engine.signal.ITIMER_REAL) == (0, 0)
+    after = sandbox._settings()
+    sandbox._put_back(before)
+    assert after == before
+    assert result
+    assert f"Your function sets {name}," in repr(result)
+    assert result.note in result._repr_html_()
 
 
-def test_an_answer_outside_the_main_thread():
-    results = []
-    thread = engine.threading.Thread(target=lambda: results.append(check("fgsm", fgsm)))
-    thread.start()
-    thread.join()
-    assert results[0]
+def test_what_is_no_setting_of_the_answer_is_no_note():
+    with warnings.catch_warnings(), np.errstate(divide="raise"), torch.autograd.set_detect_anomaly(True):
+        before = warnings.filters[:]
+        result = check("worst_perturbation", meddling(lambda: warnings.simplefilter("error")))
+        assert torch.is_anomaly_enabled()
+        assert warnings.filters == before
+    assert result
+    assert not result.note
+
+
+def test_plots_are_shown_once():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    pyplot.close("all")
+    mine, axes = pyplot.subplots()
+    pyplot.figure(mine.number)
+    try:
+        assert check("worst_perturbation", meddling(lambda: pyplot.subplots()[1].plot([1, 2])))
+        assert len(pyplot.get_fignums()) == 2
+        pyplot.close(pyplot.get_fignums()[-1])
+        assert check("worst_perturbation", meddling(lambda: pyplot.plot([1, 2])))
+        assert pyplot.get_fignums() == [mine.number]
+        assert len(axes.lines) == 1
+    finally:
+        pyplot.close("all")
+
+
+def test_displays_are_shown_once(shell, capsys):
+    assert check("worst_perturbation", meddling(lambda: shell.display_pub.publish("picture")))
+    assert shell.shown == ["picture"]
+    shell.display_pub.publish("another")
+    assert shell.shown == ["picture", "another"]
+    assert "only its first call shows something" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", list(RIGHT))
@@ -1115,13 +1370,48 @@ def test_checks_do_not_depend_on_the_notebooks_settings():
         torch.set_default_dtype(torch.float32)
 
 
+IN_A_NOTEBOOK = """
+def answer(w, eps):
+    display("shown"), plt.plot([1, 2]), plt.show(), plt.figure(), plt.plot([1, 2])
+    return eps * w.sign()
+check("worst_perturbation", answer)
+---
+def answer(w, eps):
+    exit()
+check("worst_perturbation", answer)
+---
+def answer(w, eps):
+
+    input("?")
+check("worst_perturbation", answer)
+---
+display("alive")
+"""
+
+
+@pytest.mark.slow
+def test_what_a_notebook_shows():
+    setup = "import matplotlib.pyplot as plt\nfrom course_utils.exercises import check"
+    cells = [new_code_cell(source) for source in (setup, *IN_A_NOTEBOOK.split("---\n"))]
+    NotebookClient(new_notebook(cells=cells), timeout=300).execute()
+    _, plots, leaves, asks, last = (
+        [output.get("data", {}).get("text/plain", "") for output in cell.outputs] for cell in cells
+    )
+    assert sum("shown" in text for text in plots) == 1
+    assert sum("Figure" in text for text in plots) == 2  # one shown by show(), one at the end of the cell
+    assert any("worst_perturbation: passed" in text for text in plots)
+    assert "it raised SystemExit in line 2 of the cell" in leaves[0]
+    assert "in line 3 of the cell" in asks[0]
+    assert last == ["'alive'"]
+
+
 def test_prints_are_shown_but_not_without_end(capsys):
     def answer(w, eps):
         print("w has the shape", w.shape)
         return eps * w.sign()
 
     assert check("worst_perturbation", answer)
-    assert "w has the shape torch.Size([50])" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("w has the shape torch.Size([50])") == 1
 
     def chatty(w, eps):
         print("again and again " * 100_000)
@@ -1133,11 +1423,11 @@ def test_prints_are_shown_but_not_without_end(capsys):
 
 def test_warnings_of_an_answer_are_no_failure():
     def answer(w, eps):
-        engine.warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
         return eps * w.sign()
 
-    with engine.warnings.catch_warnings():
-        engine.warnings.simplefilter("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         assert check("worst_perturbation", answer)
 
 

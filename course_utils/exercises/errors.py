@@ -162,7 +162,9 @@ def explain(error: BaseException, answer: Callable[..., Any], takes: str) -> tup
         text = ""
     what = f"it raised {type(error).__name__}{_where(error, answer)}{': ' if text else '.'}{text}"
     if isinstance(error, SystemExit):
-        return what, "Do not call exit(): end your function with return and the result."
+        return what, "Do not call exit(), quit() or the like: end your function with return and the result."
+    if isinstance(error, KeyboardInterrupt):
+        return what, "Leave KeyboardInterrupt to the Interrupt button: end your function with return and the result."
     if "model" not in takes and "does not require grad" in text:
         return (
             what,
