@@ -8,6 +8,7 @@ import functools
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,7 +24,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 from torch import nn
 
 from course_utils import attacks
-from course_utils.exercises import CheckResult, check, engine, sandbox
+from course_utils.exercises import CheckResult, check, engine, properties, sandbox
+from course_utils.exercises import fgsm as fgsm_checks
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))  # what a notebook may have lying around
 BUDGET = 0.25
@@ -1251,6 +1253,81 @@ def test_a_process_of_the_answers_own_may_end():
 
     assert check("worst_perturbation", meddling(fork))
     assert ended == [3]
+
+
+def yes(*args, **kwargs):
+    return True
+
+
+REPLACEMENTS = {
+    "torch.equal": (torch, "equal", yes),
+    "Tensor.equal": (torch.Tensor, "equal", yes),
+    "Tensor.__le__": (torch.Tensor, "__le__", lambda a, b: torch.ones(1, dtype=torch.bool)),
+    "Tensor.all": (torch.Tensor, "all", yes),
+    "cross_entropy": (F, "cross_entropy", lambda z, y, **kwargs: z.sum()),
+    "Module.__call__": (nn.Module, "__call__", lambda self, x: torch.zeros(len(x), 10)),
+    "all": (builtins, "all", yes),
+    "expect": (engine, "expect", yes),
+    "expect of a chapter": (fgsm_checks, "expect", yes),
+    "close": (properties, "close", yes),
+    "all of a module": (properties, "all", yes),
+    "code": (engine.expect, "__code__", yes.__code__),
+    "a constant": (fgsm_checks, "EPS", 0.0),
+    "_run": (engine, "_run", lambda name, *_: CheckResult(name, "passed")),
+    "CheckResult": (CheckResult, "__bool__", yes),
+    "fgsm": (attacks, "fgsm", yes),
+}
+
+
+@pytest.mark.parametrize("name", REPLACEMENTS)
+def test_what_the_notebook_has_replaced_is_not_used(monkeypatch, name):
+    monkeypatch.setattr(*REPLACEMENTS[name], raising=False)
+    passed = [check("fgsm", fgsm), check("fgsm", lambda model, x, y, eps: x), check("worst_perturbation", sign_step)]
+    replaced = getattr(*REPLACEMENTS[name][:2]) is REPLACEMENTS[name][2]
+    monkeypatch.undo()
+    assert [result.status for result in passed] == ["passed", "failed", "passed"]
+    assert [bool(result) for result in passed] == [True, False, True]
+    assert replaced or name == "code"
+
+
+@pytest.mark.parametrize("name", REPLACEMENTS)
+def test_an_answer_that_replaces_something_is_refused(name):
+    place, key, value = REPLACEMENTS[name]
+    before = getattr(place, key, None)
+    result = check("worst_perturbation", meddling(lambda: setattr(place, key, value)))
+    after = getattr(place, key, None)
+    if after is not before:  # for the tests to come
+        setattr(place, key, before)
+    assert after is before
+    assert result.status == "failed"
+    assert result.what.startswith("your function replaced ")
+
+
+def test_a_replaced_checker_is_not_used(monkeypatch):
+    monkeypatch.setitem(engine._CHECKERS, "fgsm", (lambda answer: iter(()), "(model, x, y, eps)"))
+    assert not check("fgsm", lambda model, x, y, eps: x)
+
+
+COMPILES = """
+import torch
+from course_utils.exercises import check
+def answer(w, eps):
+    weights = w.clone().requires_grad_()
+    optimizer = torch.optim.Adam([weights])
+    weights.sum().backward()
+    optimizer.step()
+    torch.compile(lambda w: w + 1, backend="eager")(w)
+    torch.fx.symbolic_trace(torch.nn.Linear(2, 2))
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2))
+    return eps * w.sign()
+for _ in range(2):
+    check("worst_perturbation", answer, strict=True)
+"""
+
+
+@pytest.mark.slow
+def test_what_torch_replaces_itself_is_no_fault_of_the_answer():
+    subprocess.run([sys.executable, "-c", COMPILES], check=True)
 
 
 def test_a_tensor_that_agrees_with_everything_does_not_pass():
