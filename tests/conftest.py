@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import both_versions
 import nbformat
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,6 +28,11 @@ needs_reveal = pytest.mark.skipif(
     importlib.util.find_spec("sphinx_revealjs") is None, reason="needs a copy of reveal.js (`make extras`)"
 )
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+def pytest_configure(config):
+    """Collect the chapters in both versions; a conftest.py of their folder could not be told from this one."""
+    config.pluginmanager.register(both_versions)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """A chapter's two versions run in one kernel: what only students would meet is still found."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -25,16 +26,34 @@ def write(folder, name, exercise, later):
 
 
 def outcomes(folder, *arguments):
-    options = ["-p", "no:cacheprovider", "-rA", "--nbval-lax", "--nbval-current-env", "-c", "/dev/null", "--rootdir=."]
+    options = [
+        "-p",
+        "both_versions",
+        "-p",
+        "no:cacheprovider",
+        "-rA",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "-c",
+        "/dev/null",
+        "--rootdir=.",
+    ]
     command = [sys.executable, "-m", "pytest", *options, *arguments]
-    shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120).stdout
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(folder / "tests"), os.environ.get("PYTHONPATH", "")])
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    shown = done.stdout
     found = re.findall(r"^(PASSED|FAILED) notebooks/(\S+)\.ipynb::(.+?)(?: - .*)?$", shown, re.MULTILINE)
     return {(name, cell): outcome == "PASSED" for outcome, name, cell in found}
 
 
 @pytest.mark.slow
 def test_what_only_students_meet_is_found(tmp_path):
-    shutil.copy(PROJECT / "conftest.py", tmp_path)
+    (tmp_path / "tests").mkdir()
+    shutil.copy(PROJECT / "tests" / "both_versions.py", tmp_path / "tests")
     folder = tmp_path / "notebooks"
     write(folder, "01_good", SOLVED, "print(1)")
     write(folder, "02_stub_raises", SOLVED.replace(TRY, "answer()"), "print(1)")

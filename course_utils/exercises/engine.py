@@ -11,45 +11,25 @@ A checker is a generator. It yields the name of each property before it tests it
 from __future__ import annotations
 
 import dis
-import io
 import os
-import random
-import signal
-import sys
-import threading
 import types
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from html import escape
 from numbers import Real
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..names import nearest
-from .errors import arguments_fit, explain
+from .errors import Wrong, arguments_fit, explain
+from .sandbox import Answer, Output, TooSlow, Watch, isolated, no_exit
 
 Checker = Callable[[Any], Iterator[str]]
 SECONDS = 30  # an answer that takes longer is stopped
-PRINTED = 2000  # characters of an answer's own output that are shown; it is called some twenty times
 
 _CHECKERS: dict[str, tuple[Checker, str]] = {}
-
-
-class Wrong(Exception):
-    """A property does not hold: what was seen, and a hint at why."""
-
-    def __init__(self, what: str, hint: str):
-        super().__init__(what)
-        self.what, self.hint = what, hint.strip()
-
-
-class TooSlow(BaseException):
-    """The answer ran longer than `SECONDS`. No Exception, so that an answer's `except Exception` lets it through."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +42,7 @@ class CheckResult:
     failed: str = ""
     what: str = ""
     hint: str = ""
+    note: str = ""  # what else there is to say
 
     def __bool__(self) -> bool:
         return self.status == "passed"
@@ -72,6 +53,8 @@ class CheckResult:
             lines += [("✗", self.failed), ("", f"What happened: {self.what}"), ("", f"Hint: {self.hint}")]
         if self.status == "not attempted":
             lines.append(("…", "Write your answer above, then run this cell again."))
+        if self.note:
+            lines.append(("", f"Note: {self.note}"))
         return lines
 
     def __repr__(self) -> str:
@@ -108,19 +91,20 @@ def expect(condition: object, what: str, hint: str | Callable[[], str]) -> None:
         raise Wrong(what, hint() if callable(hint) else hint)
 
 
-def check(name: str, answer: Any, *, strict: bool | None = None) -> CheckResult:
+def check(name: str, answer: Any, *, strict: bool | None = None, undo: Callable[[], list[str]] = list) -> CheckResult:
     """Check an answer and return the result, which a notebook shows. Never raises because of the answer.
 
     Args:
         name: of the exercise. answer: the student's function.
         strict: raise if the check fails, as the course's own tests want it; default what `COURSE_STRICT` says.
+        undo: puts back what the answer replaced in the libraries, and returns the names.
 
     Raises:
         ValueError: there is no such exercise. AssertionError: the check failed, and is strict.
     """
     if not isinstance(name, str) or name not in _CHECKERS:
         raise ValueError(f"there is no exercise {name!r}. {nearest(name, _CHECKERS)}")
-    result = _run(name, *_CHECKERS[name], answer)
+    result = _run(name, *_CHECKERS[name], answer, undo)
     if strict is None:
         strict = os.environ.get("COURSE_STRICT", "0") not in ("", "0")
     if strict and result.status == "failed":
@@ -128,7 +112,7 @@ def check(name: str, answer: Any, *, strict: bool | None = None) -> CheckResult:
     return result
 
 
-def _run(name: str, checker: Checker, takes: str, answer: Any) -> CheckResult:
+def _run(name: str, checker: Checker, takes: str, answer: Any, undo: Callable[[], list[str]]) -> CheckResult:
     if not callable(answer):
         what = f"check() got a {type(answer).__name__} instead of a function."
         hint = f"Pass the function itself, without brackets and arguments: it is called as answer{takes}."
@@ -137,26 +121,57 @@ def _run(name: str, checker: Checker, takes: str, answer: Any) -> CheckResult:
         hint = "Keep the first line of the exercise as it was: the same arguments, in the same order."
         return CheckResult(name, "failed", (), "takes the arguments of the exercise", _short(misfit), hint)
     begun: list[str] = []
-    try:
-        with _isolated(), _time_limit(SECONDS):
-            for label in checker(answer):
-                begun.append(label)
-        return CheckResult(name, "passed", tuple(begun))
-    except Wrong as wrong:
-        what, hint = wrong.what, wrong.hint
-    except TooSlow:
-        what, hint = f"it ran for more than {SECONDS} seconds and was stopped.", "Look for a loop that never ends."
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        if isinstance(error, NotImplementedError) and not error.args:  # torch's own come with a text
-            if len(begun) <= 1:
-                return CheckResult(name, "not attempted")
-            what, hint = "it came to a raise NotImplementedError().", "A part of your answer is still to be written."
-        else:
-            what, hint = explain(error, takes)
+    exits: list[str] = []
+    output = Output()
+    called = Answer(answer, output, undo)
+    with isolated(), output.shown_once(), no_exit(exits), Watch(SECONDS) as watch:
+        failure = _failure(checker, called, begun, watch, exits)
+    if failure is None:
+        return CheckResult(name, "passed", tuple(begun), note=called.note())
+    if _is_stub(failure) and len(begun) <= 1:
+        return CheckResult(name, "not attempted")
+    what, hint = _explained(failure, answer, takes)
     *passed, failed = begun or ["runs"]
-    return CheckResult(name, "failed", tuple(passed), failed, _short(what), hint + _borrowed(answer))
+    return CheckResult(name, "failed", tuple(passed), failed, _short(what), hint + _borrowed(answer), called.note())
+
+
+def _failure(
+    checker: Checker, answer: Answer, begun: list[str], watch: Watch, exits: list[str]
+) -> BaseException | None:
+    """Test the properties, collect those that were `begun`, and return what refuses the answer, if anything does.
+
+    Raises:
+        KeyboardInterrupt: the student has interrupted the check.
+    """
+    failure: BaseException | None = None
+    try:
+        for label in checker(answer):
+            begun.append(label)
+        answer.finish()
+    except BaseException as error:
+        failure = error
+    if watch.reason is not None and not isinstance(failure, watch.reason):  # the answer has caught it
+        failure = watch.reason()
+    elif failure is None and exits:
+        failure = SystemExit()
+    if isinstance(failure, KeyboardInterrupt) and watch.reason is KeyboardInterrupt:
+        raise failure  # not the answer's own
+    return failure
+
+
+def _is_stub(failure: BaseException) -> bool:
+    return isinstance(failure, NotImplementedError) and not failure.args  # torch's own come with a text
+
+
+def _explained(failure: BaseException, answer: Callable[..., Any], takes: str) -> tuple[str, str]:
+    """Return what happened, and a hint at why."""
+    if isinstance(failure, Wrong):
+        return failure.what, failure.hint
+    if isinstance(failure, TooSlow):
+        return f"it ran for more than {SECONDS} seconds and was stopped.", "Look for a loop that never ends."
+    if _is_stub(failure):
+        return "it came to a raise NotImplementedError().", "A part of your answer is still to be written."
+    return explain(failure, answer, takes)
 
 
 def _short(text: str, limit: int = 400) -> str:
@@ -171,67 +186,3 @@ def _borrowed(answer: Any) -> str:
     values = {name: answer.__globals__.get(name) for name in sorted(names)}
     found = [name for name, value in values.items() if isinstance(value, Tensor | nn.Module | Real | np.ndarray)]
     return f" (Your function also reads {', '.join(found)} from the notebook: use only its arguments.)" if found else ""
-
-
-class _FirstCharacters(io.TextIOBase):
-    """Passes on the first characters of what an answer prints, and drops the rest."""
-
-    def __init__(self, stream: Any, limit: int):
-        self.stream, self.left = stream, limit
-
-    def write(self, text: str) -> int:
-        if self.left > 0:
-            self.stream.write(text[: self.left])
-            self.left -= len(text)
-            if self.left <= 0:
-                self.stream.write("\n… (what your function prints after this is not shown)\n")
-        return len(text)
-
-    def flush(self) -> None:
-        self.stream.flush()
-
-
-@contextmanager
-def _isolated() -> Iterator[None]:
-    """Keep the notebook's random streams, torch settings and warnings as they are, and its output short."""
-    numbers, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    try:
-        with (
-            torch.random.fork_rng(devices),
-            torch.enable_grad(),
-            torch.device("cpu") if torch.get_default_device().type != "cpu" else nullcontext(),
-            warnings.catch_warnings(),
-            redirect_stdout(_FirstCharacters(sys.stdout, PRINTED)),
-            redirect_stderr(_FirstCharacters(sys.stderr, PRINTED)),
-        ):
-            warnings.simplefilter("ignore")
-            torch.default_generator.manual_seed(0)
-            torch.set_default_dtype(torch.float32)
-            torch.set_num_threads(1)  # for tensors as small as these, two threads spend their time waiting
-            yield
-    finally:
-        random.setstate(numbers)
-        np.random.set_state(arrays)  # noqa: NPY002
-        torch.set_default_dtype(dtype)
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise TooSlow after so many seconds, where the system has timers (not on Windows, not outside the main thread)."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum: int, frame: object) -> None:
-        raise TooSlow
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again every second: the answer may swallow the first
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

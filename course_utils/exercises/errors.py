@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+
+class Wrong(Exception):
+    """A property does not hold: what was seen, and a hint at why."""
+
+    def __init__(self, what: str, hint: str):
+        super().__init__(what)
+        self.what, self.hint = what, hint.strip()
+
+
+_DEVICES = (
+    "Two tensors are on different devices. Make new ones where x is: torch.zeros(…, device=x.device), .to(x.device)."
+)
+_INDEX = "An index takes whole numbers or booleans: convert with .long(), or compare, as in x > 0."
+_LABELS = "Class labels are whole numbers: pass the labels as they came, without .float()."
+_FLOATS = (
+    "Here are whole numbers or booleans where floats are needed. Convert with .float(), and mind that "
+    "torch.tensor([1, 2]) makes whole numbers, torch.tensor([1.0, 2.0]) floats."
+)
+_SHAPES = "The shapes in a matrix product do not fit. Print them: x is (N, n) and w is (n,), as in x @ w."
+_TYPES = (
+    "Two data types (dtypes) meet that do not fit together. NumPy and .double() make float64, .half() float16, and a "
+    "tensor of whole numbers is int64. Bring both to one type: .to(x.dtype), or .float() for torch's usual float32."
+)
 
 # A part of PyTorch's or Python's message (any case), and what to try. The first that fits is shown.
 _CURES = (
@@ -54,7 +80,31 @@ _CURES = (
         "'bool' object has no attribute",
         "A comparison gave one single bool. Did you compare a tuple? x.max(1) returns values and indices: take x.argmax(1).",
     ),
-    ("expected target dtype", "Class labels are whole numbers: pass the labels as they came, without .float()."),
+    ("expected target dtype", _LABELS),
+    ("expected scalar type long", _LABELS),
+    *((part, _DEVICES) for part in ("tensors to be on the same device", "torch.cuda.")),
+    *((part, _INDEX) for part in ("used as indices", "for index", "argument #1 'indices'", "only applicable to index")),
+    *((f"not implemented for '{name}'", _FLOATS) for name in ("long", "int", "short", "char", "byte", "bool")),
+    ("could not infer output dtype", _FLOATS),
+    ("expected a floating point", _FLOATS),
+    ("only support floating point", _FLOATS),
+    ("only supports floating-point", _FLOATS),
+    ("tensors of floating point", _FLOATS),
+    ("integral inputs not supported", _FLOATS),
+    ("can't be cast to the desired output type", _FLOATS),
+    ("operator, with two bool tensors", _FLOATS),
+    ("not implemented for 'half'", "float16 is not supported here: compute in float32, with .float()."),
+    ("same dtype", _TYPES),  # matrix products, linear layers, attention, scatter
+    ("same scalar type", _TYPES),  # index_add_
+    ("share same datatype", _TYPES),  # normalisation layers
+    ("should be the same", _TYPES),  # convolutions: "Input type (…) and weight type (…) should be the same"
+    ("expected scalar type", _TYPES),  # products of batches, einsum, grid_sample
+    ("expected dtype", _TYPES),  # lerp
+    ("found dtype", _TYPES),  # losses
+    ("dtypes match", _TYPES),  # x[…] = …
+    ("equal to src.dtype", _TYPES),  # scatter_
+    ("does not match weight dtype", _TYPES),  # recurrent layers
+    ("type promoting not supported", _TYPES),  # PReLU
     (
         "to match target batch_size",
         "The loss needs one label for each row of model(x): pass all labels with all images.",
@@ -68,7 +118,10 @@ _CURES = (
         "elements cannot be converted to scalar",
         "float(…), int(…) and .item() take a tensor with one element. Work with whole tensors, or reduce them first with .mean() or .sum().",
     ),
-    ("mat1 and mat2", "The shapes in a matrix product do not fit. Print them: x is (N, n) and w is (n,), as in x @ w."),
+    ("shapes cannot be multiplied", _SHAPES),
+    ("size mismatch, got input", _SHAPES),
+    ("inconsistent tensor size", _SHAPES),
+    ("two dimensions of batch2", _SHAPES),
     (
         "must match the size",
         "Two shapes do not fit together: print both. To combine (N,) with (N, C, H, W), write .view(-1, 1, 1, 1); (N, n) with weights (n,) is x @ w; the classes are dimension 1, as in argmax(1). And a size written as a number fits one data set only.",
@@ -99,7 +152,7 @@ def arguments_fit(answer: Callable[..., Any], takes: str) -> str:
     return ""
 
 
-def explain(error: BaseException, takes: str) -> tuple[str, str]:
+def explain(error: BaseException, answer: Callable[..., Any], takes: str) -> tuple[str, str]:
     """Return what happened when the answer raised, and a hint at the likely cause."""
     if isinstance(error.__cause__, StopIteration):  # a generator turns it into a RuntimeError
         error = error.__cause__
@@ -107,9 +160,11 @@ def explain(error: BaseException, takes: str) -> tuple[str, str]:
         text = (str(error).splitlines() or [""])[0]
     except Exception:
         text = ""
-    what = f"it raised {type(error).__name__}{_where(error)}{': ' if text else '.'}{text}"
+    what = f"it raised {type(error).__name__}{_where(error, answer)}{': ' if text else '.'}{text}"
     if isinstance(error, SystemExit):
-        return what, "Do not call exit(): end your function with return and the result."
+        return what, "Do not call exit(), quit() or the like: end your function with return and the result."
+    if isinstance(error, KeyboardInterrupt):
+        return what, "Leave KeyboardInterrupt to the Interrupt button: end your function with return and the result."
     if "model" not in takes and "does not require grad" in text:
         return (
             what,
@@ -119,7 +174,21 @@ def explain(error: BaseException, takes: str) -> tuple[str, str]:
     return what, next(known, f"Call your function by hand on one small input, as {takes}, and read the traceback.")
 
 
-def _where(error: BaseException) -> str:
-    """Return the line of the student's cell that raised, if it is there."""
-    own = [f for f in traceback.extract_tb(error.__traceback__) if "ipykernel" in f.filename or "ipython" in f.filename]
+# What IPython calls the code of a cell, in Jupyter and in a terminal. A folder or a package may have "ipython" in its name.
+_CELL = re.compile(r"[\\/]ipykernel_\d+[\\/][^\\/]+\.py$|^<ipython-input-")
+
+
+def _where(error: BaseException, answer: Callable[..., Any]) -> str:
+    """Return the line of the student's cell in which the error came up, if it is there."""
+    cells = [f for f in traceback.extract_tb(error.__traceback__) if _CELL.search(f.filename)]
+    own = [f for f in cells if f.filename == _file(answer)] or cells  # a helper may stand in another cell
     return f" in line {own[-1].lineno} of the cell" if own else ""
+
+
+def _file(answer: Callable[..., Any]) -> str:
+    """Return the name of the file, or of the cell, in which the answer is written, or nothing."""
+    while isinstance(answer, partial):
+        answer = answer.func
+    answer = inspect.unwrap(answer)
+    code = getattr(answer, "__code__", None) or getattr(type(answer).__call__, "__code__", None)
+    return getattr(code, "co_filename", "")

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-NOTEBOOKS = Path(__file__).parent / "notebooks"
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
 def _is_chapter(path: Path, folder: Path) -> bool:
