@@ -299,7 +299,7 @@ def test_every_row_keeps_the_rules(row):
     assert (low, high) != (None, None)
     assert None in (low, high) or low < high
     unit = row.get("unit", "percent")
-    assert unit in ("percent", "points", "number")
+    assert unit in ("percent", "points", "number") or re.fullmatch(r"of \d+ \w+", unit)
     ends = {"percent": (0, 1), "points": (-1, 1)}.get(unit, (-math.inf, math.inf))
     assert low is None or low >= ends[0]
     assert high is None or high <= ends[1]
