@@ -46,7 +46,7 @@ build: .venv/.ready ## Re-execute notebooks/solutions/ in place, then write note
 extras: .venv/.ready ## Install what only some tests need: other people's attacks, a browser's driver
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r tests/extras.txt
 
-margins: .venv/.ready ## Measure how far the claims are from failing, over seeds and simulated machines (half an hour and more)
+margins: .venv/.ready ## Measure how far the claims are from failing, over seeds and simulated machines (an hour and more)
 	$(BIN)/course margins $(ARGS)
 
 clean: ## Remove what was built; downloads in data/cache and .venv stay

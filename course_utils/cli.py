@@ -212,7 +212,7 @@ def margins(chapters: tuple[str, ...], workers: int | None, resume: bool, out: s
     """Run chapters on simulated machines with several seeds; write how far their claims are from failing.
 
     The rows go to data/margins.csv. Without a name the chapters are measured whose code has changed since. About ten
-    runs of each chapter: half an hour and more for all of them. What is stopped goes on where it was.
+    runs of each chapter: an hour and more for all of them. What is stopped goes on where it was.
     """
     from . import margins
 
