@@ -123,7 +123,7 @@ def _optimised_noise_slider() -> Demo:
 )
 def _pgd_scrubber() -> Demo:
     x, y = _digits("test")
-    hard = _network("cnn", attack=Adversary("pgd", 0.2, {"steps": 2}), epochs=4)
+    hard = _network("cnn", attack=Adversary("pgd", 0.2, {"steps": 2}, warmup=0.5), epochs=3)
     return pgd_scrubber({"CNN": _network("cnn"), "hardened CNN": hard, "MLP": _network("mlp")}, x[:20], y[:20], eps=0.2)
 
 
