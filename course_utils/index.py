@@ -205,7 +205,8 @@ def _tally(rows: Sequence[Mapping[str, str]]) -> str:
     counts = Counter(row["verdict"] for row in rows)
     asserted = len(rows) - counts[NOT_COMPARABLE]
     first = f"{counts.pop('holds', 0)}/{asserted} claims hold" if asserted else ""
-    return ", ".join(filter(None, [first, *(f"{n} {verdict}" for verdict, n in counts.items() if n)]))
+    rest = (f"{n} {'differ' if verdict == 'differs' and n > 1 else verdict}" for verdict, n in counts.items() if n)
+    return ", ".join(filter(None, [first, *rest]))
 
 
 def _link(name: str, files: Iterable[str]) -> str:
