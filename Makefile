@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 # One process and one thread for each core; a file stays in one process, and the long ones, notebooks, come first
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
-# Idle threads of torch wait instead of spinning (see THREADS in course_utils/runtime.py)
+# Idle threads of torch wait instead of spinning (see THREADS in course_utils/core/settings.py)
 export OMP_WAIT_POLICY ?= PASSIVE
 
 help: ## Show this list
@@ -33,6 +33,7 @@ check: lint ## Test the fast part: lint and the quick unit tests
 lint: .venv/.ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 
 html: .venv/.ready ## Export the chapters, as they are stored, to web pages in build/html
 	$(BIN)/course html $(ARGS)

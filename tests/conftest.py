@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from course_utils import chapters
+from course_utils.runner import chapters
 
 settings.register_profile(
     "course",
@@ -141,7 +141,10 @@ augment = False
 budgets = [0.1, 0.2]  # pixel units, 0 to 1
 target = None"""
 
-RECORD = "from course_utils.claims import record\nrecord(eps=eps, dataset=dataset, python=__import__('sys').executable)"
+RECORD = (
+    "from course_utils.runner.paper_claims import record\n"
+    "record(eps=eps, dataset=dataset, python=__import__('sys').executable)"
+)
 
 
 def write_notebook(path, *sources, parameters=PARAMETERS, record=RECORD):

@@ -4,10 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from course_utils.adaptive import ADAPTIVE, adaptive_attacks, on_manifold, shortcut, with_gradient
 from course_utils.attacks import pgd
+from course_utils.defences.robust_manifold import (
+    ADAPTIVE,
+    ManifoldDefense,
+    adaptive_attacks,
+    on_manifold,
+    shortcut,
+    with_gradient,
+)
 from course_utils.evaluation import accuracy, correct, worst_case
-from course_utils.manifold import ManifoldDefense
 
 
 class Plane(nn.Module):
@@ -125,7 +131,7 @@ def test_a_new_start_is_spent_only_where_the_defence_still_stands(defence, image
         attacked.append(len(some))
         return pgd(model, some, *args, **options)
 
-    monkeypatch.setattr("course_utils.adaptive.pgd", counted)
+    monkeypatch.setattr("course_utils.defences.robust_manifold.adaptive.pgd", counted)
     options = {"attacks": ["implicit"], "steps": 5, "progress": False}
     adv = adaptive_attacks(defence, x, y, 0.05, restarts=3, **options)["implicit"]
     assert attacked == [10, 6, 6]
@@ -142,7 +148,7 @@ def test_later_starts_aim_at_one_class_after_the_other_the_likeliest_first(image
         aims.append((targeted, labels.tolist()))
         return pgd(model, some, labels, *args, targeted=targeted, **options)
 
-    monkeypatch.setattr("course_utils.adaptive.pgd", noted)
+    monkeypatch.setattr("course_utils.defences.robust_manifold.adaptive.pgd", noted)
     adaptive_attacks(defence, x, y, 0.01, attacks=["implicit"], steps=1, restarts=4, progress=False)
     other = (True, (1 - y).tolist())
     assert aims == [(False, y.tolist()), other, (True, [2] * 10), other]

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from course_utils import attacks
-from course_utils.adversaries import ATTACKS, Adversary, FreeAdversary, fgsm_rs, noise
+from course_utils.attacks import fgsm_rs, noise
+from course_utils.training import ATTACKS, Adversary, FreeAdversary
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.rand(6, 1, 4, 4, generator=GENERATOR)

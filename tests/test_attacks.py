@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from course_utils.attacks import bim, fgsm, frozen, input_gradient, pgd, project, random_in_ball
+from course_utils.attacks import bim, fgsm, input_gradient, pgd, project, random_in_ball
 from course_utils.attacks.gradients import objective
+from course_utils.models.inference import frozen
 
 FLOATS = (torch.float32, torch.float64)
 ALL_FLOATS = (*FLOATS, torch.float16, torch.bfloat16)

@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 from conftest import write_notebook
 
-from course_utils import batch, execution
-from course_utils.store import open_store
+from course_utils.runner import chapters, execution, outcomes, paper_claims, sweeps
+from course_utils.runner.store import open_store
 
 PARAMETERS = "eps = 0.1  # 0 to 1\nseed = 0\ntrouble = ''"
-RECORD = "from course_utils.claims import record\nrecord(score=10 * seed)"
+RECORD = "from course_utils.runner.paper_claims import record\nrecord(score=10 * seed)"
 ADVICE = "What is finished is kept"
 
 
@@ -48,13 +48,15 @@ def runs(monkeypatch):
         for count, cell in enumerate(code, 1):
             cell["execution_count"] = count
         bundle = {"results": {"score": 10 * job.values["seed"]}, "peak_memory_mb": 1}
-        code[-1]["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": {batch.RESULTS_MIME: bundle}}]
+        code[-1]["outputs"] = [
+            {"output_type": "display_data", "metadata": {}, "data": {paper_claims.RESULTS_MIME: bundle}}
+        ]
         path = scratch / "executed.ipynb"
         path.write_text(json.dumps(nb))
-        return execution.read_notebook(path), None
+        return chapters.read_notebook(path), None
 
     monkeypatch.setattr(execution, "_execute", execute)
-    monkeypatch.setattr(batch, "PATIENCE", 0.05)
+    monkeypatch.setattr(sweeps, "PATIENCE", 0.05)
     return done
 
 
@@ -66,7 +68,7 @@ def chapter(tmp_path_factory):
 
 def sweep(chapter, out, seeds=3, **options):
     options = {"executor": Here(), "progress": False} | options
-    return batch.run_sweep(chapter, batch.grid(seed=range(seeds)), out, **options)
+    return sweeps.run_sweep(chapter, sweeps.grid(seed=range(seeds)), out, **options)
 
 
 def seeds(jobs):
@@ -83,7 +85,7 @@ def statuses(out):
 
 
 def test_a_grid_has_all_combinations():
-    points = batch.grid(eps=[0.1, 0.2, 0.3], seed=range(2))
+    points = sweeps.grid(eps=[0.1, 0.2, 0.3], seed=range(2))
     assert len({tuple(point.items()) for point in points}) == 6
     assert {point["eps"] for point in points} == {0.1, 0.2, 0.3}
 
@@ -93,7 +95,7 @@ def test_a_grid_has_all_combinations():
 )
 def test_a_grid_refuses_what_is_no_list_of_values(axes):
     with pytest.raises(ValueError, match="expected"):
-        batch.grid(**axes)
+        sweeps.grid(**axes)
 
 
 def ids(path, *params):
@@ -124,9 +126,9 @@ def test_an_id_stands_for_the_code_and_the_version(chapter, tmp_path, monkeypatc
 def test_nothing_is_written_for_wrong_parameters(chapter, tmp_path, runs):
     for wrong in ({"epz": 1}, {"eps": 8}, {'a = __import__("os"); b': 1}):
         with pytest.raises(ValueError):  # noqa: PT011 - what it says is tested with the parameters
-            batch.run_sweep(chapter, [{"seed": 1}, wrong], tmp_path / "out", executor=Here())
+            sweeps.run_sweep(chapter, [{"seed": 1}, wrong], tmp_path / "out", executor=Here())
     with pytest.raises(ValueError, match="at least one"):
-        batch.run_sweep(chapter, [], tmp_path / "out", executor=Here())
+        sweeps.run_sweep(chapter, [], tmp_path / "out", executor=Here())
     assert (runs, list(tmp_path.iterdir())) == ([], [])
 
 
@@ -139,15 +141,15 @@ def test_a_sweep_and_its_table(chapter, tmp_path, runs):
     assert list(frame.score) == [0, 10, 20]
     assert set(frame.status) == {"completed"}
     assert all((tmp_path / name).exists() for name in frame.notebook)
-    assert frame.equals(batch.collect(tmp_path))
+    assert frame.equals(outcomes.collect(tmp_path))
 
 
 def test_what_is_finished_is_not_repeated(chapter, tmp_path, runs):
     sweep(chapter, tmp_path)
     sweep(chapter, tmp_path, seeds=5)
     assert seeds(runs) == [0, 1, 2, 3, 4]
-    assert len(batch.collect(tmp_path)) == 5
-    twice = batch.run_sweep(chapter, [{"seed": 9}, {"seed": 9, "eps": 0.1}], tmp_path, executor=Here())
+    assert len(outcomes.collect(tmp_path)) == 5
+    twice = sweeps.run_sweep(chapter, [{"seed": 9}, {"seed": 9, "eps": 0.1}], tmp_path, executor=Here())
     assert list(twice.seed) == [9]
 
 
@@ -255,13 +257,13 @@ def test_a_full_disk_stops_the_sweep(chapter, tmp_path, runs):
         patch.setattr(os, "replace", replace)
         with pytest.raises(RuntimeError, match=f"the disk is full: free some space.*{ADVICE}"):
             sweep(chapter, tmp_path)
-    assert list(batch.collect(tmp_path).status) == ["completed", "interrupted", "interrupted"]
+    assert list(outcomes.collect(tmp_path).status) == ["completed", "interrupted", "interrupted"]
     assert set(sweep(chapter, tmp_path).status) == {"completed"}
     assert seeds(runs) == [0, 1, 2, 1, 2]
 
 
 def test_a_worker_of_another_version_stops_the_sweep(chapter, tmp_path, runs, monkeypatch):
-    jobs = batch.plan_jobs(chapter, [{}], tmp_path)
+    jobs = sweeps.plan_jobs(chapter, [{}], tmp_path)
     monkeypatch.setattr(execution, "__version__", "99")
     assert "has version 99" in execution.run_job(jobs[0])["error"]
     assert runs == []
@@ -270,7 +272,7 @@ def test_a_worker_of_another_version_stops_the_sweep(chapter, tmp_path, runs, mo
 @pytest.mark.parametrize("finishes", [True, False])
 def test_a_run_of_another_sweep_is_waited_for(chapter, tmp_path, runs, finishes):
     """The other one may finish it, or break off: then it is ours."""
-    job, *_ = batch.plan_jobs(chapter, batch.grid(seed=range(3)), tmp_path)
+    job, *_ = sweeps.plan_jobs(chapter, sweeps.grid(seed=range(3)), tmp_path)
     store = open_store(tmp_path)
     claim = store.claim(job.name)
     assert claim.__enter__()
@@ -301,7 +303,7 @@ def test_ctrl_c_keeps_what_is_finished(chapter, tmp_path, runs):
 
     with pytest.raises(KeyboardInterrupt):
         sweep(chapter, tmp_path, executor=Interrupted())
-    assert list(batch.collect(tmp_path).status) == ["completed", "pending", "pending"]
+    assert list(outcomes.collect(tmp_path).status) == ["completed", "pending", "pending"]
 
 
 # A thousand runs
@@ -314,9 +316,9 @@ def thousand(tmp_path_factory):
     chapter = write_notebook(folder / "01_a.ipynb", parameters=PARAMETERS, record=RECORD)
     out = folder / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("course_utils.files._sync", lambda _: None)  # waiting for the disk takes seconds
-        store, jobs = open_store(out), batch.plan_jobs(chapter, batch.grid(seed=range(1000)), out)
-        batch._write_plan(store, jobs)
+        patch.setattr("course_utils.core.files._sync", lambda _: None)  # waiting for the disk takes seconds
+        store, jobs = open_store(out), sweeps.plan_jobs(chapter, sweeps.grid(seed=range(1000)), out)
+        sweeps._write_plan(store, jobs)
         for job in jobs:
             about = {"status": "completed", "notebook": f"{job.name}.ipynb", "seconds": 1.5}
             execution.write_record(store, job.record(**about, results={"score": 10 * job.values["seed"]}))
@@ -366,7 +368,7 @@ if trouble == "exit":
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_two_sweeps_at_once_do_every_run_once(tmp_path, request, monkeypatch, kind):
-    monkeypatch.setattr("course_utils.store.SETTLE", 0.2)
+    monkeypatch.setattr("course_utils.runner.store.SETTLE", 0.2)
     out = tmp_path / "out" if kind == "folder" else f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
     begin = "with open(f'begun-{seed}', 'a') as file:\n    file.write('x')"
     chapter = write_notebook(tmp_path / "01_a.ipynb", begin, parameters=PARAMETERS, record=RECORD)
@@ -375,7 +377,7 @@ def test_two_sweeps_at_once_do_every_run_once(tmp_path, request, monkeypatch, ki
     assert first.equals(second)
     assert list(first.score) == [0, 10, 20]
     assert '"score": 10' in open_store(out).read(first.notebook[1])
-    assert batch.collect(out).equals(first)
+    assert outcomes.collect(out).equals(first)
     assert sweep(chapter, out, executor=None, workers=1).equals(first)
     assert {path.name: path.read_text() for path in tmp_path.glob("begun-*")} == {f"begun-{n}": "x" for n in range(3)}
 
@@ -387,7 +389,7 @@ def test_only_the_runs_in_trouble_fail(tmp_path):
     chapter = write_notebook(tmp_path / "01_a.ipynb", TROUBLE, parameters=PARAMETERS, record=RECORD)
     troubles = ["", "worker", "poison", "kernel", "exit", ""]
     params = [{"seed": seed, "trouble": trouble} for seed, trouble in enumerate(troubles)]
-    frame = batch.run_sweep(chapter, params, tmp_path / "out", workers=2, progress=False)
+    frame = sweeps.run_sweep(chapter, params, tmp_path / "out", workers=2, progress=False)
     assert list(frame.status) == ["completed", "completed", "failed", "failed", "failed", "completed"]
     assert list(frame.score.dropna()) == [0, 10, 50]
     for seed, error in ((2, "its worker was lost 3 times"), (3, "the kernel died"), (4, "SystemExit: 0")):

@@ -9,11 +9,11 @@ import sys
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from course_utils import chapters, student
-from course_utils.runtime import PROJECT
+from course_utils.core import PROJECT
+from course_utils.runner import chapters, student_version
 
 TRY = "try:\n    answer()\nexcept NotImplementedError:\n    print('not yet')"
-SOLVED = f"def answer():\n    {student.BEGIN}\n    return 1\n    {student.END}\n\n\n{TRY}"
+SOLVED = f"def answer():\n    {student_version.BEGIN}\n    return 1\n    {student_version.END}\n\n\n{TRY}"
 
 
 def write(folder, name, exercise, later):
@@ -21,7 +21,7 @@ def write(folder, name, exercise, later):
     cells = [new_code_cell(exercise, id="exercise"), new_code_cell(later, id="later")]
     nb = chapters.tidy(new_notebook(cells=cells))
     chapters.write_notebook(nb, folder / "solutions" / f"{name}.ipynb")
-    nb.cells[0].source = student.hide_solutions(exercise)
+    nb.cells[0].source = student_version.hide_solutions(exercise)
     chapters.write_notebook(nb, folder / f"{name}.ipynb")
 
 

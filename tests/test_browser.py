@@ -16,8 +16,9 @@ import nbformat
 import pytest
 from conftest import needs_reveal
 
-from course_utils import chapters, demos, pages, slides
-from course_utils.runtime import PROJECT
+from course_utils import demos
+from course_utils.core import PROJECT
+from course_utils.runner import chapters, html_export, slides
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright (`make extras`)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -425,7 +426,7 @@ def test_an_exported_demo_without_scripts_is_a_picture(demo, browser, tmp_path):
 
 def test_two_sliders_on_a_chapter_s_page_move_apart(demo, browser, tmp_path):
     nb = nbformat.read(chapters.find_chapter("02").path, 4)
-    html = pages.page(nb, "02", slider=lambda alt: _piece(demo, alt) + _piece(demo, alt))
+    html = html_export.page(nb, "02", slider=lambda alt: _piece(demo, alt) + _piece(demo, alt))
     (tmp_path / "02.html").write_text(html, encoding="utf-8")
     with opened(browser, (tmp_path / "02.html").as_uri(), "page", offline=True) as page:
         first, second = page.locator(".course-demo img").all()

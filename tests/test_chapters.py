@@ -3,7 +3,7 @@
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import chapters
+from course_utils.runner import chapters
 
 
 @pytest.mark.parametrize("text", ["01", "1", "linear_models", "01_linear_models", "01_linear_models.ipynb"])

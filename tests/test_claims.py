@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
-from course_utils import batch, chapters, claims, parameters
-from course_utils.claims import ClaimError, Measurement, check_all, judge, load_claims, record
+from course_utils.runner import chapters, paper_claims, parameters
+from course_utils.runner.paper_claims import ClaimError, Measurement, check_all, judge, load_claims, record
 
 ROWS = """
 - {id: fgsm-error, chapter: "02", statement: Error under FGSM, paper: Someone 2015, place: sec. 4, figure: 99.9 %,
@@ -36,7 +36,7 @@ def known(tmp_path, monkeypatch):
     path = tmp_path / "claims.yaml"
     path.write_text(ROWS)
     loaded = load_claims(path)
-    monkeypatch.setattr(claims, "_claims", lambda: loaded)
+    monkeypatch.setattr(paper_claims, "_claims", lambda: loaded)
     return loaded
 
 
@@ -161,7 +161,7 @@ def test_table_is_shown_before_it_fails(known, shown):
     assert "More than random" in str(caught.value)
     assert "Algebra" not in str(caught.value)
     (bundle,) = shown
-    assert [row["verdict"] for row in bundle[claims.CLAIMS_MIME]["claims"]] == ["FAILS", "holds", "FAILS"]
+    assert [row["verdict"] for row in bundle[paper_claims.CLAIMS_MIME]["claims"]] == ["FAILS", "holds", "FAILS"]
     assert bundle["text/html"].count("✗ FAILS") == 2
     json.dumps(bundle, allow_nan=False)
 
@@ -181,7 +181,7 @@ def test_table_of_what_holds(known, shown):
     assert len(shown) == 1
     words = "fgsm-error band holds identity exact holds other-setting band differs"
     assert report.lines().split() == words.split()
-    rows = shown[0][claims.CLAIMS_MIME]["claims"]
+    rows = shown[0][paper_claims.CLAIMS_MIME]["claims"]
     assert [(row["figures"], row["mistaken"]) for row in rows] == [
         ((0.9,), (0.1,)),
         ((0.0,), (1.0,)),
@@ -191,7 +191,10 @@ def test_table_of_what_holds(known, shown):
 
 
 def test_batch_reads_the_same_types():
-    assert (batch.CLAIMS_MIME, batch.RESULTS_MIME) == (claims.CLAIMS_MIME, claims.RESULTS_MIME)
+    assert (paper_claims.CLAIMS_MIME, paper_claims.RESULTS_MIME) == (
+        paper_claims.CLAIMS_MIME,
+        paper_claims.RESULTS_MIME,
+    )
 
 
 def test_html_is_escaped(known, shown):
@@ -223,7 +226,7 @@ def test_only_what_was_read_is_shown(known):
 def test_record(shown):
     record(accuracy=np.float32(0.5), n=3, name="mlp", ok=True, none=None, nan=math.nan, big=-math.inf, k=np.int64(4))
     (bundle,) = shown
-    published = bundle[claims.RESULTS_MIME]
+    published = bundle[paper_claims.RESULTS_MIME]
     assert published["results"] == {
         "accuracy": 0.5,
         "n": 3,
@@ -278,7 +281,7 @@ def test_broken_rows_are_refused(text, message, tmp_path):
         load_claims(broken(tmp_path, text))
 
 
-REAL = yaml.safe_load(claims.CLAIMS_FILE.read_text(encoding="utf-8")) if claims.CLAIMS_FILE.exists() else []
+REAL = yaml.safe_load(paper_claims.CLAIMS_FILE.read_text(encoding="utf-8")) if paper_claims.CLAIMS_FILE.exists() else []
 
 
 def test_the_file_loads():
@@ -288,10 +291,10 @@ def test_the_file_loads():
 @pytest.mark.parametrize("row", REAL, ids=[row["id"] for row in REAL])
 def test_every_row_keeps_the_rules(row):
     low, high = row["band"]
-    assert row["kind"] in claims.KINDS
+    assert row["kind"] in paper_claims.KINDS
     assert row["status"].split("-")[0] in ("V", "R")
     assert row["status"] in ("V-paper", "V-author", "V-2nd", "R", "R-high", "R-med", "R-low")
-    if row["status"] not in claims.READ_IN_THE_PAPER:
+    if row["status"] not in paper_claims.READ_IN_THE_PAPER:
         assert row["figure"] is None, "a figure that nobody has read in the paper is not printed"
     assert row["figure"] is None or isinstance(row["figure"], str)
     for bound in (low, high):

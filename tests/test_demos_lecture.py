@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from course_utils import demos
-from course_utils.demos import lecture as module
+from course_utils.demos import overview
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def page(monkeypatch):
         return demo
 
     entries = [demos.Entry("a", "A", "01", "Try a & b.", build), demos.Entry("b", "B", "02", "Try.", build_later)]
-    monkeypatch.setattr(module, "catalogue", lambda: {entry.name: entry for entry in entries})
+    monkeypatch.setattr(overview, "catalogue", lambda: {entry.name: entry for entry in entries})
     return demos.gallery(), demo, calls, missing
 
 

@@ -18,8 +18,8 @@ from PIL import Image, ImageChops, ImageStat
 from torch import nn
 
 from course_utils import demos
-from course_utils.demos.drawing import ink_from
-from course_utils.generators import decoder
+from course_utils.demos.draw_digit import ink_from
+from course_utils.models import decoder
 
 NAMES = [f"the class of the number {k}" for k in range(9)] + ["nine"]
 

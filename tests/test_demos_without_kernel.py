@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
-from course_utils import demos, pages
-from course_utils.demos import without_kernel as module
+from course_utils import demos
+from course_utils.demos import static_export
+from course_utils.runner import html_export
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_handle_and_choice_are_labelled(html):
 def test_pieces_stand_side_by_side_and_load_nothing(html):
     assert not BeautifulSoup(html, "html.parser").find_all(id=True)
     assert not re.search(r"https?:|//\w", re.sub('base64,[^"]*|"pictures": \\[.*?\\]', "", html))
-    assert pages.outside_loads(html) == []
+    assert html_export.outside_loads(html) == []
 
 
 def test_export_writes_one_page(demo, tmp_path):
@@ -81,16 +82,16 @@ def test_export_writes_one_page(demo, tmp_path):
     assert soup.title.text == "FGSM on one image"
     assert [option.text for option in soup.find_all("option")] == ["0", "1"], "the chosen example is among them"
     assert soup.find("option", selected=True).text == "1"
-    assert pages.outside_loads(str(soup)) == []
+    assert html_export.outside_loads(str(soup)) == []
 
 
 def test_examples_stop_where_the_file_is_full(demo, html, monkeypatch):
     sizes = list(map(len, data(html)["pictures"]))
-    monkeypatch.setattr(module, "MAX_BYTES", sum(sizes) - 1)
+    monkeypatch.setattr(static_export, "MAX_BYTES", sum(sizes) - 1)
     fewer = demos.fragment(demo, positions=3, examples=2)
     assert data(fewer)["pictures"] == data(html)["pictures"][:4]
     assert fewer.count("<option") == 1
-    monkeypatch.setattr(module, "MAX_BYTES", min(sizes))
+    monkeypatch.setattr(static_export, "MAX_BYTES", min(sizes))
     with pytest.raises(ValueError, match="ask for fewer positions"):
         demos.fragment(demo, positions=3, examples=2)
 
@@ -123,7 +124,7 @@ def test_values_spread_from_end_to_end(last, most, draw):
     now = draw.draw(st.integers(0, last))
     slider = widgets.IntSlider(now, min=0, max=last)
     demo = demos.Demo("t", {"n": slider}, None, None, None, {}, {}, "n")
-    axis = module._axis(demo, "n", most, {"n": now})
+    axis = static_export._axis(demo, "n", most, {"n": now})
     assert axis.values == sorted(set(axis.values))
     assert {0, now} <= set(axis.values) <= set(range(last + 1))
     assert last in axis.values or most == 1
@@ -139,7 +140,7 @@ def built(demo, monkeypatch):
     """A catalogue of one demo, and how often it has been built."""
     calls = []
     entry = demos.Entry("one", demo.title, "02", "Try it.", lambda: calls.append(1) or demo)
-    monkeypatch.setattr(module, "catalogue", lambda: {"one": entry})
+    monkeypatch.setattr(static_export, "catalogue", lambda: {"one": entry})
     monkeypatch.setattr(demos.Demo, "render", lambda self, **state: PNG)
     return calls
 
@@ -157,7 +158,7 @@ def test_a_static_picture_is_replaced_and_drawn_once(demo, built, displayed, emp
     assert "Try it." in html
     assert demos.in_place_of(alt) == html
     assert len(built) == 1, "the second comes from the cache"
-    monkeypatch.setattr(module, "_digest", lambda: "other code")
+    monkeypatch.setattr(static_export, "_digest", lambda: "other code")
     assert demos.in_place_of(alt) == html
     assert len(built) == 2
 

@@ -10,24 +10,25 @@ from hypothesis import strategies as st
 from torch import nn
 
 from course_utils.attacks import fgsm, pgd
+from course_utils.core import wilson
+from course_utils.defences.robust_manifold import latent_attack
 from course_utils.evaluation import (
     AttackReport,
     accuracy,
+    agreement,
     confidence,
     correct,
     diagnose,
     distances,
     evaluate_attack,
-    predict,
+    patch_success,
     robust_accuracy,
+    survival,
+    transfer_matrix,
     worst_case,
 )
-from course_utils.intervals import wilson
-from course_utils.manifold import latent_attack
-from course_utils.models import RBFNetwork
-from course_utils.patches import patch_success
-from course_utils.physical import survival
-from course_utils.transfer import Oracle, agreement, transfer_matrix
+from course_utils.models import RBFNetwork, predict
+from course_utils.training import Oracle
 
 
 class Threshold(nn.Module):

@@ -10,12 +10,12 @@ import pytest
 from conftest import write_notebook
 from nbformat.v4 import new_code_cell
 
-from course_utils import batch
-from course_utils.store import open_store
+from course_utils.runner import execution, outcomes, paper_claims, sweeps
+from course_utils.runner.store import open_store
 
 
 def test_import_needs_no_torch():
-    code = "import sys, course_utils.batch; sys.exit('torch' in sys.modules)"
+    code = "import sys, course_utils.runner.sweeps; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -25,14 +25,14 @@ def test_a_run_with_parameters(tmp_path):
     path = write_notebook(
         tmp_path / "a{b}" / "01_a.ipynb",
         "from pathlib import Path\nassert Path('01_a.ipynb').exists(), 'must start in its own folder'",
-        f"from IPython.display import display\ndisplay({{'{batch.CLAIMS_MIME}': {claims}}}, raw=True)",
+        f"from IPython.display import display\ndisplay({{'{paper_claims.CLAIMS_MIME}': {claims}}}, raw=True)",
     )
     nb = nbformat.read(path, 4)
     nb.cells.insert(2, new_code_cell("1 / 0", metadata={"tags": ["raises-exception"]}))
     nb.cells.append(new_code_cell(""))  # Jupyter leaves one at the end
     nbformat.write(nb, path)
 
-    result = batch.run_notebook(path, {"eps": np.float32(0.25), "dataset": "mnist"}, folder, progress=False)
+    result = execution.run_notebook(path, {"eps": np.float32(0.25), "dataset": "mnist"}, folder, progress=False)
 
     assert result, result.error
     assert result.results == {"eps": 0.25, "dataset": "mnist", "python": sys.executable}
@@ -61,7 +61,7 @@ def test_a_run_with_parameters(tmp_path):
 )
 def test_a_run_that_breaks_off_is_failed(tmp_path, source, error):
     path = write_notebook(tmp_path / "01_a.ipynb", source)
-    result = batch.run_notebook(path, {}, tmp_path / "out", timeout=3.5, progress=False)
+    result = execution.run_notebook(path, {}, tmp_path / "out", timeout=3.5, progress=False)
     assert (result.status, result.results) == ("failed", {})
     assert result.error.startswith(error)
     assert "\n" not in result.error
@@ -89,7 +89,7 @@ print(str([0.125] * 150_000)[:1_000_000])
 def test_what_a_cell_prints_is_stored_in_order_and_not_without_end(tmp_path):
     """Also a megabyte in one line, which took longer than anybody waits."""
     path = write_notebook(tmp_path / "01_a.ipynb", PRINTS, UPDATES)
-    result = batch.run_notebook(path, {}, tmp_path / "out", timeout=30, progress=False)
+    result = execution.run_notebook(path, {}, tmp_path / "out", timeout=30, progress=False)
     assert result, result.error
     assert result.seconds < 20
     first, second = (cell.outputs for cell in nbformat.read(result.notebook, 4).cells[2:4])
@@ -100,13 +100,13 @@ def test_what_a_cell_prints_is_stored_in_order_and_not_without_end(tmp_path):
 
 def test_a_run_without_results_is_failed(tmp_path):
     path = write_notebook(tmp_path / "01_a.ipynb", record=None)
-    result = batch.run_notebook(path, {}, tmp_path / "out", progress=False)
+    result = execution.run_notebook(path, {}, tmp_path / "out", progress=False)
     assert result.error == "no results: the last cell must call claims.record(...)"
 
 
 def test_a_wrong_parameter_runs_and_writes_nothing(tmp_path, notebook):
     with pytest.raises(ValueError, match="epz"):
-        batch.run_notebook(notebook, {"epz": 1}, tmp_path / "out")
+        execution.run_notebook(notebook, {"epz": 1}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -117,18 +117,18 @@ NO_TIMEOUTS = [float("nan"), float("inf"), -float("inf"), -1, 0, 1e300, 2**64, "
 def test_a_timeout_that_is_no_number_of_seconds_runs_nothing(tmp_path, notebook, timeout):
     before = notebook.read_bytes()
     with pytest.raises(ValueError, match=r"expected a timeout in seconds.* got .*Leave it out"):
-        batch.run_notebook(notebook, {}, tmp_path / "out", timeout=timeout)
+        execution.run_notebook(notebook, {}, tmp_path / "out", timeout=timeout)
     with pytest.raises(ValueError, match="expected a timeout"):
-        batch.run_sweep(notebook, [{}], tmp_path / "out", timeout=timeout)
+        sweeps.run_sweep(notebook, [{}], tmp_path / "out", timeout=timeout)
     with pytest.raises(ValueError, match="expected a timeout"):
-        batch.rebuild(notebook, timeout=timeout)
+        execution.rebuild(notebook, timeout=timeout)
     assert not (tmp_path / "out").exists()
     assert notebook.read_bytes() == before
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(None, None), (0.1, 1), (2.5, 3), (np.float32(4), 4), (10**6, 10**6)])
 def test_a_timeout_is_counted_in_whole_seconds(tmp_path, notebook, timeout, seconds):
-    [job] = batch.plan_jobs(notebook, [{}], tmp_path, timeout=timeout)
+    [job] = sweeps.plan_jobs(notebook, [{}], tmp_path, timeout=timeout)
     assert (job.timeout, type(job.timeout)) == (seconds, type(seconds))
 
 
@@ -147,9 +147,9 @@ def test_a_notebook_is_not_replaced_by_its_run(own_folder):
     folder, path = own_folder
     before = path.read_bytes()
     with pytest.raises(ValueError, match="Choose another folder"):
-        batch.run_notebook(path, {}, folder)
+        execution.run_notebook(path, {}, folder)
     with pytest.raises(ValueError, match="Choose another folder"):
-        batch.run_sweep(path, [{}], folder)
+        sweeps.run_sweep(path, [{}], folder)
     assert (path.read_bytes(), list(path.parent.iterdir())) == (before, [path])
 
 
@@ -163,7 +163,7 @@ def test_a_link_to_the_notebook_is_replaced_and_not_the_notebook(tmp_path, noteb
 
 def test_a_run_that_somebody_else_does_is_refused(tmp_path, notebook):
     with open_store(tmp_path).claim(notebook.stem), pytest.raises(ValueError, match="wait, or choose another folder"):
-        batch.run_notebook(notebook, {}, tmp_path)
+        execution.run_notebook(notebook, {}, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {".locks"}
 
 
@@ -185,26 +185,26 @@ def test_hostile_values_arrive_as_they_are(tmp_path):
     path = write_notebook(
         tmp_path / "01_a.ipynb",
         parameters=f"{defaults}\nnone = 1".replace("many = []", "many = [0.1]").replace("words = []", "words = ['']"),
-        record=f"from course_utils.claims import record\nrecord(seen=repr([{', '.join(given)}]))",
+        record=f"from course_utils.runner.paper_claims import record\nrecord(seen=repr([{', '.join(given)}]))",
     )
     given["none"] = "None"
     path.write_text(path.read_text().replace("none = 1", "none = None"))
-    result = batch.run_notebook(path, given, tmp_path / "{eps} 'out'", progress=False)
+    result = execution.run_notebook(path, given, tmp_path / "{eps} 'out'", progress=False)
     assert result, result.error
     assert result.results["seen"] == repr(list(given.values()))
-    assert list(batch.collect(tmp_path / "{eps} 'out'").iloc[0][list(given)]) == list(given.values())
+    assert list(outcomes.collect(tmp_path / "{eps} 'out'").iloc[0][list(given)]) == list(given.values())
 
 
 @pytest.mark.slow
 def test_rebuild_stores_a_good_run_and_only_that(tmp_path):
     path = write_notebook(tmp_path / "01_a.ipynb", "print('a')\nprint('b')")
-    assert batch.rebuild(path)
+    assert execution.rebuild(path)
     nb = nbformat.read(path, 4)
     assert [c.execution_count for c in nb.cells if c.cell_type == "code"] == [1, 2, 3]
     assert [o.text for o in nb.cells[2].outputs] == ["a\nb\n"]
     nb.cells[2].source = "1 / 0"
     nbformat.write(nb, path)
     before = path.read_bytes()
-    result = batch.rebuild(path)
+    result = execution.rebuild(path)
     assert result.error == "code cell 2 (1 / 0): ZeroDivisionError: division by zero"
     assert path.read_bytes() == before

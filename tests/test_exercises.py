@@ -24,7 +24,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from torch import nn
 
 from course_utils import attacks
-from course_utils.exercises import CheckResult, check, engine, properties, sandbox
+from course_utils.exercises import CheckResult, check, engine, error_hints, properties, sandbox
 from course_utils.exercises import fgsm as fgsm_checks
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))  # what a notebook may have lying around
@@ -938,7 +938,7 @@ def forever(depth):
         (StopIteration(3), "StopIteration: 3"),
         (BaseExceptionGroup("several", [SystemExit()]), "several"),
         (RuntimeError("x" * 10_000), "x …"),
-        (engine.Wrong("mine", "all mine"), "all mine"),
+        (error_hints.Wrong("mine", "all mine"), "all mine"),
     ],
 )
 def test_an_answer_that_raises(raised, fragment):

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from conftest import assert_passes, assert_refused, with_noise
 from torch import nn
 
-from course_utils import adversaries, attacks, models, training
+from course_utils import attacks, models, training
 from course_utils.exercises import adversarial_training, check, engine
+from course_utils.training import fitting
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(36, 5))  # what a notebook may have lying around
 
@@ -79,11 +80,11 @@ def mixed_in_one_pass(model, x, y, eps, mix):
 
 
 def mixed_from_the_library(model, x, y, eps, mix):
-    return training._Objective(F.cross_entropy, adversaries.Adversary("fgsm", eps), mix, "main")(model, x, y)[0]
+    return fitting._Objective(F.cross_entropy, training.Adversary("fgsm", eps), mix, "main")(model, x, y)[0]
 
 
 def mixed_by_lerp(model, x, y, eps, mix):
-    adv = adversaries.ATTACKS["fgsm"](model, x, y, eps)
+    adv = training.ATTACKS["fgsm"](model, x, y, eps)
     return torch.lerp(F.nll_loss(model(x).log_softmax(1), y), F.nll_loss(model(adv).log_softmax(1), y), mix)
 
 
@@ -93,7 +94,7 @@ def rs_reference(model, x, y, eps, step_size):
 
 
 def rs_from_the_library(model, x, y, eps, step_size):
-    return adversaries.fgsm_rs(model, x, y, eps, step_size=step_size)
+    return attacks.fgsm_rs(model, x, y, eps, step_size=step_size)
 
 
 def rs_with_delta(model, x, y, eps, step_size):
@@ -145,7 +146,7 @@ def schedule_in_torch(step, steps, eps, warmup):
 
 
 def schedule_from_the_library(step, steps, eps, warmup):
-    return adversaries.Adversary("fgsm", eps, warmup=warmup).at(step / steps).eps
+    return training.Adversary("fgsm", eps, warmup=warmup).at(step / steps).eps
 
 
 def branch_reference(model, x, y, eps, branch):
@@ -161,7 +162,7 @@ def branch_clean_first(model, x, y, eps, branch):
     with branch(model, "main"):
         losses = [F.cross_entropy(model(x), y)]
     with branch(model, "auxiliary"):
-        losses.append(F.cross_entropy(model(adversaries.ATTACKS["fgsm"](model, x, y, eps)), y))
+        losses.append(F.cross_entropy(model(training.ATTACKS["fgsm"](model, x, y, eps)), y))
     return torch.stack(losses).mean()
 
 
@@ -279,7 +280,7 @@ def test_the_branch_step_is_the_librarys(mode):
         if isinstance(layer, models.DualBatchNorm2d):
             nn.init.uniform_(layer.auxiliary.weight, 0.2, 2.0)
     x, y = torch.rand(8, 1, 28, 28), torch.arange(8)
-    objective = training._Objective(F.cross_entropy, adversaries.Adversary("fgsm", 0.1), 0.5, "auxiliary")
+    objective = fitting._Objective(F.cross_entropy, training.Adversary("fgsm", 0.1), 0.5, "auxiliary")
     mine, its = copy.deepcopy(model), copy.deepcopy(model)
     torch.testing.assert_close(branch_reference(mine, x, y, 0.1, models.branch), objective(its, x, y)[0])
     for key, value in its.state_dict().items():

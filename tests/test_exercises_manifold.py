@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from conftest import assert_passes, assert_refused, with_noise
 from torch import nn
 
-from course_utils.exercises import check, engine, manifold
+from course_utils.defences.robust_manifold import LatentPairs, ManifoldDefense, project_to_range
+from course_utils.exercises import check, engine, pgd, robust_manifold
 from course_utils.exercises.properties import close
-from course_utils.generators import decoder
-from course_utils.manifold import LatentPairs, ManifoldDefense
-from course_utils.projection import project_to_range
+from course_utils.models import decoder
 
 OWN = nn.Sequential(nn.Linear(3, 36), nn.Unflatten(1, (1, 6, 6)))  # what a notebook may have lying around
 
@@ -679,13 +678,13 @@ def test_wrong_answers_are_refused_with_the_right_hint(name, case):
 
 def test_every_mistake_gives_something_of_its_own():
     """Else a hint would name a mistake that the student did not make."""
-    step = manifold._step_task(6, manifold.LATENT, manifold.SHAPE, 0.05)
-    restarts = manifold._restarts_task(4, 9, manifold.LATENT, manifold.SHAPE)
-    pairs = manifold._pairs_task(1.5, 0.8, 5, list(range(len(manifold._ROWS))))
+    step = robust_manifold._step_task(6, robust_manifold.LATENT, pgd.SHAPE, 0.05)
+    restarts = robust_manifold._restarts_task(4, 9, robust_manifold.LATENT, pgd.SHAPE)
+    pairs = robust_manifold._pairs_task(1.5, 0.8, 5, list(range(len(robust_manifold._ROWS))))
     for right, mistakes in (
-        (step_reference(*step), manifold._step_mistakes(step)),
-        (restarts_reference(*restarts)[0], manifold._choice_mistakes(restarts, restarts.starts)),
-        (manifold._facts(pairs).masks(), manifold._verdict_mistakes(pairs)),
+        (step_reference(*step), robust_manifold._step_mistakes(step)),
+        (restarts_reference(*restarts)[0], robust_manifold._choice_mistakes(restarts, restarts.starts)),
+        (robust_manifold._facts(pairs).masks(), robust_manifold._verdict_mistakes(pairs)),
     ):
         given = [(right.float(), "right"), *((wrong.float(), hint) for wrong, hint in mistakes)]
         for (first, hint), (second, other) in itertools.combinations(given, 2):
@@ -693,7 +692,7 @@ def test_every_mistake_gives_something_of_its_own():
 
 
 def test_every_exercise_has_answers_on_trial():
-    here = {name for name, (checker, _) in engine._CHECKERS.items() if checker.__module__ == manifold.__name__}
+    here = {name for name, (checker, _) in engine._CHECKERS.items() if checker.__module__ == robust_manifold.__name__}
     assert set(RIGHT) == set(WRONG) == here
     assert min(map(len, WRONG.values())) >= 8
     assert min(map(len, RIGHT.values())) >= 4

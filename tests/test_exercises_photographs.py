@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from conftest import assert_passes, assert_refused, with_noise
 from torch import nn
 
-from course_utils import attacks, physical
-from course_utils.exercises import check, engine, photographs
+from course_utils import attacks
+from course_utils.exercises import check, engine, pgd, photographs, properties
 from course_utils.exercises.properties import close
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(108, 5))  # what a notebook may have lying around
@@ -68,7 +68,7 @@ def levels_in_numpy(model, x, y, levels):
 
 
 def levels_from_the_library(model, x, y, levels):
-    return physical.quantise(attacks.fgsm(model, x, y, math.floor(levels) / 255))
+    return attacks.quantise(attacks.fgsm(model, x, y, math.floor(levels) / 255))
 
 
 def levels_with_backward(model, x, y, levels):
@@ -179,7 +179,7 @@ def survive_reference(model, x, y, eps):
     adv = x.clone()
     for _ in range(10):
         adv.requires_grad_()
-        loss = F.cross_entropy(model(physical.jpeg(adv)), y, reduction="sum")
+        loss = F.cross_entropy(model(attacks.jpeg(adv)), y, reduction="sum")
         (g,) = torch.autograd.grad(loss, adv)
         adv = adv.detach() + eps / 4 * g.sign()
         adv = (x + (adv - x).clamp(-eps, eps)).clamp(0, 1)
@@ -187,28 +187,28 @@ def survive_reference(model, x, y, eps):
 
 
 def survive_from_the_library(model, x, y, eps):
-    seen = physical.Transformed(model, physical.TRANSFORMATIONS["JPEG, quality 75"])
+    seen = attacks.Transformed(model, attacks.TRANSFORMATIONS["JPEG, quality 75"])
     return attacks.pgd(seen, x, y, eps, steps=10)
 
 
 def survive_several_qualities(model, x, y, eps):
-    return climb(model, x, y, eps, slope=through(lambda v: physical.jpeg(v, random.choice([60, 75, 90]))))
+    return climb(model, x, y, eps, slope=through(lambda v: attacks.jpeg(v, random.choice([60, 75, 90]))))
 
 
 def survive_in_one_step(model, x, y, eps):
-    return (x + eps * gradient(model, physical.jpeg(x), y).sign()).clamp(0, 1)
+    return (x + eps * gradient(model, attacks.jpeg(x), y).sign()).clamp(0, 1)
 
 
 def survive_by_detaching(model, x, y, eps):
-    return climb(model, x, y, eps, slope=through(lambda v: v + (physical.jpeg(v.detach()) - v).detach()))
+    return climb(model, x, y, eps, slope=through(lambda v: v + (attacks.jpeg(v.detach()) - v).detach()))
 
 
 def survive_behind_a_blur(model, x, y, eps):
-    return climb(model, x, y, eps, slope=through(lambda v: physical.blur(v, 1.0)))
+    return climb(model, x, y, eps, slope=through(lambda v: attacks.blur(v, 1.0)))
 
 
 def survive_in_eight_bits(model, x, y, eps):
-    return physical.quantise(survive_reference(model, x, y, math.floor(255 * eps + 1e-6) / 255)).detach()
+    return attacks.quantise(survive_reference(model, x, y, math.floor(255 * eps + 1e-6) / 255)).detach()
 
 
 RIGHT = {
@@ -239,10 +239,10 @@ def test_luck_refuses_no_right_answer(seed):
 
 def test_the_network_takes_pixels_and_normalises_inside():
     """It answers as the network without normalisation does, for which its weights make up."""
-    model = photographs._network(photographs.SHAPE, photographs.CLASSES)
-    plain = photographs.smooth_network(photographs.SEED, photographs.SHAPE, photographs.CLASSES, spread=0.3)
+    model = photographs._network(photographs.SHAPE, pgd.CLASSES)
+    plain = properties.smooth_network(photographs.SEED, photographs.SHAPE, pgd.CLASSES, spread=0.3)
     x, _ = photographs._pictures(model, 6, photographs.SHAPE)
-    assert torch.equal(x, physical.quantise(x))
+    assert torch.equal(x, attacks.quantise(x))
     torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(model[0](x), (x - MEAN) / STD)
 
@@ -447,7 +447,7 @@ def of_the_mean_probabilities(*task):
 
 
 def of_the_mean_answer(model, x, y, transformation, samples):
-    seen = physical.Transformed(model, lambda v, _: transformation(v), samples=samples)
+    seen = attacks.Transformed(model, lambda v, _: transformation(v), samples=samples)
     return attacks.input_gradient(seen, x, y)
 
 
@@ -624,15 +624,15 @@ WRONG = {
         ("pgd", attacks.pgd, FOOLS, "too fine for JPEG"),
         ("pgd, long", lambda *task: attacks.pgd(*task, steps=100), FOOLS, "too fine for JPEG"),
         ("bim", attacks.bim, FOOLS, "too fine for JPEG"),
-        ("pgd in 8 bits", lambda *task: physical.quantise(climb(*task)), FOOLS, "too fine for JPEG"),
+        ("pgd in 8 bits", lambda *task: attacks.quantise(climb(*task)), FOOLS, "too fine for JPEG"),
         ("noise", lambda model, x, y, eps: (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1), FOOLS, "Too few fool the model"),
         ("downhill", lambda model, x, y, eps: climb(model, x, y, eps, move=lambda g: -g.sign()), FOOLS, "Too few fool the model"),
         ("noise in the way", lambda *task: climb(*task, slope=through(noisy)), FOOLS, "too fine for JPEG"),
-        ("what JPEG gives back", lambda *task: physical.jpeg(survive_reference(*task)), BALL, "is no answer"),
+        ("what JPEG gives back", lambda *task: attacks.jpeg(survive_reference(*task)), BALL, "is no answer"),
         ("twice the budget", lambda model, x, y, eps: survive_reference(model, x, y, 2 * eps), BALL, "keeps to the budget"),
         ("own budget", lambda model, x, y, eps: survive_reference(model, x, y, EPS / 4), FOOLS, "with all of eps"),
-        ("rounds out of the ball", lambda model, x, y, eps: physical.quantise((x + (eps + 0.6 / 255) * gradient(model, physical.jpeg(x), y).sign()).clamp(0, 1)), BALL, "keeps to the budget"),
-        ("no box", lambda *task: climb(*task, slope=through(lambda v: physical.jpeg(v.clamp(0, 1))), put=lambda adv, x, eps: x + (adv - x).clamp(-eps, eps)), BOX, "then .clamp(0, 1)"),
+        ("rounds out of the ball", lambda model, x, y, eps: attacks.quantise((x + (eps + 0.6 / 255) * gradient(model, attacks.jpeg(x), y).sign()).clamp(0, 1)), BALL, "keeps to the budget"),
+        ("no box", lambda *task: climb(*task, slope=through(lambda v: attacks.jpeg(v.clamp(0, 1))), put=lambda adv, x, eps: x + (adv - x).clamp(-eps, eps)), BOX, "then .clamp(0, 1)"),
         ("p.grad", survive_polluting, NO_TRACE, "gradients on the model's parameters"),
         ("change alone", lambda model, x, y, eps: survive_reference(model, x, y, eps) - x, BALL, "comes last"),
         ("uint8", lambda *task: (255 * survive_reference(*task)).round().to(torch.uint8), LIKE_X, "Keep the type"),
@@ -652,14 +652,12 @@ def test_wrong_answers_are_refused_with_the_right_hint(name, case):
 def test_every_mistake_gives_something_of_its_own():
     """Else a hint would name a mistake that the student did not make. Of a step, in one of two balls."""
     torch.manual_seed(0)
-    model = photographs._network(photographs.SHAPE, photographs.CLASSES)
+    model = photographs._network(photographs.SHAPE, pgd.CLASSES)
     x, y = photographs._pictures(model, 6, photographs.SHAPE)
-    scene = photographs._scene(5, photographs.SHAPE, photographs.CLASSES, 6)
+    scene = photographs._scene(5, photographs.SHAPE, pgd.CLASSES, 6)
     camera = photographs._Camera(scene.x)
     expected = eot_reference(scene.model, scene.x, scene.y, camera, 6)
-    aims = [
-        photographs._aim(photographs.SHAPE, photographs.CLASSES, eps, 0.06, low=-0.05, reach=1.0) for eps in (0.05, 0.4)
-    ]
+    aims = [photographs._aim(photographs.SHAPE, pgd.CLASSES, eps, 0.06, low=-0.05, reach=1.0) for eps in (0.05, 0.4)]
     for given in (
         [(levels_reference(model, x, y, 8), photographs._level_mistakes(model, x, y, 8))],
         [(aim_reference(*aim), photographs._aim_mistakes(aim, labels)) for aim, labels in aims],
@@ -681,10 +679,10 @@ def test_jpeg_tells_the_attacks_apart(shape, classes, eps):
     def fooled(images):
         return (model(images).argmax(1) != y).float().mean().item()
 
-    assert fooled(x) == fooled(physical.jpeg(x)) == 0
+    assert fooled(x) == fooled(attacks.jpeg(x)) == 0
     plain, aware = climb(model, x, y, eps), survive_reference(model, x, y, eps)
-    assert fooled(plain) == fooled(physical.jpeg(aware)) == 1
-    assert fooled(physical.jpeg(plain)) <= 0.25
+    assert fooled(plain) == fooled(attacks.jpeg(aware)) == 1
+    assert fooled(attacks.jpeg(plain)) <= 0.25
 
 
 def test_every_exercise_has_answers_on_trial():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import runtime
-from course_utils.files import TROUBLES, replacing, write_text
+from course_utils.core import settings
+from course_utils.core.files import TROUBLES, replacing, write_text
 
 
 def files_in(folder):
@@ -38,7 +38,7 @@ def test_replacing_is_all_or_nothing(tmp_path):
 
 def test_replacing_keeps_other_errors():
     def fail():
-        with replacing(runtime.cache_dir() / "x"):
+        with replacing(settings.cache_dir() / "x"):
             raise OSError(errno.ECONNRESET, "gone")
 
     with pytest.raises(OSError, match="gone") as caught:
@@ -84,7 +84,7 @@ def test_files_can_be_read_by_those_who_share_the_folder(tmp_path):
 
 @pytest.mark.parametrize("number", TROUBLES)
 def test_each_known_trouble_has_a_cure(number, tmp_path):
-    for path, cure in ((tmp_path / "x", "choose another folder"), (runtime.cache_dir() / "x", "set COURSE_CACHE")):
+    for path, cure in ((tmp_path / "x", "choose another folder"), (settings.cache_dir() / "x", "set COURSE_CACHE")):
         with pytest.raises(OSError, match=cure) as caught, replacing(path):
             raise OSError(number, "trouble")
         assert caught.value.errno == number

@@ -8,18 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from course_utils.generators import (
-    GAN,
-    VAE,
-    Generator,
-    decoder,
-    deep_image_prior,
-    sample,
-    sample_quality,
-    train_gan,
-    trained_gan,
-    trained_vae,
-)
+from course_utils.models.generative import GAN, VAE, Generator, decoder, deep_image_prior, sample, sample_quality
+from course_utils.training import train_gan, trained_gan, trained_vae
 
 
 def stream(seed=0):
@@ -122,7 +112,7 @@ def test_redrawn_images_differ_from_draw_to_draw_by_what_the_encoder_leaves_open
 
 
 def test_the_vae_is_trained_once(vae, monkeypatch):
-    monkeypatch.setattr("course_utils.generators.fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("course_utils.training.generative.fit", lambda *a, **k: pytest.fail("trained again"))
     again = trained_vae(bars(200), latent=2, hidden=64, epochs=15, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(vae.state_dict().values(), again.state_dict().values(), strict=True))
     assert not again.training
@@ -160,7 +150,7 @@ def test_the_critic_is_no_steeper_than_its_norms_allow():
 
 def test_the_gan_is_trained_once(empty_cache, monkeypatch):
     first = trained_gan(bars(40), latent=2, epochs=1, progress=False)
-    monkeypatch.setattr("course_utils.generators.train_gan", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("course_utils.training.generative.train_gan", lambda *a, **k: pytest.fail("trained again"))
     again = trained_gan(bars(40), latent=2, epochs=1, progress=False)
     assert torch.equal(
         sample(first.generator, 3, generator_rng=stream()), sample(again.generator, 3, generator_rng=stream())

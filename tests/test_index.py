@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import chapters, execution, index, reports
-from course_utils.claims import CLAIMS_MIME
-from course_utils.pages import outside_loads
-from course_utils.store import open_store
+from course_utils.core import PROJECT
+from course_utils.runner import chapters, execution, outcomes, reports
+from course_utils.runner.html_export import outside_loads
+from course_utils.runner.paper_claims import CLAIMS_MIME
+from course_utils.runner.store import open_store
 
 WORDS = "# 01 Small & large\n\nA promise with <b> in it."
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=y>\"'&amp;{{ 7 * 7 }}"
@@ -56,7 +57,7 @@ def soup(file):
 
 
 def index_of(folder):
-    return soup(index.write_index(folder))
+    return soup(reports.write_index(folder))
 
 
 def entries(page):
@@ -239,7 +240,7 @@ def course_page(tmp_path_factory):
     for chapter in chapters.chapters():
         shutil.copy(chapter.path, folder)
         (folder / f"{chapter.name}.html").touch()
-    return index.write_index(folder)
+    return reports.write_index(folder)
 
 
 def test_the_course_in_one_small_page_that_loads_nothing(course_page):
@@ -281,7 +282,7 @@ def luminance(colour):
 
 
 def test_colours_can_be_told_apart():
-    style = (Path(index.__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
+    style = (PROJECT / "course_utils" / "templates" / "style.css").read_text(encoding="utf-8")
     inks = set(re.findall(r"[{; ]color: (#\w+)", style)) - {"#fff"}
     grounds = set(re.findall(r"background: (#\w+)", style)) - {"#0b57a4"}  # white stands on this one, below
     assert len(inks) >= 4
@@ -303,12 +304,12 @@ def report(tmp_path):
 
 
 def report_of(folder):
-    index.write_report(folder, reports.collect(folder))
+    reports.write_report(folder, outcomes.collect(folder))
     return soup(folder / "index.html")
 
 
 def test_report_of_a_sweep(report):
-    where = index.write_report(report, reports.collect(report))
+    where = reports.write_report(report, outcomes.collect(report))
     html = (report / "index.html").read_text(encoding="utf-8")
     page = BeautifulSoup(html, "html.parser")
     assert where == str(report / "index.html")
@@ -331,11 +332,11 @@ def test_report_of_a_sweep(report):
 
 def test_the_report_is_drawn_again_only_if_something_is_new(report, monkeypatch):
     drawn = []
-    monkeypatch.setattr(index, "_figure", lambda frame: drawn.append(len(frame)))
-    index.write_report(report, reports.collect(report))
-    index.write_report(report, reports.collect(report))
+    monkeypatch.setattr(reports, "_figure", lambda frame: drawn.append(len(frame)))
+    reports.write_report(report, outcomes.collect(report))
+    reports.write_report(report, outcomes.collect(report))
     record(report, "01_a b-4", "completed", {"eps": 0.1, "seed": 4})
-    index.write_report(report, reports.collect(report))
+    reports.write_report(report, outcomes.collect(report))
     assert drawn == [4, 5]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils.intervals import percent, wilson
+from course_utils.core import percent, wilson
 
 Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 

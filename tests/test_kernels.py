@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_notebook
 from papermill.engines import NotebookExecutionManager
 
-from course_utils import kernels
+from course_utils.core import settings
+from course_utils.runner import kernels
 
 
 def test_a_kernel_is_this_python_in_the_given_environment(monkeypatch):
@@ -21,7 +22,7 @@ def test_a_kernel_is_this_python_in_the_given_environment(monkeypatch):
     assert spec.argv[0] == sys.executable
     assert (spec.env["OMP_NUM_THREADS"], spec.env["OMP_WAIT_POLICY"]) == ("3", "ACTIVE")
     assert "OMP_NUM_THREADS" not in kernels.ThisPython().kernel_spec.env
-    assert str(kernels.PROJECT) in spec.env["PYTHONPATH"].split(os.pathsep)
+    assert str(settings.PROJECT) in spec.env["PYTHONPATH"].split(os.pathsep)
 
 
 def test_a_notebook_is_saved_at_the_end_whatever_happens(monkeypatch):

@@ -6,9 +6,17 @@ from conftest import same_weights
 from torch import nn
 
 from course_utils.attacks import pgd
-from course_utils.layers import DualBatchNorm1d, DualBatchNorm2d, HalvingConv2d, Normalize, branch, dual_batch_norm
-from course_utils.models import small_cnn
-from course_utils.weights import load_weights, save_weights
+from course_utils.models import (
+    DualBatchNorm1d,
+    DualBatchNorm2d,
+    HalvingConv2d,
+    Normalize,
+    branch,
+    dual_batch_norm,
+    load_weights,
+    save_weights,
+    small_cnn,
+)
 
 X = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(20) % 10

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from course_utils import machine
+from course_utils.core import machine
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_utils.attacks import input_gradient, pgd
-from course_utils.manifold import ManifoldDefense, latent_attack, train_on_manifold
-from course_utils.projection import unrolled
+from course_utils.defences.robust_manifold import ManifoldDefense, latent_attack, train_on_manifold
+from course_utils.defences.robust_manifold.projection import unrolled
 
 LATENT = 2
 
@@ -343,7 +343,7 @@ def test_training_takes_the_pairs_with_the_label_of_their_image(monkeypatch):
         seen.update(images=images, labels=labels, options=options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("course_utils.manifold.fit", fit)
+    monkeypatch.setattr("course_utils.defences.robust_manifold.training.fit", fit)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     with pytest.raises(KeyboardInterrupt):
         train_on_manifold(model, Linear(scale=0.4), x, y, z, eps=9.0, rounds=1, pairs=20, progress=False)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from course_utils import chapters, claims, margins
-from course_utils.claims import CLAIMS_MIME, Claim
-from course_utils.margins import Row, claim_row, mistake_row, text_row
+from course_utils.runner import chapters, margins, paper_claims
+from course_utils.runner.margins import Row, claim_row, mistake_row, text_row
+from course_utils.runner.paper_claims import CLAIMS_MIME, Claim
 
 SOLUTIONS = chapters.chapters() if (chapters.NOTEBOOKS / "solutions").exists() else []
 FIGURES = st.lists(st.floats(-1, 1, allow_subnormal=False), min_size=3, max_size=3)
@@ -122,7 +122,7 @@ def mistakes():
     return {row.name: row for _, rows in margins.read().values() for row in rows if row.kind == "mistake"}
 
 
-@pytest.mark.parametrize("known", claims.load_claims().values(), ids=lambda known: known.id)
+@pytest.mark.parametrize("known", paper_claims.load_claims().values(), ids=lambda known: known.id)
 def test_every_claim_was_measured_with_a_margin(known):
     skip_unless_measured(chapters.find_chapter(known.chapter).name)
     row = committed()[known.id]
@@ -145,7 +145,7 @@ def test_every_compared_text_was_the_same_in_all_runs(chapter):
 def test_no_row_of_what_is_gone():
     notebooks = {chapter.name: chapters.read_notebook(chapter.path) for chapter in SOLUTIONS}
     cells = {f"{name}/{cell.id}" for name, nb in notebooks.items() for cell in nb.cells}
-    assert set(committed()) <= cells | set(claims.load_claims())
+    assert set(committed()) <= cells | set(paper_claims.load_claims())
 
 
 # The runs -------------------------------------------------------------------------------------------------------------

@@ -13,16 +13,8 @@ from torch import nn
 
 from course_utils import models
 from course_utils.attacks import fgsm
-from course_utils.models import (
-    Normalize,
-    RBFNetwork,
-    class_means,
-    independent_loss,
-    load_or_train,
-    mlp,
-    small_cnn,
-    softmax_regression,
-)
+from course_utils.models import Normalize, RBFNetwork, class_means, independent_loss, mlp, small_cnn, softmax_regression
+from course_utils.training import load_or_train
 
 X = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(20) % 10
@@ -222,7 +214,7 @@ def test_other_ingredients_are_trained_apart(change, trainer, folder):
 
 def test_other_versions_are_trained_apart(trainer, folder, monkeypatch):
     run(trainer)
-    monkeypatch.setattr(models, "__version__", "99")
+    monkeypatch.setattr("course_utils.training.zoo.__version__", "99")
     run(trainer)
     assert trainer.calls == 2
 

@@ -8,7 +8,8 @@ import statistics
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import chapters, pages, parameters, runtime, student
+from course_utils.core import settings
+from course_utils.runner import chapters, html_export, parameters, student_version
 
 TAGS = {
     "parameters",
@@ -64,7 +65,7 @@ def code_lines(cell):
 def visible_code(nb):
     """The code that a student sees: stubs instead of solutions."""
     shown = [cell for cell in code_cells(nb) if not cell.metadata.get("jupyter", {}).get("source_hidden")]
-    return [{"source": student.hide_solutions(cell.source)} for cell in shown]
+    return [{"source": student_version.hide_solutions(cell.source)} for cell in shown]
 
 
 def without_fences(text):
@@ -104,7 +105,7 @@ def stores_what_is_compared(nb):
     enough = 1 if is_first_steps(nb) else MIN_CHECKED_CELLS
     found = [] if len(cells) >= enough else [f"{len(cells)} cells are tagged nbval-check-output, expected {enough}"]
     found += [f"nothing stored to compare: {c.source[:40]!r}" for c in cells if not (c.outputs and c.execution_count)]
-    return found + [f"cleared for students: {c.source[:40]!r}" for c in cells if student.BEGIN in c.source]
+    return found + [f"cleared for students: {c.source[:40]!r}" for c in cells if student_version.BEGIN in c.source]
 
 
 def was_run_top_to_bottom(nb):
@@ -149,7 +150,7 @@ def has_headings_in_order(nb):
 
 
 def has_no_absolute_path(nb):
-    pattern = rf"(?<![\w.~:/<])/{HOME_FOLDERS}/|\b[A-Z]:\\|{re.escape(str(runtime.PROJECT))}"
+    pattern = rf"(?<![\w.~:/<])/{HOME_FOLDERS}/|\b[A-Z]:\\|{re.escape(str(settings.PROJECT))}"
     shown = [(n, str(o.get("text", "")) + str(without_pictures(o.get("data", {})))) for n, o in outputs(nb)]
     sources = [(n, cell.source) for n, cell in enumerate(nb.cells, 1)]
     return [f"cell {n} holds an absolute path" for n, text in sources + shown if re.search(pattern, text)]
@@ -199,7 +200,7 @@ def checks_its_exercises(nb):
         following = next((c for c in nb.cells[number:] if c.cell_type == "code"), None)
         if following is None or not re.search(r"\bcheck\(", following.source):
             found.append(f"no check(...) after {cell.source.splitlines()[0]!r}")
-        elif student.BEGIN not in following.source:
+        elif student_version.BEGIN not in following.source:
             found.append(f"nothing to solve after {cell.source.splitlines()[0]!r}")
     return found
 
@@ -220,9 +221,9 @@ def is_readable_python(nb):
 
 
 def makes_an_offline_page(nb):
-    html = pages.page(nb, "page")
+    html = html_export.page(nb, "page")
     unreadable = re.findall(r'<code class="unreadable-formula">(.*?)</code>', html, re.DOTALL)
-    return [f"the page cannot show ${tex}$" for tex in unreadable] + pages.outside_loads(html)
+    return [f"the page cannot show ${tex}$" for tex in unreadable] + html_export.outside_loads(html)
 
 
 RULES = [
@@ -278,7 +279,7 @@ def test_links_lead_somewhere(path):
 
 def test_students_have_what_the_solutions_give():
     if SOLUTIONS:
-        assert student.differences() == []
+        assert student_version.differences() == []
 
 
 def test_full_preset_fits_the_chapters():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import course_utils.vision  # noqa: F401 - first: torchattacks imports torchvision, which this makes importable
+import course_utils.core.vision  # noqa: F401 - first: torchattacks imports torchvision, which this makes importable
 from course_utils.attacks import carlini_wagner, deepfool, fgsm, pgd
 
 EPS = 0.1

@@ -7,7 +7,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import batch, chapters, pages
+from course_utils.runner import chapters, html_export, paper_claims
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
@@ -24,7 +24,7 @@ def shown(*outputs):
 
 
 def page(*cells, **options):
-    return pages.page(notebook(*cells), "01_a", **options)
+    return html_export.page(notebook(*cells), "01_a", **options)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def full_page():
         "[next](02_b.ipynb#top) [web](https://example.org/a.ipynb) `code $a$`"
     )
     claims = {
-        batch.CLAIMS_MIME: {"claims": []},
+        paper_claims.CLAIMS_MIME: {"claims": []},
         "text/html": "<table><tr><td>claims</td></tr></table>",
         "text/plain": "c",
     }
@@ -46,7 +46,7 @@ def full_page():
             ({"text/markdown": "At $\\varepsilon$ the **shift**"}, {}),
             ({"text/latex": "$\\displaystyle y^3$"}, {}),
             (claims, {}),
-            ({batch.RESULTS_MIME: {"results": {}}, "text/plain": "acc = 0.5"}, {}),
+            ({paper_claims.RESULTS_MIME: {"results": {}}, "text/plain": "acc = 0.5"}, {}),
             ({"application/javascript": "alert(1)", "text/plain": "a script"}, {}),
         ),
     )
@@ -59,7 +59,7 @@ def test_all_formulas_are_mathml(full_page):
 
 
 def test_nothing_is_loaded_from_elsewhere(full_page):
-    assert pages.outside_loads(full_page) == []
+    assert html_export.outside_loads(full_page) == []
     assert "<script" not in full_page
 
 
@@ -74,11 +74,11 @@ def test_nothing_is_loaded_from_elsewhere(full_page):
     ],
 )
 def test_outside_loads_are_found(html):
-    assert pages.outside_loads(html)
+    assert html_export.outside_loads(html)
 
 
 def test_a_link_is_no_load():
-    assert pages.outside_loads('<a href="https://arxiv.org/abs/1412.6572">paper</a>') == []
+    assert html_export.outside_loads('<a href="https://arxiv.org/abs/1412.6572">paper</a>') == []
 
 
 def test_language_title_and_alt_text(full_page):
@@ -110,7 +110,7 @@ def test_links_between_chapters_lead_to_pages(tmp_path):
         "[n](02_b.ipynb#top) [d](../data/README.md) [w](https://a.org/b.ipynb) [h](#here) <a href='02_b.ipynb'>b</a>"
     )
     chapters.write_notebook(notebook(new_markdown_cell(links)), path)
-    html = pages.export(path, tmp_path / "build" / "course").read_text(encoding="utf-8")
+    html = html_export.export(path, tmp_path / "build" / "course").read_text(encoding="utf-8")
     found = re.findall(r'href="([^"]*)"', html.partition("</h1>")[2])
     assert found == ["02_b.html#top", "../../data/README.md", "https://a.org/b.ipynb", "#here", "02_b.html"]
 
@@ -125,7 +125,7 @@ def test_links_lead_to_another_drive(tmp_path, monkeypatch):
     (tmp_path / "file.md").touch()
     path = tmp_path / "01_a.ipynb"
     chapters.write_notebook(notebook(new_markdown_cell("[d](file.md#top) [n](02_b.ipynb)")), path)
-    html = pages.export(path, tmp_path / "out").read_text(encoding="utf-8")
+    html = html_export.export(path, tmp_path / "out").read_text(encoding="utf-8")
     assert f'href="{(tmp_path / "file.md").as_uri()}#top"' in html
     assert 'href="02_b.html"' in html
 
@@ -142,7 +142,7 @@ def test_links_lead_to_another_drive(tmp_path, monkeypatch):
     ],
 )
 def test_formulas_of_the_field_can_be_read(tex):
-    markup = pages.mathml(tex)
+    markup = html_export.mathml(tex)
     assert markup.startswith("<math"), markup
     assert "\\" not in markup
 
@@ -152,12 +152,12 @@ def test_formulas_of_the_field_can_be_read(tex):
     [("y = -1", True), ("(-x)", True), (r"a \le +b", True), ("a - b", False), ("(a) - b", False), (r"|a| + b", False)],
 )
 def test_signs_are_set_as_signs(tex, is_unary):
-    assert ('form="prefix"' in pages.mathml(tex)) == is_unary
+    assert ('form="prefix"' in html_export.mathml(tex)) == is_unary
 
 
 @pytest.mark.parametrize("tex", [r"\unknowncommand x", "{", r"a \label{x}"])
 def test_a_formula_that_cannot_be_read_stays_visible(tex):
-    assert pages.mathml(tex).startswith('<code class="unreadable-formula">')
+    assert html_export.mathml(tex).startswith('<code class="unreadable-formula">')
 
 
 def test_folded_code_can_be_unfolded_and_its_output_is_shown():

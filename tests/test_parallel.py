@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from course_utils.parallel import parallel_map
+from course_utils.core.parallel import parallel_map
 
 
 def drawn(scale):
@@ -100,7 +100,7 @@ def alive(pid):
 def test_workers_end_with_a_killed_parent():
     code = (
         "import os, time\n"
-        "from course_utils.parallel import parallel_map\n"
+        "from course_utils.core.parallel import parallel_map\n"
         "def job(i):\n    print(os.getpid(), flush=True); time.sleep(120)\n"
         "parallel_map(job, range(2), workers=2, progress=False)\n"
     )
@@ -119,7 +119,7 @@ def test_a_replaced_worker_is_nothing_to_read_about():
     code = """
 import warnings
 from joblib.externals.loky import process_executor
-import course_utils.parallel
+import course_utils.core.parallel
 warnings.warn("A worker stopped while some jobs were given to the executor. This can be caused by a leak.")
 warnings.warn("something else")
 assert "A worker stopped while some jobs were given" in "".join(

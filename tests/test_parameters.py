@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from course_utils import chapters, parameters
+from course_utils.runner import chapters, parameters
 
 
 @pytest.mark.parametrize(

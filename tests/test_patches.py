@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from course_utils import models
-from course_utils.intervals import wilson
-from course_utils.patches import adversarial_patch, apply_patch, patch_success
+from course_utils.attacks import adversarial_patch, apply_patch
+from course_utils.core import wilson
+from course_utils.evaluation import patch_success
 
 
 def stream(seed=0):

@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from course_utils import photos
-from course_utils.photos import load_photos, preprocess, read_photo, save_png
-from course_utils.runtime import PROJECT
-from course_utils.vision import torchvision
+from course_utils.core import PROJECT
+from course_utils.core.vision import torchvision
+from course_utils.data import load_photos, photos, preprocess, read_photo, save_png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(PIXELS)

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from course_utils import models, physical
-from course_utils.attacks import fgsm, input_gradient, pgd
-from course_utils.intervals import wilson
-from course_utils.physical import TRANSFORMATIONS, Transformed, survival
+from course_utils import attacks, models
+from course_utils.attacks import TRANSFORMATIONS, Transformed, fgsm, input_gradient, pgd, transformations
+from course_utils.core import wilson
+from course_utils.evaluation import survival
 
-F = physical.F
+F = transformations.F
 every_transformation = pytest.mark.parametrize("transform", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
 
 
@@ -90,14 +90,14 @@ def test_a_gradient_comes_through(transform):
 @pytest.mark.parametrize(
     "still",
     [
-        lambda x: physical.blur(x, 0),
-        lambda x: physical.resize_and_back(x, 1),
-        lambda x: physical.random_crop(x, 1),
-        lambda x: physical.random_resize_and_pad(x, 1),
-        lambda x: physical.random_rotation(x, 0),
-        lambda x: physical.random_perspective(x, 0),
-        lambda x: physical.random_light(x, 0),
-        lambda x: physical.gaussian_noise(x, 0),
+        lambda x: attacks.blur(x, 0),
+        lambda x: attacks.resize_and_back(x, 1),
+        lambda x: attacks.random_crop(x, 1),
+        lambda x: attacks.random_resize_and_pad(x, 1),
+        lambda x: attacks.random_rotation(x, 0),
+        lambda x: attacks.random_perspective(x, 0),
+        lambda x: attacks.random_light(x, 0),
+        lambda x: attacks.gaussian_noise(x, 0),
     ],
 )
 def test_without_strength_nothing_happens(still):
@@ -107,31 +107,31 @@ def test_without_strength_nothing_happens(still):
 
 def test_quantise_is_the_nearest_level_and_its_gradient_the_identity():
     x = torch.rand(2, 3, 5, 5, generator=stream(), requires_grad=True)
-    seen = physical.quantise(x)
+    seen = attacks.quantise(x)
     assert torch.equal((seen * 255).round() / 255, seen)
     assert (seen - x).abs().max() <= 0.5 / 255 + 1e-7
-    assert torch.equal(physical.quantise(seen), seen)
+    assert torch.equal(attacks.quantise(seen), seen)
     (gradient,) = torch.autograd.grad((3 * seen).sum(), x)
     assert (gradient == 3).all()
 
 
 def test_jpeg_is_what_a_file_holds():
-    x = physical.quantise(torch.rand(1, 3, 20, 12, generator=stream()))
+    x = attacks.quantise(torch.rand(1, 3, 20, 12, generator=stream()))
     file = io.BytesIO()
     Image.fromarray((x[0].permute(1, 2, 0) * 255).round().byte().numpy()).save(file, "JPEG", quality=60)
-    assert torch.equal(physical.jpeg(x, 60), F.to_tensor(Image.open(file))[None])
+    assert torch.equal(attacks.jpeg(x, 60), F.to_tensor(Image.open(file))[None])
 
 
 def test_a_better_quality_is_nearer_and_smooth_images_hardly_change():
     x = torch.rand(4, 3, 32, 32, generator=stream())
-    errors = [(physical.jpeg(x, quality) - x).square().mean().item() for quality in (5, 30, 60, 95)]
+    errors = [(attacks.jpeg(x, quality) - x).square().mean().item() for quality in (5, 30, 60, 95)]
     assert errors == sorted(errors, reverse=True)
-    assert (physical.jpeg(smooth(), 95) - smooth()).abs().mean() < 0.02
+    assert (attacks.jpeg(smooth(), 95) - smooth()).abs().mean() < 0.02
 
 
 def test_blur_keeps_the_mean_and_takes_the_noise():
     noise = 0.5 + 0.1 * torch.randn(1, 1, 64, 64, generator=stream()).clamp(-4, 4)
-    seen = physical.blur(noise, 2.0)
+    seen = attacks.blur(noise, 2.0)
     assert abs(seen.mean() - noise.mean()) < 0.01
     # White noise of variance s² keeps s²/(4πσ²) under a Gaussian of standard deviation σ.
     inner = seen[..., 8:-8, 8:-8]
@@ -149,18 +149,18 @@ def test_rotation_and_perspective_stay_within_their_strength():
         total = weight.sum((1, 2))
         return [(weight * axis[16:49, 40:]).sum((1, 2)) / total for axis in (rows, columns)]
 
-    down, right = centre(physical.random_rotation(x, 20, generator=stream()))
+    down, right = centre(attacks.random_rotation(x, 20, generator=stream()))
     angle = torch.atan2(down - 32, right - 32).rad2deg()
     assert angle.abs().max() <= 22  # a pixel is two degrees there
     assert angle.min() < -10
     assert angle.max() > 10
-    seen = physical.random_perspective(torch.ones(20, 1, 60, 40), 0.1, generator=stream())
+    seen = attacks.random_perspective(torch.ones(20, 1, 60, 40), 0.1, generator=stream())
     assert (seen[:, :, 6:-6, 4:-4] == 1).float().mean() > 0.97
     assert (seen == 0.5).flatten(1).any(1).all()  # grey beside the picture
 
 
 def test_resize_and_pad_holds_one_smaller_picture_on_black():
-    seen = physical.random_resize_and_pad(torch.ones(30, 1, 40, 20), 0.5, generator=stream())[:, 0]
+    seen = attacks.random_resize_and_pad(torch.ones(30, 1, 40, 20), 0.5, generator=stream())[:, 0]
     heights, widths = ((seen.sum(2) > 0).sum(1), (seen.sum(1) > 0).sum(1))
     assert torch.allclose(seen.flatten(1).sum(1), (heights * widths).float(), rtol=1e-4)
     assert (heights >= 20).all()
@@ -169,16 +169,16 @@ def test_resize_and_pad_holds_one_smaller_picture_on_black():
 
 def test_light_and_noise_have_the_strength_they_say():
     grey = torch.full((200, 1, 8, 8), 0.5)
-    means = physical.random_light(grey, 0.2, generator=stream()).flatten(1).mean(1)
+    means = attacks.random_light(grey, 0.2, generator=stream()).flatten(1).mean(1)
     assert means.min() >= 0.4 - 1e-6
     assert means.max() <= 0.6 + 1e-6
     assert means.max() - means.min() > 0.15
-    assert (physical.gaussian_noise(grey, 0.05, generator=stream()) - grey).std().item() == pytest.approx(0.05, rel=0.1)
+    assert (attacks.gaussian_noise(grey, 0.05, generator=stream()) - grey).std().item() == pytest.approx(0.05, rel=0.1)
 
 
 def test_a_stronger_print_changes_more():
     x = smooth(6)
-    change = [(physical.print_and_photograph(x, strength=s, generator=stream()) - x).abs().mean() for s in (0, 0.5, 2)]
+    change = [(attacks.print_and_photograph(x, strength=s, generator=stream()) - x).abs().mean() for s in (0, 0.5, 2)]
     assert change == sorted(change)
     assert change[0] < 0.02
 
@@ -186,17 +186,17 @@ def test_a_stronger_print_changes_more():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda x: physical.jpeg(x, 0), ValueError, "quality must be at least 1"),
-        (lambda x: physical.jpeg(x, 100), ValueError, "1 to 95"),
-        (lambda x: physical.jpeg(x[:, :2]), ValueError, "grey or RGB"),
-        (lambda x: physical.blur(x, -1.0), ValueError, "sigma"),
-        (lambda x: physical.blur(x, 3.0), ValueError, "too far"),
-        (lambda x: physical.resize_and_back(x, 1.5), ValueError, "share"),
-        (lambda x: physical.random_perspective(x, 0.5), ValueError, "below 0.5"),
-        (lambda x: physical.print_and_photograph(x, strength=3), ValueError, "0 to 2"),
-        (lambda x: physical.quantise(x[0]), ValueError, r"\(N, C, H, W\)"),
-        (lambda x: physical.quantise(2 * x), ValueError, "must lie in clip"),
-        (lambda x: physical.random_crop(x.byte(), 0.9), TypeError, "floats"),
+        (lambda x: attacks.jpeg(x, 0), ValueError, "quality must be at least 1"),
+        (lambda x: attacks.jpeg(x, 100), ValueError, "1 to 95"),
+        (lambda x: attacks.jpeg(x[:, :2]), ValueError, "grey or RGB"),
+        (lambda x: attacks.blur(x, -1.0), ValueError, "sigma"),
+        (lambda x: attacks.blur(x, 3.0), ValueError, "too far"),
+        (lambda x: attacks.resize_and_back(x, 1.5), ValueError, "share"),
+        (lambda x: attacks.random_perspective(x, 0.5), ValueError, "below 0.5"),
+        (lambda x: attacks.print_and_photograph(x, strength=3), ValueError, "0 to 2"),
+        (lambda x: attacks.quantise(x[0]), ValueError, r"\(N, C, H, W\)"),
+        (lambda x: attacks.quantise(2 * x), ValueError, "must lie in clip"),
+        (lambda x: attacks.random_crop(x.byte(), 0.9), TypeError, "floats"),
     ],
 )
 def test_wrong_input_is_refused(call, error, words):
@@ -289,7 +289,7 @@ def test_over_a_linear_transformation_the_gradient_is_the_mean():
     drawn = []
 
     def scaled(x, generator):
-        drawn.append(physical.uniform(0, 1, generator))
+        drawn.append(transformations.uniform(0, 1, generator))
         return drawn[-1] * x
 
     x = torch.rand(3, 3, 2, 2, generator=stream())
@@ -305,7 +305,7 @@ def test_it_finds_what_most_views_share():
     weights = torch.tensor([3.0, 1.0, 1.0, 1.0]).view(1, 1, 1, 4)
 
     def mostly(x, generator):
-        return x.flip(3) if physical.place(2, generator) == 0 else x
+        return x.flip(3) if transformations.place(2, generator) == 0 else x
 
     x, y = torch.full((1, 1, 1, 4), 0.5), torch.tensor([0])
     adv = fgsm(Transformed(Line(weights - 1.2), mostly, samples=600, generator=stream()), x, y, 0.1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
-from course_utils import chapters, pictures
+from course_utils.runner import chapters, pictures
 
 
 def png(width, height, colour="red", mode="RGB"):

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 
 from course_utils import plotting
+from course_utils.plotting import figures
 
 
 def pixels(fig):
-    return np.asarray(Image.open(io.BytesIO(plotting.to_png(fig))).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(figures.to_png(fig))).convert("RGB"))
 
 
 def test_show_displays_one_png_with_its_alt_text(displayed):
@@ -30,7 +31,7 @@ def test_show_refuses_a_figure_without_alt_text():
 
 def test_no_figure_is_left_in_pyplot():
     before = plt.get_fignums()
-    plotting.to_png(plotting.image_grid(torch.rand(3, 1, 5, 5)))
+    figures.to_png(plotting.image_grid(torch.rand(3, 1, 5, 5)))
     assert plt.get_fignums() == before
 
 

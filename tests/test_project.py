@@ -14,91 +14,15 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from course_utils.runtime import PROJECT
+from course_utils.core import PROJECT
 
 PACKAGE = PROJECT / "course_utils"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Who may import whom, besides everybody's right to the package's version. No entry may run back up.
-MAY_IMPORT = {
-    "runtime": set(),
-    "intervals": set(),
-    "names": set(),
-    "files": {"runtime"},
-    "vision": set(),
-    "parallel": set(),
-    "claims": {"runtime", "intervals", "names"},
-    "photos": {"files", "vision"},
-    "data": {"runtime", "files", "names", "vision", "photos"},
-    "layers": set(),
-    "weights": {"files"},
-    "classifiers": {"runtime", "files", "names", "vision", "layers", "weights", "evaluation"},
-    "models": {"runtime", "layers", "weights", "classifiers"},
-    "attacks": {"runtime"},
-    "evaluation": {"attacks", "intervals"},
-    "adversaries": {"names", "attacks"},
-    "checkpoints": {"models"},
-    "training": {"names", "attacks", "evaluation", "models", "adversaries", "checkpoints"},
-    "victims": {"names", "attacks"},
-    "transfer": {"attacks", "evaluation", "training", "victims"},
-    "generators": {"attacks", "evaluation", "models", "training"},
-    "projection": {"attacks"},
-    "manifold": {"attacks", "adversaries", "training", "projection"},
-    "adaptive": {"names", "attacks", "evaluation", "transfer", "manifold"},
-    "physical": {"intervals", "vision", "attacks", "evaluation"},
-    "patches": {"vision", "attacks", "evaluation", "physical"},
-    "plotting": {"intervals", "evaluation"},
-    "pictures": {"plotting"},
-    "demos": {"attacks", "adversaries", "classifiers", "data", "evaluation", "generators", "manifold", "photos"}
-    | {"files", "names", "plotting", "projection", "runtime", "training", "transfer", "victims"},
-    "exercises": {"names", "runtime", "layers", "attacks", "evaluation", "physical"},
-    "chapters": {"runtime", "files", "names"},
-    "parameters": {"names", "chapters"},
-    "store": {"runtime", "files"},
-    "machine": set(),
-    "kernels": {"runtime"},
-    "execution": {"files", "claims", "chapters", "parameters", "store", "machine", "kernels"},
-    "workers": set(),
-    "reports": {"runtime", "names", "files", "plotting", "store", "execution"},
-    "batch": {"claims", "store", "machine", "execution", "workers", "reports"},
-    "cluster": {"machine"},
-    "margins": {"runtime", "files", "claims", "chapters", "machine", "execution", "batch"},
-    "student": {"files", "chapters"},
-    "pages": {"runtime", "files", "chapters"},
-    "slides": {"pages"},
-    "index": {"runtime", "files", "plotting", "chapters", "claims", "store", "execution", "reports", "pictures"},
-    "cli": {"runtime", "names", "vision", "data", "chapters", "parameters", "batch", "student", "pages"}
-    | {"cluster", "index", "margins", "reports", "demos", "slides"},
-    "__main__": {"cli"},
-    "__init__": set(),
-}
-WITHOUT_TORCH = {
-    "runtime",
-    "intervals",
-    "names",
-    "files",
-    "chapters",
-    "parameters",
-    "claims",
-    "plotting",
-    "store",
-    "machine",
-    "kernels",
-    "execution",
-    "workers",
-    "reports",
-    "batch",
-    "cluster",
-    "margins",
-    "student",
-    "pages",
-    "slides",
-    "pictures",
-    "index",
-    "cli",
-    "__main__",
-    "__init__",
-}
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+ROOMS = PYPROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+WITHOUT_TORCH = ("core", "plotting", "runner", "cli")  # `core` but for three modules that compute
+COMPUTES = {"core/validation.py", "core/parallel.py", "core/vision.py"}
 MAY_PRINT = {"cli"}
 
 
@@ -128,22 +52,6 @@ def imports(path):
                 yield ".".join(base), node
 
 
-def uses_of_course(path):
-    names = [name.split(".")[1] for name, _ in imports(path) if name.startswith("course_utils.")]
-    return {name for name in names if name in MAY_IMPORT} - {subject(path)}
-
-
-def runs_at_import(path, node):
-    """Tell whether a statement runs when the module is imported: outside functions and `if TYPE_CHECKING`."""
-    hidden = [
-        n
-        for n in ast.walk(tree(path))
-        if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        or (isinstance(n, ast.If) and ast.unparse(n.test).endswith("TYPE_CHECKING"))
-    ]
-    return not any(node in ast.walk(n) for n in hidden)
-
-
 def name_of(path):
     return path.relative_to(PACKAGE).as_posix()
 
@@ -151,40 +59,31 @@ def name_of(path):
 every_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
 
 
-@every_module
-def test_imports_run_one_way(path):
-    assert subject(path) in MAY_IMPORT, "a new module takes its place in the table above"
-    assert uses_of_course(path) <= MAY_IMPORT[subject(path)]
+def test_every_folder_is_a_room():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(ROOMS)
 
 
-def test_the_table_has_no_cycle():
-    above = {name: set(below) for name, below in MAY_IMPORT.items()}
-    while above:
-        lowest = {name for name, below in above.items() if not below & set(above)}
-        assert lowest, f"a cycle among {sorted(above)}"
-        above = {name: below for name, below in above.items() if name not in lowest}
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_room_says_which_files_it_has(room):
+    """Files of one subject each (demos and exercises) need not be listed one by one."""
+    text = ast.get_docstring(tree(PACKAGE / room / "__init__.py"))
+    files = {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
+    named = {name for name in files if f"`{name}`" in text}
+    assert named == files or "one file for the" in text, sorted(files - named)
 
 
 @every_module
 def test_only_vision_imports_torchvision(path):
     names = {name.split(".")[0] for name, _ in imports(path)}
-    assert subject(path) == "vision" or "torchvision" not in names
+    assert name_of(path) == "core/vision.py" or "torchvision" not in names
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if subject(p) in WITHOUT_TORCH], ids=name_of)
-def test_no_torch_at_import(path):
-    early = {name.split(".")[0] for name, node in imports(path) if runs_at_import(path, node)}
-    assert not early & {"torch", "torchvision"}
-    heavy = {
-        name.split(".")[1]
-        for name, node in imports(path)
-        if name.startswith("course_utils.") and runs_at_import(path, node)
-    }
-    assert heavy & set(MAY_IMPORT) <= WITHOUT_TORCH
-
-
-def test_the_command_starts_without_torch():
-    code = "import sys, course_utils.cli, course_utils.pages, course_utils.student; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("room", WITHOUT_TORCH)
+def test_no_torch_at_import(room):
+    files = [p for p in (PACKAGE / room).rglob("*.py") if name_of(p) not in COMPUTES]
+    modules = [".".join(p.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__") for p in files]
+    code = f"import sys\nfor m in {modules}: __import__(m)\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -242,19 +141,11 @@ def test_modules_are_documented(path):
     assert ast.get_docstring(tree(path))
 
 
-@every_module
-def test_every_module_has_a_test_file(path):
-    small = {"__main__", "__init__", "vision", "intervals", "names"}
-    found = list((PROJECT / "tests").glob(f"test_{subject(path)}*.py"))
-    assert found or subject(path) in small
-
-
 # packages
 
 
-@cache
 def project():
-    return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return PYPROJECT["project"]
 
 
 def ranges():
@@ -337,7 +228,7 @@ def test_the_git_ignored_folders_hold_nothing_of_the_repository():
 
 
 def test_every_file_of_the_package_is_installed_with_it():
-    setuptools = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    setuptools = PYPROJECT["tool"]["setuptools"]
     installed = {
         path
         for package, patterns in setuptools["package-data"].items()

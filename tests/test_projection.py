@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_utils.projection import implicit, project_to_range, unrolled
+from course_utils.defences.robust_manifold.projection import implicit, project_to_range, unrolled
 
 LATENT = 3
 

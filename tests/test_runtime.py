@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import runtime
+from course_utils.core import settings
 
 
 def test_cache_is_where_the_variable_says(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "a"))
-    assert runtime.cache_dir() == tmp_path / "a"
+    assert settings.cache_dir() == tmp_path / "a"
     assert not (tmp_path / "a").exists()
     monkeypatch.setenv("COURSE_CACHE", "~/course")
-    assert runtime.cache_dir() == Path.home() / "course"
+    assert settings.cache_dir() == Path.home() / "course"
 
 
 @pytest.mark.parametrize(
@@ -27,16 +27,16 @@ def test_cache_is_where_the_variable_says(monkeypatch, tmp_path):
 def test_what_is_no_path_of_this_machine_is_refused(place, monkeypatch):
     """`Path` would make a folder called "s3:" of it."""
     with pytest.raises(ValueError, match=r"Name a local one|write the path out"):
-        runtime.local_path(place)
+        settings.local_path(place)
     monkeypatch.setenv("COURSE_CACHE", str(place))
     with pytest.raises(ValueError, match=r"Name a local one|write the path out"):
-        runtime.cache_dir()
+        settings.cache_dir()
 
 
 @pytest.mark.parametrize("place", ["a", "/a/b", "C:/a", "C:\\a", "a:b", "a/s3://b", Path("a/b"), ".", "a~"])
 def test_a_path_stays_what_it_is(place):
-    assert not runtime.is_address(place)
-    assert runtime.local_path(place) == Path(place)
+    assert not settings.is_address(place)
+    assert settings.local_path(place) == Path(place)
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -44,22 +44,22 @@ def test_cache_is_in_the_checkout_otherwise(value, monkeypatch):
     monkeypatch.delenv("COURSE_CACHE")
     if value is not None:
         monkeypatch.setenv("COURSE_CACHE", value)
-    assert runtime.cache_dir() == Path(runtime.__file__).parent.parent / "data" / "cache"
+    assert settings.cache_dir() == Path(settings.__file__).parents[2] / "data" / "cache"
 
 
 def test_cache_of_an_installed_package_is_the_users(monkeypatch, tmp_path):
     monkeypatch.delenv("COURSE_CACHE")
-    monkeypatch.setattr(runtime, "PROJECT", tmp_path)
-    assert "adversarial-examples-course" in str(runtime.cache_dir())
-    assert tmp_path not in runtime.cache_dir().parents
+    monkeypatch.setattr(settings, "PROJECT", tmp_path)
+    assert "adversarial-examples-course" in str(settings.cache_dir())
+    assert tmp_path not in settings.cache_dir().parents
 
 
 def test_mirror(monkeypatch, tmp_path):
-    assert runtime.mirror_dir() is None
+    assert settings.mirror_dir() is None
     monkeypatch.setenv("COURSE_DATA_MIRROR", "")
-    assert runtime.mirror_dir() is None
+    assert settings.mirror_dir() is None
     monkeypatch.setenv("COURSE_DATA_MIRROR", str(tmp_path))
-    assert runtime.mirror_dir() == tmp_path
+    assert settings.mirror_dir() == tmp_path
 
 
 @pytest.mark.parametrize("name", ["missing", "file"])
@@ -67,14 +67,14 @@ def test_mirror_that_is_no_folder(name, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("COURSE_DATA_MIRROR", str(tmp_path / name))
     with pytest.raises(ValueError, match=r"COURSE_DATA_MIRROR must name an existing folder.*unset it"):
-        runtime.mirror_dir()
+        settings.mirror_dir()
 
 
 @pytest.mark.parametrize(("value", "offline"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])
 def test_offline(value, offline, monkeypatch):
     if value is not None:
         monkeypatch.setenv("COURSE_OFFLINE", value)
-    assert runtime.is_offline() is offline
+    assert settings.is_offline() is offline
 
 
 def machine(monkeypatch, *, cuda=0, mps=False):
@@ -89,34 +89,34 @@ def machine(monkeypatch, *, cuda=0, mps=False):
 )
 def test_auto_takes_the_fastest(has, expected, monkeypatch):
     machine(monkeypatch, **has)
-    assert runtime.choose_device().type == expected
-    assert runtime.choose_device("cpu").type == "cpu"
+    assert settings.choose_device().type == expected
+    assert settings.choose_device("cpu").type == "cpu"
 
 
 def test_named_devices(monkeypatch):
     machine(monkeypatch, cuda=2, mps=True)
-    assert runtime.choose_device("cuda:1") == torch.device("cuda:1")
-    assert runtime.choose_device("mps").type == "mps"
+    assert settings.choose_device("cuda:1") == torch.device("cuda:1")
+    assert settings.choose_device("mps").type == "mps"
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "tpu", "meta", "xpu"])
 def test_unknown_devices(name, monkeypatch):
     machine(monkeypatch, cuda=1)
     with pytest.raises(ValueError, match='device must be "auto", "cpu", "cuda", "cuda:N" or "mps"'):
-        runtime.choose_device(name)
+        settings.choose_device(name)
 
 
 @pytest.mark.parametrize(("name", "cuda"), [("cuda", 0), ("cuda:0", 0), ("mps", 0), ("cuda:1", 1), ("cuda:7", 2)])
 def test_absent_devices(name, cuda, monkeypatch):
     machine(monkeypatch, cuda=cuda)
     with pytest.raises(ValueError, match=f"this machine has no device '{name}'"):
-        runtime.choose_device(name)
+        settings.choose_device(name)
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**40, -1])
 def test_seed_everything(seed):
     def draw():
-        runtime.seed_everything(seed)
+        settings.seed_everything(seed)
         return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
 
     state = torch.get_rng_state()
@@ -125,12 +125,12 @@ def test_seed_everything(seed):
 
 
 def test_describe():
-    text = runtime.describe()
+    text = settings.describe()
     assert f"torch {torch.__version__}" in text
     assert "device " in text
     assert text.count("\n") == 0
 
 
 def test_import_needs_no_torch():
-    code = "import sys, course_utils.runtime, course_utils.claims; sys.exit('torch' in sys.modules)"
+    code = "import sys, course_utils.core.settings, course_utils.runner.paper_claims; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import files, store
+from course_utils.core import files
+from course_utils.runner import store
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -96,7 +97,7 @@ def test_many_claimants_at_once(place):
 
 def test_the_system_ends_the_claim_of_a_killed_process(tmp_path):
     code = (
-        "import sys, time\nfrom course_utils.store import open_store\n"
+        "import sys, time\nfrom course_utils.runner.store import open_store\n"
         "with open_store(sys.argv[1]).claim('a'):\n    print('claimed', flush=True)\n    time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
@@ -145,7 +146,7 @@ def test_scratch_is_empty_and_goes(tmp_path):
 
 def test_scratch_removes_what_a_killed_process_left(tmp_path):
     code = (
-        "import os, sys\nfrom course_utils.store import open_store\nhere = open_store(sys.argv[1])\n"
+        "import os, sys\nfrom course_utils.runner.store import open_store\nhere = open_store(sys.argv[1])\n"
         "with here.claim('a'), here.scratch('a') as scratch:\n    (scratch / 'half').touch()\n    os._exit(1)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=False)

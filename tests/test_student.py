@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import chapters, student
+from course_utils.runner import chapters, student_version
 
 SOLVED = """def f(x):
     \"\"\"Double x.\"\"\"
@@ -51,20 +51,22 @@ def course(tmp_path, monkeypatch):
 
 
 def test_solution_becomes_a_stub_that_keeps_its_indentation():
-    assert student.hide_solutions(SOLVED) == STUBBED
-    assert student.hide_solutions("### BEGIN SOLUTION\na = 1\n### END SOLUTION") == "\n".join(student.STUB)
+    assert student_version.hide_solutions(SOLVED) == STUBBED
+    assert student_version.hide_solutions("### BEGIN SOLUTION\na = 1\n### END SOLUTION") == "\n".join(
+        student_version.STUB
+    )
 
 
 def test_two_solutions_in_one_cell():
     one = "    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION"
-    hidden = student.hide_solutions(f"def a():\n{one}\ndef b():\n{one}")
+    hidden = student_version.hide_solutions(f"def a():\n{one}\ndef b():\n{one}")
     assert hidden.count("# YOUR CODE HERE") == 2
     assert "return" not in hidden
 
 
 def test_source_without_solution_stays_as_it_is():
     source = "a = 1\n\nb = '### BEGIN SOLUTION in a text'"
-    assert student.hide_solutions(source) == source
+    assert student_version.hide_solutions(source) == source
 
 
 @pytest.mark.parametrize(
@@ -78,12 +80,12 @@ def test_source_without_solution_stays_as_it_is():
 )
 def test_unbalanced_markers_are_refused(source):
     with pytest.raises(ValueError, match="SOLUTION"):
-        student.hide_solutions(source)
+        student_version.hide_solutions(source)
 
 
 def test_only_the_solved_cell_loses_its_outputs():
     original = solved_notebook()
-    nb = student.student_version(original)
+    nb = student_version.student_version(original)
     assert (nb.cells[1].source, nb.cells[1].outputs, nb.cells[1].execution_count) == (STUBBED, [], None)
     assert (nb.cells[2].outputs[0].text, nb.cells[2].execution_count) == ("done", 2)
     assert [c.id for c in nb.cells] == [c.id for c in original.cells]
@@ -92,15 +94,15 @@ def test_only_the_solved_cell_loses_its_outputs():
 
 
 def test_links_start_one_folder_higher():
-    text = student.student_version(solved_notebook()).cells[0].source
+    text = student_version.student_version(solved_notebook()).cells[0].source
     assert text.endswith("[data](../data/README.md) <a href='x.ipynb'>x</a> [next](02_b.ipynb)")
 
 
 def test_written_once_then_up_to_date(course):
-    assert student.differences() == ["01_a.ipynb is missing"]
-    assert student.write_students() == [course / "01_a.ipynb"]
-    assert student.write_students() == []
-    assert student.differences() == []
+    assert student_version.differences() == ["01_a.ipynb is missing"]
+    assert student_version.write_students() == [course / "01_a.ipynb"]
+    assert student_version.write_students() == []
+    assert student_version.differences() == []
     text = (course / "01_a.ipynb").read_text(encoding="utf-8")
     assert text.endswith("}\n")
     assert not text.endswith("\n\n")
@@ -108,11 +110,11 @@ def test_written_once_then_up_to_date(course):
 
 
 def test_edited_and_stale_versions_are_named(course):
-    student.write_students()
+    student_version.write_students()
     path = course / "01_a.ipynb"
     path.write_text(path.read_text(encoding="utf-8").replace("done", "undone"), encoding="utf-8")
     path.with_name("09_old.ipynb").write_text("{}", encoding="utf-8")
-    assert [line.split()[0] for line in student.differences()] == ["01_a.ipynb", "09_old.ipynb"]
+    assert [line.split()[0] for line in student_version.differences()] == ["01_a.ipynb", "09_old.ipynb"]
 
 
 def test_error_names_notebook_and_cell_and_nothing_is_written(course):
@@ -120,5 +122,5 @@ def test_error_names_notebook_and_cell_and_nothing_is_written(course):
     nb.cells[2].source = "### END SOLUTION"
     nbformat.write(nb, course / "solutions" / "02_b.ipynb")
     with pytest.raises(ValueError, match=r"02_b\.ipynb, cell 3: '### END SOLUTION'"):
-        student.write_students()
+        student_version.write_students()
     assert not list(course.glob("*.ipynb"))

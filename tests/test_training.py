@@ -12,7 +12,17 @@ from course_utils import models, training
 from course_utils.data import load_images
 from course_utils.evaluation import accuracy, robust_accuracy
 from course_utils.models import independent_loss
-from course_utils.training import ATTACKS, Adversary, FreeAdversary, History, adversarial_fit, augment, fit, trained
+from course_utils.training import (
+    ATTACKS,
+    Adversary,
+    FreeAdversary,
+    History,
+    adversarial_fit,
+    augment,
+    fit,
+    fitting,
+    trained,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 Y = torch.randint(3, (90,), generator=GENERATOR)
@@ -213,7 +223,7 @@ def test_trained_comes_from_the_cache_the_second_time(empty_cache, monkeypatch):
     monkeypatch.setitem(training.RECIPES, "softmax", replace(training.RECIPES["softmax"], epochs=1))
     state = torch.get_rng_state()
     first = trained("softmax", x, y, progress=False)
-    monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("course_utils.training.zoo.fit", lambda *a, **k: pytest.fail("trained again"))
     second = trained("softmax", x, y, progress=False)
     assert torch.equal(first[1].weight, second[1].weight)
     assert torch.equal(torch.get_rng_state(), state)
@@ -244,13 +254,6 @@ def test_trained_with_validation_is_kept_by_its_images_too(empty_cache):
     assert len(list((empty_cache / "models").iterdir())) == 2
 
 
-def test_the_checkpoint_is_no_part_of_the_key(empty_cache, tmp_path):
-    x, y = torch.rand(40, 1, 28, 28), torch.arange(40) % 10
-    for checkpoint in (None, tmp_path / "one.pt", tmp_path / "two.pt"):
-        trained("softmax", x, y, epochs=1, checkpoint=checkpoint, progress=False)
-    assert len(list((empty_cache / "models").iterdir())) == 1
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -266,13 +269,6 @@ def test_trained_refuses_what_names_no_file(options, message, empty_cache):
     with pytest.raises(TypeError, match=message):
         trained("softmax", torch.rand(20, 1, 28, 28), torch.arange(20) % 10, progress=False, **options)
     assert not empty_cache.exists()
-
-
-def test_a_checkpoint_needs_settings_in_plain_values(tmp_path):
-    attack = Adversary("noise", 0.1, {"generator": torch.Generator()})
-    fit(network(), X, Y, epochs=1, attack=attack, progress=False)
-    with pytest.raises(TypeError, match=r"plain values .*Generator.*without a checkpoint"):
-        fit(network(), X, Y, epochs=1, attack=attack, checkpoint=tmp_path / "run.pt", progress=False)
 
 
 def test_unknown_network():
@@ -312,7 +308,7 @@ def test_mix_weighs_clean_and_adversarial_loss():
     adversarial = F.cross_entropy(model(adversary(model, X, Y)), Y)
     clean = F.cross_entropy(model(X), Y)
     for mix in (0.0, 0.3, 1.0):
-        value, _ = training._Objective(F.cross_entropy, adversary, mix, "main")(model, X, Y)
+        value, _ = fitting._Objective(F.cross_entropy, adversary, mix, "main")(model, X, Y)
         assert value.item() == pytest.approx((mix * adversarial + (1 - mix) * clean).item(), rel=1e-5)
 
 
@@ -377,7 +373,7 @@ def test_replays_train_on_each_batch_again():
     [(9, 4, [4, 5]), (5, 4, [5]), (1, 4, [1]), (8, 4, [4, 4]), (3, 1, [1] * 3), (10, 4, [4, 4, 2])],
 )
 def test_no_batch_of_one_is_left_over(n, size, sizes):
-    batches = training._batches(torch.arange(n), size)
+    batches = fitting._batches(torch.arange(n), size)
     assert [len(batch) for batch in batches] == sizes
     assert torch.equal(torch.cat(batches), torch.arange(n))
 
@@ -507,7 +503,7 @@ def test_validation_columns_are_those_asked_for():
 
 def scripted_validation(monkeypatch, scores):
     scores = iter(scores)
-    monkeypatch.setattr(training, "robust_accuracy", lambda *a, **k: next(scores))
+    monkeypatch.setattr("course_utils.training.fitting.robust_accuracy", lambda *a, **k: next(scores))
 
 
 def test_early_stopping_keeps_the_best_weights(monkeypatch):
@@ -567,19 +563,6 @@ def test_ctrl_c_keeps_what_was_trained():
     assert not model._forward_hooks
     assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), network().parameters(), strict=True))
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_ctrl_c_leaves_the_checkpoint_to_go_on_from(tmp_path):
-    attack = interrupting_attack(5)
-    options = {"epochs": 4, "batch_size": 45, "attack": attack, "checkpoint": tmp_path / "run.pt", "progress": False}
-    with pytest.warns(UserWarning, match="interrupted"):
-        fit(model := network(), X, Y, **options)
-    history = fit(model, X, Y, **options | {"attack": interrupting_attack(100)})
-    assert len(history.rows) == 4
-    assert not history.interrupted
-    expected = network()
-    fit(expected, X, Y, **options | {"attack": interrupting_attack(100)})
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), expected.parameters(), strict=True))
 
 
 def test_half_a_training_is_not_cached(empty_cache, monkeypatch):

@@ -14,21 +14,16 @@ from torch import nn
 
 from course_utils.attacks import fgsm, pgd
 from course_utils.data import load_images
-from course_utils.evaluation import accuracy, correct, predict, robust_accuracy
-from course_utils.models import softmax_regression
-from course_utils.transfer import (
+from course_utils.evaluation import accuracy, agreement, correct, matrix_title, robust_accuracy, transfer_matrix
+from course_utils.models import ensemble_logits, fit_victim, predict, softmax_regression
+from course_utils.training import (
     BudgetSpent,
     Oracle,
-    agreement,
-    ensemble_logits,
     jacobian_augmentation,
-    matrix_title,
     query_plan,
     reservoir_sample,
     train_substitute,
-    transfer_matrix,
 )
-from course_utils.victims import fit_victim
 
 EPS = 0.15
 

@@ -17,13 +17,13 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
-from course_utils import victims
-from course_utils.attacks import fgsm, frozen, pgd
+from course_utils.attacks import craft, fgsm, neighbour_attack, pgd, tree_attack
 from course_utils.data import load_images
-from course_utils.evaluation import accuracy, confidence, correct, predict
-from course_utils.victims import ClassicalVictim, craft, fit_victim, neighbour_attack, surrogate, tree_attack
+from course_utils.evaluation import accuracy, confidence, correct
+from course_utils.models import ClassicalVictim, fit_victim, predict, sklearn_models, surrogate
+from course_utils.models.inference import frozen
 
-NAMES = tuple(victims.RECIPES)
+NAMES = tuple(sklearn_models.RECIPES)
 SMOOTH = tuple(name for name in NAMES if name != "tree")
 every_name = pytest.mark.parametrize("name", NAMES)
 every_smooth = pytest.mark.parametrize("name", SMOOTH)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 import course_utils
-from course_utils.vision import torchvision
+from course_utils.core.vision import torchvision
 
 SOURCES = sorted(Path(course_utils.__file__).parent.rglob("*.py"))
 

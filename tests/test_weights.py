@@ -7,7 +7,7 @@ import torch
 from conftest import network, same_weights
 from torch import nn
 
-from course_utils.weights import load_state, load_weights, save_weights
+from course_utils.models import load_state, load_weights, save_weights
 
 
 def test_weights_survive_a_round_trip(tmp_path):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from course_utils.workers import WorkerLost, Workers
+from course_utils.runner.workers import WorkerLost, Workers
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_an_error_ends_the_workers_at_once():
 
 SCRIPT = """
 import os, time
-from course_utils.workers import Workers
+from course_utils.runner.workers import Workers
 
 {guard}
     with Workers(1) as workers:

@@ -6,29 +6,68 @@ has a radius `eps` (pixel units), inside its ball up to the rounding of x's own 
 `requires_grad`, `.grad`, buffers) nor `x` keeps a trace, not even after an exception. Wrong input raises before
 anything is computed.
 
-`bounded` looks for the largest loss inside a ball, `search` does so without gradients, `minimal` looks for the smallest
-change that fools; they share `geometry`, `gradients` and `inputs`.
+- `gradient_based`: the largest loss inside a ball; `query_based`: the same without gradients
+- `minimum_norm`: the smallest change that fools
+- `nondifferentiable`: attacks on scikit-learn's classifiers
+- `transformations`: what a camera or a file does to a picture, and attacks that survive it; `patch`: stickers
+- below them: `threat_model` (balls and boxes) and `gradients`
 """
 
-from .bounded import bim, fgsm, pgd
-from .geometry import project, random_in_ball
-from .gradients import frozen, input_gradient
-from .inputs import Box, Model
-from .minimal import carlini_wagner, deepfool, optimised_noise
-from .search import square
+from ..core.validation import Box, Model
+from .gradient_based import bim, fgsm, fgsm_rs, pgd
+from .gradients import input_gradient
+from .minimum_norm import carlini_wagner, deepfool, optimised_noise
+from .nondifferentiable import craft, neighbour_attack, tree_attack
+from .patch import adversarial_patch, apply_patch
+from .query_based import square
+from .threat_model import noise, project, random_in_ball
+from .transformations import (
+    TRANSFORMATIONS,
+    Transformed,
+    blur,
+    gaussian_noise,
+    jpeg,
+    print_and_photograph,
+    quantise,
+    random_crop,
+    random_light,
+    random_perspective,
+    random_resize_and_pad,
+    random_rotation,
+    resize_and_back,
+)
 
 __all__ = [
+    "TRANSFORMATIONS",
     "Box",
     "Model",
+    "Transformed",
+    "adversarial_patch",
+    "apply_patch",
     "bim",
+    "blur",
     "carlini_wagner",
+    "craft",
     "deepfool",
     "fgsm",
-    "frozen",
+    "fgsm_rs",
+    "gaussian_noise",
     "input_gradient",
+    "jpeg",
+    "neighbour_attack",
+    "noise",
     "optimised_noise",
     "pgd",
+    "print_and_photograph",
     "project",
+    "quantise",
+    "random_crop",
     "random_in_ball",
+    "random_light",
+    "random_perspective",
+    "random_resize_and_pad",
+    "random_rotation",
+    "resize_and_back",
     "square",
+    "tree_attack",
 ]

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .geometry import per_image
-from .inputs import Model, check_images, check_loss, checked_labels, is_finite
+from ..core.validation import Model, check_images, check_loss, checked_labels, is_finite
+from ..models.inference import checked_logits, frozen
+from .threat_model import per_image
 
 
 def input_gradient(model: Model, x: Tensor, y: Tensor, *, loss: str = "ce") -> Tensor:
@@ -46,27 +45,6 @@ def input_gradient(model: Model, x: Tensor, y: Tensor, *, loss: str = "ce") -> T
     return gradient
 
 
-@contextmanager
-def frozen(model: Model) -> Iterator[None]:
-    """Put a model into eval mode with frozen parameters, and give every module and parameter its own flag back."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    modes = {module: module.training for module in model.modules()}
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    try:
-        for module in modes:
-            module.training = False
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-
 def climb(
     model: Model, x: Tensor, y: Tensor, loss: str, *, need_gradient: bool = True
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -88,59 +66,6 @@ def climb(
         bad = int((~gradient.isfinite().flatten(1).all(1)).nonzero()[0])
         raise ValueError(f"the gradient of image {bad} is not finite: a sign of it would silently mean 'no attack'.")
     return value.detach(), logits.detach(), gradient
-
-
-def is_fooled(logits: Tensor, y: Tensor, *, targeted: bool = False) -> Tensor:
-    """Return whose logits, (N, K), say what an attack wants, (N,): another class than y; y itself when targeted.
-
-    The class is the argmax, for every attack and every evaluation: where y is tied with another class and still the
-    argmax, nobody is fooled. NaN, which argmax takes for the largest, is nobody's success: `check_logits` refuses it.
-    """
-    return logits.argmax(1).eq(y) == targeted
-
-
-def checked_logits(model: Model, x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Return the model's logits (N, K) for x, or say what it returned instead."""
-    try:
-        logits = model(x.clone())  # some models normalise their input in place
-    except RuntimeError as error:
-        error.add_note(f"x is {tuple(x.shape)}, {x.dtype} on {x.device}; {_describe_parameters(model)}.")
-        raise
-    check_logits(logits, len(x), y)
-    return logits
-
-
-def check_logits(logits: Tensor, count: int, y: Tensor | None = None) -> None:
-    """Refuse what are no logits (N, K) of so many images, each with a largest one, and labels beyond them."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"the model must return one tensor of logits (N, K), got a {type(logits).__name__}: "
-            "wrap it in an nn.Module whose forward returns the logits only."
-        )
-    if logits.ndim != 2 or len(logits) != count or logits.shape[1] < 2:
-        cure = "A single logit z (N,) of a binary model becomes torch.stack([-z, z], dim=1)."
-        if logits.ndim > 2:
-            cure = "End it with nn.Flatten(), or with a mean over the places in the image."
-        raise ValueError(
-            f"the model must return logits (N, K) with K >= 2 for {count} images, got {tuple(logits.shape)}. {cure}"
-        )
-    if not logits.is_floating_point():
-        raise TypeError(f"the model must return floating-point logits, got {logits.dtype}: votes become votes.float().")
-    largest = logits.detach().amax(1)
-    if not largest.isfinite().all():
-        bad = int((~largest.isfinite()).nonzero()[0])
-        raise ValueError(
-            f"the largest logit of image {bad} of the batch is {largest[bad].item()}. "
-            "It must be finite to name a class: look for NaN weights, a division by zero, an overflow."
-        )
-    if y is not None and y.max() >= logits.shape[1]:
-        raise ValueError(f"y holds label {int(y.max())}, but the model has {logits.shape[1]} outputs (0 the first).")
-
-
-def _describe_parameters(model: Model) -> str:
-    parameters = model.parameters() if isinstance(model, nn.Module) else ()
-    kinds = sorted({f"{p.dtype} on {p.device}" for p in parameters})
-    return f"the model's parameters are {', '.join(kinds)}" if kinds else "the model has no parameters"
 
 
 def objective(logits: Tensor, y: Tensor, loss: str) -> Tensor:

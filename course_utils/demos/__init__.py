@@ -1,20 +1,31 @@
-"""Sliders. Each demo is a pure function from a state to a frame, a picture that updates in place, and a thin shell.
+"""Demos with a slider. Each is a pure function from a state to a frame, a picture updated in place, and a thin shell.
 
-Displayed in a front end with widgets a demo is live; everywhere else its static picture is shown. `catalogue` lists
-them all, with what to try.
+- `widget`: the shell that all demos share; `artists`: the parts of a picture that are updated in place
+- `registry`: all demos with what to try; `overview`: one page with all of them
+- `static_export`: demos as web pages without a kernel
+- one file for the demos of each subject
+
+Displayed in a front end with widgets a demo is live; everywhere else its static picture is shown.
 """
 
+from .adversarial_training import (
+    ATTACK_STEPS,
+    COMPARED_ATTACKS,
+    SIDEWAYS,
+    accuracy_curves,
+    loss_tilt,
+    model_comparer,
+)
 from .attacks import NOISE_WEIGHTS, fgsm_slider, optimised_noise_slider, pgd_scrubber
-from .catalogue import Entry, catalogue
-from .demo import EPS_STEPS, Demo, alert, eps_slider
-from .drawing import Sketch, draw_digit
-from .lecture import gallery
+from .draw_digit import Sketch, draw_digit
 from .linear_models import margin_bar
-from .manifold import latent_walk, projection_slider
+from .overview import gallery
 from .photographs import PHOTO_ATTACKS, PHOTO_LEVELS, UPLOADED, photo_lab
-from .robust_training import ATTACK_STEPS, COMPARED_ATTACKS, SIDEWAYS, accuracy_curves, loss_tilt, model_comparer
+from .registry import Entry, catalogue
+from .robust_manifold import latent_walk, projection_slider
+from .static_export import export, fragment, in_place_of
 from .transfer import transfer_picker
-from .without_kernel import export, fragment, in_place_of
+from .widget import EPS_STEPS, Demo, alert, eps_slider
 
 __all__ = [
     "ATTACK_STEPS",

@@ -14,7 +14,7 @@ from matplotlib.text import Annotation, Text
 from matplotlib.transforms import IdentityTransform
 from torch import Tensor
 
-from ..plotting import COLOURS, PLAIN_BAR, TRUE_BAR, centre_colours, pixels, show_image
+from ..plotting.figures import COLOURS, PLAIN_BAR, TRUE_BAR, centre_colours, pixels, show_image
 
 LONGEST_NAME = 22  # letters of a class's name that are shown
 KEPT_TEXTS = 200  # of one label, some kilobytes each

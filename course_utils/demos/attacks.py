@@ -11,10 +11,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..attacks import input_gradient, pgd
-from ..evaluation import predict
+from ..attacks.gradient_based import pgd
+from ..attacks.gradients import input_gradient
+from ..models.inference import predict
 from .artists import called, moving_classes, moving_curve, moving_image
-from .demo import Demo, Update, check_images, eps_slider
+from .widget import Demo, Update, check_images, eps_slider
 
 
 def fgsm_slider(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, names: Sequence[str] | None = None) -> Demo:

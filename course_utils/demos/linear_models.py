@@ -9,9 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..plotting import COLOURS
+from ..plotting.figures import COLOURS
 from .artists import moving, moving_bars, moving_image
-from .demo import Demo, Update, check_images, eps_slider
+from .widget import Demo, Update, check_images, eps_slider
 
 
 def margin_bar(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Demo:

@@ -11,11 +11,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..attacks import bim, input_gradient
-from ..evaluation import predict
-from ..photos import preprocess, read_photo
+from ..attacks.gradient_based import bim
+from ..attacks.gradients import input_gradient
+from ..data.photos import preprocess, read_photo
+from ..models.inference import predict
 from .artists import moving_classes, moving_image
-from .demo import Demo, Update
+from .widget import Demo, Update
 
 PHOTO_LEVELS = (0, 0.25, 0.5, 1, 2, 4, 8)
 AIMED = "targeted PGD"

@@ -10,11 +10,12 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..evaluation import correct, predict, worst_case
-from ..plotting import COLOURS
-from ..victims import craft
+from ..attacks.nondifferentiable import craft
+from ..evaluation.metrics import correct, worst_case
+from ..models.inference import predict
+from ..plotting.figures import COLOURS
 from .artists import called, moving_bars, moving_image, moving_title
-from .demo import Demo, Update, check_images, eps_slider
+from .widget import Demo, Update, check_images, eps_slider
 
 
 def transfer_picker(

@@ -1,6 +1,11 @@
-"""Exercise checks: `check(name, answer)` says what is wrong with a student's answer, and why. One file per chapter."""
+"""Exercise checks: `check(name, answer)` says what is wrong with a student's answer, and why.
 
-from . import adversarial_training, engine, fgsm, linear_models, manifold, pgd, photographs, transfer
+- `engine`: runs the checks of an exercise; `sandbox` and `originals` keep it safe from slips of the answer
+- `properties`: what many checks ask; `error_hints`: what an exception means
+- one file for the exercises of each chapter
+"""
+
+from . import adversarial_training, engine, fgsm, linear_models, pgd, photographs, robust_manifold, transfer
 from .engine import CheckResult
 from .originals import sealed
 
@@ -12,8 +17,8 @@ __all__ = [
     "check",
     "fgsm",
     "linear_models",
-    "manifold",
     "pgd",
     "photographs",
+    "robust_manifold",
     "transfer",
 ]

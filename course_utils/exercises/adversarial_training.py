@@ -16,17 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .engine import exercise, expect
-from .pgd import (
-    CLASSES,
-    OTHER_CLASSES,
-    OTHER_SHAPE,
-    SHAPE,
-    WANTS_LOGITS,
-    WANTS_LOGS,
-    climbable,
-    put_back,
-    softmaxed,
-)
+from .pgd import CLASSES, OTHER_CLASSES, OTHER_SHAPE, SHAPE, WANTS_LOGITS, WANTS_LOGS, climbable, put_back, softmaxed
 from .properties import (
     Mistakes,
     as_number,

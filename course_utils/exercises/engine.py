@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ..names import nearest
-from .errors import Wrong, arguments_fit, explain
+from ..core.suggestions import nearest
+from .error_hints import Wrong, arguments_fit, explain
 from .sandbox import Answer, Output, TooSlow, Watch, isolated, no_exit
 
 Checker = Callable[[Any], Iterator[str]]

@@ -9,16 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .engine import exercise, expect
-from .properties import (
-    Mistakes,
-    as_number,
-    as_share,
-    as_tensor_like,
-    called,
-    close,
-    leaves_alone,
-    likely,
-)
+from .properties import Mistakes, as_number, as_share, as_tensor_like, called, close, leaves_alone, likely
 
 USE_EPS = "The result is the same for every eps. Multiply by the eps that is passed in, not by a number of your own."
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import Normalize
-from ..physical import jpeg
+from ..attacks.transformations import jpeg
+from ..models.layers import Normalize
 from .engine import exercise, expect
 from .pgd import CLASSES, OTHER_CLASSES, OTHER_SHAPE, TWO_CLAMPS, put_back, softmaxed
 from .properties import (
@@ -595,7 +595,7 @@ def _survive_jpeg(answer: Callable) -> Iterator[str]:
         if before >= share * len(x):
             hint = (
                 "Your change is too fine for JPEG, which keeps large shapes and drops detail. Let the attack see what the "
-                "model will see: differentiate the loss of model(physical.jpeg(adv)), in every step."
+                "model will see: differentiate the loss of model(attacks.jpeg(adv)), in every step."
             )
         expect(after >= share * len(x), what, hint)
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.backends import cudnn
 
-from .errors import Wrong
+from .error_hints import Wrong
 
 PRINTED = 2000  # characters of an answer's own output that are shown
 GRACE = 0.5  # seconds that an answer gets to end in good order after it was told to

@@ -1,0 +1,216 @@
+"""Attacks inside a ball: the largest loss within eps of x."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .. import attacks
+from ..core.validation import (
+    Box,
+    Model,
+    check_count,
+    check_loss,
+    checked_labels,
+    checked_number,
+    checked_radius,
+    rounded_down,
+)
+from ..models.inference import frozen, is_fooled
+from .gradients import as_loss, climb, warn_if_masked
+from .threat_model import direction_of, draw_in_ball, noise, per_image, projected
+
+Callback = Callable[[int, int, Tensor, Tensor], None]
+
+
+def fgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    norm: str = "linf",
+    targeted: bool = False,
+    loss: str = "ce",
+    clip: Box = (0.0, 1.0),
+) -> Tensor:
+    """Take one step of length eps along the gradient: x + eps·sign(∇ₓ loss), then clip to the box.
+
+    Args:
+        model: maps images (N, ...) to logits (N, K).
+        x: images in `clip`, (N, ...). y: labels (N,), or the labels to reach when `targeted`.
+        eps: radius of the ball, pixel units.
+        norm: "linf" steps along the sign, "l2" along the gradient divided by its length.
+        targeted: step towards the labels `y` instead of away from them.
+        loss: "ce" or "margin" (see `pgd`). clip: range of valid pixels, None for none.
+
+    Raises:
+        ValueError, TypeError: input of the wrong range, shape or type; a gradient that is not finite.
+        RuntimeError: called under `torch.inference_mode()`.
+
+    >>> line = nn.Linear(2, 2)
+    >>> fgsm(line, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.1).shape
+    torch.Size([1, 2])
+
+    Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial examples", 2015.
+    """
+    eps = checked_radius(x, eps, norm, clip)
+    y = checked_labels(y, x)
+    check_loss(loss)
+    if eps == 0 or x.numel() == 0:
+        return x.detach().clone()
+    with frozen(model), torch.enable_grad():
+        _, logits, gradient = climb(model, x, y, loss)
+    warn_if_masked(logits, gradient)
+    sign = -1 if targeted else 1
+    return projected(x.detach() + sign * eps * direction_of(gradient, norm), x.detach(), eps, norm, clip)
+
+
+def pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    norm: str = "linf",
+    steps: int = 40,
+    step_size: float | None = None,
+    random_start: bool = True,
+    restarts: int = 1,
+    targeted: bool = False,
+    loss: str = "ce",
+    clip: Box = (0.0, 1.0),
+    generator: torch.Generator | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Repeat gradient steps, each projected back into ball and box; keep the best iterate of every image.
+
+    "Best" is: fooled before not fooled, then the higher loss; over all steps and all restarts.
+
+    Args:
+        model, x, y, eps, targeted, clip: as in `fgsm`.
+        norm: "linf" or "l2": the ball, and the step (sign, or gradient divided by its length).
+        steps: gradient steps of each restart. step_size: pixel units, default 2.5·eps/steps.
+        random_start: start from a uniform point of the ball instead of from x.
+        restarts: independent starts.
+        loss: "ce" (cross-entropy) or "margin" (largest other logit minus the true one).
+        generator: source of the random starts; the global stream is then left alone.
+        callback: called as callback(restart, step, adv, loss) at the start point (step 0) and after each
+            step, with copies: adv like x; the loss of each image (N,), cross-entropy or margin.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `fgsm`.
+
+    >>> line = nn.Linear(2, 2)
+    >>> pgd(line, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.1, steps=3).shape
+    torch.Size([1, 2])
+
+    Madry, Makelov, Schmidt, Tsipras and Vladu, "Towards deep learning models resistant to adversarial attacks", 2018.
+    """
+    eps = checked_radius(x, eps, norm, clip)
+    y = checked_labels(y, x)
+    check_loss(loss)
+    check_count("steps", steps)
+    check_count("restarts", restarts)
+    if restarts > 1 and not random_start:
+        raise ValueError(f"restarts={restarts} without random_start repeats one path: use random_start=True.")
+    step_size = 2.5 * eps / steps if step_size is None else checked_number("step_size", step_size)
+    step_size = rounded_down(step_size, x.dtype)  # as eps is, so that one step of eps is FGSM
+    if eps == 0 or x.numel() == 0:
+        return x.detach().clone()
+    x = x.detach()
+    centre = x.to(torch.promote_types(x.dtype, torch.float32))  # small steps would be lost in half precision
+    sign = -1 if targeted else 1
+    keeper = _BestPerImage(x)
+    with frozen(model), torch.enable_grad():
+        for restart in range(restarts):
+            start = draw_in_ball(centre, eps, norm, generator) if random_start else centre
+            point = projected(start, centre, eps, norm, clip)
+            for step in range(steps + 1):
+                adv = point if point.dtype == x.dtype else projected(point.to(x.dtype), x, eps, norm, clip)
+                last = step == steps  # the last iterate is judged too, but needs no gradient
+                value, logits, gradient = climb(model, adv, y, loss, need_gradient=not last)
+                if restart == step == 0:
+                    warn_if_masked(logits, gradient)
+                if step > 0 or random_start:  # x itself is no adversarial image
+                    keeper.offer(adv, is_fooled(logits, y, targeted=targeted), sign * value)
+                if callback is not None:
+                    callback(restart, step, adv.clone(), as_loss(value, loss))
+                if not last:
+                    move = sign * step_size * direction_of(gradient.to(point), norm)
+                    point = projected(point + move, centre, eps, norm, clip)
+    return keeper.best
+
+
+class _BestPerImage:
+    """The best iterate seen so far of every image, by (fooled, objective) in this order."""
+
+    def __init__(self, x: Tensor):
+        self.best = x.clone()
+        self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.objective = torch.full((len(x),), -math.inf, device=x.device)
+
+    def offer(self, adv: Tensor, fooled: Tensor, objective: Tensor) -> None:
+        better = torch.where(fooled == self.fooled, objective > self.objective, fooled)
+        self.best = torch.where(per_image(better, adv), adv, self.best)
+        self.fooled = self.fooled | fooled
+        self.objective = torch.where(better, objective, self.objective)
+
+
+def bim(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    norm: str = "linf",
+    steps: int = 10,
+    step_size: float | None = None,
+    targeted: bool = False,
+    loss: str = "ce",
+    clip: Box = (0.0, 1.0),
+    callback: Callback | None = None,
+) -> Tensor:
+    """Repeat FGSM in small steps from x itself: the basic iterative method, PGD without a random start.
+
+    Args:
+        model, x, y, eps, norm, step_size, targeted, loss, clip, callback: as in `pgd`. steps: gradient steps.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `fgsm`.
+
+    >>> line = torch.nn.Linear(2, 2)
+    >>> bim(line, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.1, steps=3).shape
+    torch.Size([1, 2])
+
+    Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", 2017.
+    """
+    options = {"norm": norm, "steps": steps, "step_size": step_size, "targeted": targeted, "loss": loss, "clip": clip}
+    return pgd(model, x, y, eps, random_start=False, callback=callback, **options)
+
+
+def fgsm_rs(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    step_size: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Take one signed gradient step from a random point of the ball, and project it back.
+
+    Args:
+        model, x, y, eps: as in `attacks.fgsm`. step_size: pixel units, default 1.25·eps.
+        generator: source of the random start; the global stream is then left alone.
+
+    >>> fgsm_rs(nn.Linear(2, 2), torch.rand(3, 2), torch.tensor([0, 1, 0]), eps=0.1).shape
+    torch.Size([3, 2])
+
+    Wong, Rice and Kolter, "Fast is better than free: revisiting adversarial training", 2020.
+    """
+    step_size = 1.25 * eps if step_size is None else step_size
+    return attacks.project(attacks.fgsm(model, noise(model, x, y, eps, generator=generator), y, step_size), x, eps)

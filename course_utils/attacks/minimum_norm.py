@@ -1,0 +1,370 @@
+"""Attacks without a radius: the smallest change that makes the model say something else.
+
+An image that already is where it should be, and one for which nothing was found, come back unchanged: ask
+`evaluation.correct` about the answer itself before you average distances. "Fooled" means by more than the rounding
+of the logits, so that the answer holds in a batch of any size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.optimize import Bounds, minimize
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from ..core.validation import (
+    NORMS,
+    Box,
+    Model,
+    check_box,
+    check_count,
+    check_images,
+    check_loss,
+    checked_labels,
+    checked_number,
+)
+from ..models.inference import checked_logits, frozen
+from .gradients import as_loss, climb, objective, warn_if_masked
+from .threat_model import clamp, direction_of, per_image
+
+# Solver: the optimiser of torch and its learning rate; SciPy's L-BFGS-B has its own line search
+SOLVERS = {"lbfgs": (None, None), "sgd": (torch.optim.SGD, 0.3), "adam": (torch.optim.Adam, 0.05)}
+WEIGHTS = (1e-10, 1e10)  # of the loss against the squared distance: beyond lie only images that nothing moves
+
+
+def optimised_noise(
+    model: Model,
+    x: Tensor,
+    target: Tensor,
+    *,
+    solver: str = "lbfgs",
+    search_steps: int = 10,
+    steps: int = 100,
+    lr: float | None = None,
+    clip: Box = (0.0, 1.0),
+) -> Tensor:
+    """Minimise c·‖r‖² + cross-entropy(x + r, target), x + r in the box, for the largest c that reaches the target.
+
+    The larger c, the smaller the noise r; so c is searched for each image. It starts where a linear model would tip, is
+    multiplied by ten while it succeeds or divided by ten while it fails, then halved on the logarithmic scale. The
+    nearest success of the whole search is returned.
+
+    Args:
+        model: maps images (N, ...) to logits (N, K). x: images in `clip`, (N, ...). target: labels to reach (N,).
+        solver: "lbfgs" (SciPy's L-BFGS-B; the images of a batch share its line search), or "sgd" and "adam" on r,
+            with a clamp to the box after each step.
+        search_steps: values of c that are tried. steps: iterations of the solver for each of them.
+        lr: learning rate of "sgd" (default 0.3) or "adam" (0.05, pixel units), lowered along a cosine.
+        clip: range of valid pixels, None for none.
+
+    Returns:
+        Images like x; unchanged where the model says `target` already or the target was not reached.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `fgsm`; an unknown solver; `lr` for "lbfgs".
+
+    >>> line = torch.nn.Linear(2, 2)
+    >>> optimised_noise(line, torch.tensor([[0.5, 0.5]]), torch.tensor([1]), steps=5).shape
+    torch.Size([1, 2])
+
+    Szegedy et al., "Intriguing properties of neural networks", 2014, section 4.1.
+    """
+    target = _checked_input(x, target, clip, search_steps=search_steps, steps=steps)
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {tuple(SOLVERS)}, got {solver!r}.")
+    if solver == "lbfgs" and lr is not None:
+        raise ValueError('lr belongs to "sgd" and "adam": "lbfgs" finds the length of its steps itself.')
+    optimizer, rate = SOLVERS[solver]
+    rate = rate if lr is None else checked_number("lr", lr)
+    if x.numel() == 0:
+        return x.detach().clone()
+    with frozen(model), torch.enable_grad():
+        value, logits, gradient = climb(model, x, target, "margin")
+        warn_if_masked(logits, gradient)
+        nearest = _Nearest(model, x, target, targeted=True)
+        nearest.offer(nearest.best, logits, gradient)
+        noise = torch.zeros_like(nearest.start)
+
+        def cost(noise: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+            """Return ‖r‖² + cross-entropy·weight of each image, the weight being 1/c, and its gradient."""
+            log_odds, gradient = nearest.climb(clamp(nearest.start + noise, clip), "ce")
+            loss = noise.flatten(1).square().sum(1) + weight * as_loss(log_odds, "ce")
+            return loss, 2 * noise + per_image(weight * log_odds.sigmoid(), noise) * gradient
+
+        def attempt(weight: Tensor) -> None:
+            if optimizer is None:  # from the last answer on: another weight moves it little
+                noise.copy_(_lbfgs(lambda r: cost(r, weight), noise, nearest.start, clip, steps))
+                cost(noise, weight)
+            else:
+                _descend(
+                    optimizer([r := torch.zeros_like(noise)], rate),
+                    r,
+                    lambda r: cost(r, weight)[1],
+                    steps,
+                    lambda r: clamp(nearest.start + r, clip) - nearest.start,
+                )
+
+        nearest.search(attempt, _tipping_weight(value.abs(), gradient), search_steps)
+    return nearest.best
+
+
+def deepfool(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str = "l2",
+    steps: int = 50,
+    overshoot: float = 0.02,
+    candidates: int = 10,
+    clip: Box = (0.0, 1.0),
+) -> Tensor:
+    """Step to the nearest decision boundary, as if the model were linear, again and again until the label changes.
+
+    For another class k with gap f = z_k − z_y and slope w = ∇ₓf the boundary is |f|/‖w‖ away (dual norm). After half
+    of the steps, pixels at an end of the box no longer count as slope: they cannot move on.
+
+    Args:
+        model: maps images (N, ...) to logits (N, K). x: images in `clip`, (N, ...). y: true labels (N,).
+        norm: "l2" or "linf": the distance to be small.
+        steps: at most. overshoot: share by which the whole change is enlarged, to end beyond the boundary.
+        candidates: how many of the most likely other classes are tried. clip: range of valid pixels, None for none.
+
+    Returns:
+        Images like x; unchanged where the label was wrong already or did not change.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `fgsm`.
+
+    >>> line = torch.nn.Linear(2, 2)
+    >>> deepfool(line, torch.tensor([[0.5, 0.5]]), torch.tensor([0])).shape
+    torch.Size([1, 2])
+
+    Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and accurate method to fool deep neural networks", 2016.
+    """
+    y = _checked_input(x, y, clip, steps=steps, candidates=candidates)
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {NORMS}, got {norm!r}.")
+    overshoot = checked_number("overshoot", overshoot)
+    best = x.detach().clone()
+    if x.numel() == 0:
+        return best
+    start = _in_float32(best)
+    point, change, index = best, torch.zeros_like(start), torch.arange(len(x), device=x.device)
+    with frozen(model), torch.enable_grad():
+        _, logits, gradient = climb(model, x, y, "margin")
+        warn_if_masked(logits, gradient)
+        for step in range(steps + 1):
+            fooled, lags, slopes = _boundaries(model, point, y, candidates)
+            best[index[fooled]] = point[fooled]
+            on = ~fooled
+            if step == steps or not on.any():
+                break
+            start, point, y, index, change = (t[on] for t in (start, point, y, index, change))
+            lags, slopes = lags[:, on], slopes[:, on]
+            if clip is not None and step >= steps // 2:
+                slopes = slopes.masked_fill((point <= clip[0]) & (slopes < 0) | (point >= clip[1]) & (slopes > 0), 0)
+            change = clamp(start + change + _to_the_nearest(lags, slopes, norm), clip) - start
+            point = clamp((start + (1 + overshoot) * change).to(x.dtype), clip)
+    return best
+
+
+def carlini_wagner(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool = False,
+    confidence: float = 0.0,
+    search_steps: int = 9,
+    steps: int = 200,
+    lr: float = 0.1,
+    clip: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """Minimise ‖x' − x‖² + c·max(margin, −confidence) with Adam, and search the c that suits each image.
+
+    The margin is the logit of the label to leave minus the best other one (targeted: the best other one minus the
+    label to reach). The change of variables x' = (tanh w + 1)/2, scaled to `clip`, keeps the box.
+
+    Args:
+        model: maps images (N, ...) to logits (N, K). x: images in `clip`, (N, ...).
+        y: labels (N,) to leave, or to reach when `targeted`.
+        confidence: by how much the wanted logit has to win.
+        search_steps: values of c tried for each image: first the one at which a linear model would tip, then ten times
+            more (less) until it succeeds (fails), then halved on the log scale.
+        steps, lr: of Adam in w for each c; lr falls along a cosine. clip: range of valid pixels.
+
+    Returns:
+        Images like x, the nearest that were found; unchanged where x was where it should be or nothing was found.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `fgsm`; `clip=None`, since the change of variables needs a box.
+
+    >>> line = torch.nn.Linear(2, 2)
+    >>> carlini_wagner(line, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), steps=5).shape
+    torch.Size([1, 2])
+
+    Carlini and Wagner, "Towards evaluating the robustness of neural networks", 2017.
+    """
+    if clip is None:
+        raise ValueError("carlini_wagner changes variables to keep a box: give clip=(lowest, highest), not None.")
+    y = _checked_input(x, y, clip, search_steps=search_steps, steps=steps)
+    confidence, lr = checked_number("confidence", confidence), checked_number("lr", lr)
+    if x.numel() == 0:
+        return x.detach().clone()
+    with frozen(model), torch.enable_grad():
+        value, logits, gradient = climb(model, x, y, "margin")
+        warn_if_masked(logits, gradient)
+        nearest = _Nearest(model, x, y, targeted=targeted, confidence=confidence)
+        nearest.offer(nearest.best, logits, gradient)
+        half = (clip[1] - clip[0]) / 2
+        # Not quite to the ends of the box, from where Adam would need all its steps to come back
+        start = torch.atanh(((clamp(nearest.start, clip) - clip[0]) / half - 1) * 0.999)
+
+        def slope(w: Tensor, c: Tensor) -> Tensor:
+            adv = clip[0] + half * (w.tanh() + 1)
+            _, gradient = nearest.climb(clamp(adv, clip), "margin")
+            pull = c * ~nearest.won  # beyond the confidence there is nothing left to gain
+            return (2 * (adv - nearest.start) + per_image(pull, w) * gradient) * half * (1 - w.tanh().square())
+
+        def attempt(c: Tensor) -> None:
+            _descend(torch.optim.Adam([w := start.clone()], lr), w, lambda w: slope(w, c), steps)
+
+        nearest.search(attempt, _tipping_weight(value.abs() + confidence, gradient), search_steps)
+    return nearest.best
+
+
+class _Nearest:
+    """The nearest success seen so far of every image, and the search for the weight of the loss that it needs."""
+
+    def __init__(self, model: Model, x: Tensor, y: Tensor, *, targeted: bool, confidence: float = 0.0):
+        self.model, self.y, self.targeted, self.confidence = model, y, targeted, confidence
+        self.best, self.start = x.detach().clone(), _in_float32(x.detach())
+        self.distance = torch.full((len(x),), math.inf, device=x.device, dtype=self.start.dtype)
+
+    def climb(self, adv: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+        """Keep adv where it succeeds; return what is to be made small, (N,), and its gradient like adv."""
+        adv = adv.to(self.best.dtype)
+        value, logits, gradient = climb(self.model, adv, self.y, loss)
+        self.offer(adv, logits, gradient)
+        sign = 1 if self.targeted else -1
+        return sign * value.to(self.start), sign * gradient.to(self.start)
+
+    def offer(self, adv: Tensor, logits: Tensor, gradient: Tensor) -> None:
+        """Keep adv where it has won and is nearer than what has won before."""
+        lead = objective(logits, self.y, "margin") * (-1 if self.targeted else 1)
+        self.won = lead > self.confidence + _rounding(logits, gradient, adv)
+        distance = (adv.to(self.start) - self.start).flatten(1).norm(dim=1)
+        nearer = self.won & (distance < self.distance)
+        self.best = torch.where(per_image(nearer, adv), adv, self.best)
+        self.distance = torch.where(nearer, distance, self.distance)
+
+    def search(self, attempt: Callable[[Tensor], None], weight: Tensor, count: int) -> None:
+        """Call attempt(weight) so often, with the weights (N,) that bracket the smallest that still succeeds.
+
+        Only the last point of an attempt tells of its weight: on the way there, long steps succeed by chance.
+        """
+        low, high = torch.zeros_like(weight), torch.full_like(weight, math.inf)
+        for _ in range(count):
+            weight = weight.clamp(*WEIGHTS)
+            attempt(weight)
+            low, high = torch.where(self.won, low, weight), torch.where(self.won, weight, high)
+            weight = torch.where(high.isinf(), 10 * low, torch.where(low == 0, high / 10, (low * high).sqrt()))
+
+
+def _tipping_weight(gap: Tensor, slope: Tensor) -> Tensor:
+    """Return the weight at which ‖r‖² + weight·gap tips if the model is linear: 2·gap/‖slope‖²."""
+    steepness = _in_float32(slope).flatten(1).square().sum(1)
+    return 2 * gap.to(steepness) / steepness.clamp_min(torch.finfo(steepness.dtype).tiny)
+
+
+def _descend(
+    optimizer: torch.optim.Optimizer,
+    variable: Tensor,
+    slope: Callable[[Tensor], Tensor],
+    steps: int,
+    after: Callable[[Tensor], Tensor] = lambda variable: variable,
+) -> None:
+    """Follow a slope with one of torch's optimisers, and look at the last point, too."""
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        variable.grad = slope(variable)
+        optimizer.step()
+        schedule.step()
+        variable.copy_(after(variable))
+    slope(variable)
+
+
+def _lbfgs(cost: Callable[[Tensor], tuple[Tensor, Tensor]], noise: Tensor, x: Tensor, clip: Box, steps: int) -> Tensor:
+    """Minimise all images' costs at once: they share nothing but the length of the steps."""
+
+    def flat(r: np.ndarray) -> tuple[float, np.ndarray]:
+        loss, slope = cost(torch.from_numpy(r).to(noise).view_as(noise))
+        return loss.double().sum().item(), slope.double().cpu().flatten().numpy()
+
+    pixels = x.double().cpu().flatten().numpy()
+    bounds = None if clip is None else Bounds(clip[0] - pixels, clip[1] - pixels)
+    start = noise.double().cpu().flatten().numpy()
+    options = {"maxiter": steps, "ftol": 0}  # a huge cost of one image would hide what the others still gain
+    with threadpool_limits(1, "blas"):  # beside another program two threads spend their time waiting for each other
+        found = minimize(flat, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return torch.from_numpy(found.x).to(noise).view_as(noise)
+
+
+def _boundaries(model: Model, point: Tensor, y: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return who is fooled (N,), by how much the likeliest others lag (C, N), and the slopes of z_k − z_y."""
+    point = point.detach().clone().requires_grad_(True)
+    logits, leads = _leads(model, point, y)
+    others = leads.detach().scatter(1, y[:, None], -math.inf).topk(min(candidates, logits.shape[1] - 1), dim=1).indices
+    leads = leads.gather(1, others).T
+    try:
+        slopes = torch.stack([torch.autograd.grad(lead.sum(), point, retain_graph=True)[0] for lead in leads])
+    except RuntimeError:  # torch.compile's graphs last for one gradient: make one for each
+        again = (_leads(model, point, y)[1].gather(1, k[:, None]).sum() for k in others.T)
+        slopes = torch.stack([torch.autograd.grad(lead, point)[0] for lead in again])
+    if not (logits.isfinite().all() and slopes.isfinite().all()):
+        raise ValueError("the model's logits and their gradients must be finite: there is no direction to follow.")
+    leads, rounding = leads.detach(), _rounding(logits.detach(), slopes[0], point.detach())
+    return leads[0] > rounding, 2 * rounding - leads, slopes  # twice: a step to the bar itself may stop below it
+
+
+def _leads(model: Model, point: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, K), and z_k − z_y of every class."""
+    logits = checked_logits(model, point, y)
+    return logits, logits - logits.gather(1, y[:, None])
+
+
+def _to_the_nearest(lags: Tensor, slopes: Tensor, norm: str) -> Tensor:
+    """Return the step of each image to the nearest of the boundaries, were they planes."""
+    lags, slopes = _in_float32(lags), _in_float32(slopes)
+    directions = direction_of(slopes.flatten(0, 1), norm).view_as(slopes)
+    steepness = (directions * slopes).flatten(2).sum(2)  # along the steepest step: the dual norm
+    distance, nearest = torch.where(steepness > 0, lags / steepness, math.inf).min(0)
+    direction = directions[nearest, torch.arange(len(nearest), device=slopes.device)]
+    return per_image(distance.nan_to_num(posinf=0.0), direction) * direction
+
+
+def _rounding(logits: Tensor, slope: Tensor, point: Tensor) -> Tensor:
+    """Return what a batch of another size may change in a lead, (N,): by rounding logits, and pixels times slopes."""
+    share = (_in_float32(slope) * _in_float32(point)).flatten(1).norm(dim=1)
+    largest = _in_float32(logits).abs().amax(1)
+    return 16 * (torch.finfo(logits.dtype).eps * largest + torch.finfo(point.dtype).eps * share)
+
+
+def _in_float32(x: Tensor) -> Tensor:
+    """Return x in float32 at least: small steps would be lost in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _checked_input(x: Tensor, y: Tensor, clip: Box, **counts: int) -> Tensor:
+    check_box(clip)
+    check_images(x, clip)
+    y = checked_labels(y, x)
+    check_loss("ce")
+    for name, value in counts.items():
+        check_count(name, value)
+    return y

@@ -1,0 +1,584 @@
+"""The `course` command: run chapters, make the students' versions, export pages, check the machine."""
+
+from __future__ import annotations
+
+import codecs
+import importlib.metadata
+import io
+import math
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import __version__
+from ..core import settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..runner.chapters import Chapter
+    from ..runner.execution import RunResult
+
+MAX_MEMORY_MB = 2048
+MIN_PYTHON = (3, 11)
+MIN_FREE_GB = 1
+
+
+def _seconds(context: click.Context, option: click.Parameter, value: float | None) -> int | None:
+    from ..runner.execution import whole_seconds
+
+    try:
+        return whole_seconds(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_timeout = click.option("--timeout", type=float, callback=_seconds, help="Seconds allowed to each cell.")
+
+
+# For encodings that lack our signs, as cp1252 does, in which Python writes to a pipe under Windows
+_PLAIN = str.maketrans({"✓": "ok", "✗": "x", "→": "->", "–": "-", "…": "...", "·": "-"})
+
+
+def _in_plain_signs(error: UnicodeEncodeError) -> tuple[str, int]:
+    """Replace what cannot be encoded, instead of ending the command (see `codecs.register_error`)."""
+    plain = error.object[error.start : error.end].translate(_PLAIN)
+    return plain.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error("course", _in_plain_signs)
+
+
+class _Command(click.Group):
+    """Prints to whatever encoding, also what click itself prints, such as help."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # not so in a notebook, or without a console
+                stream.reconfigure(errors="course")
+        return super().main(*args, **options)
+
+
+@click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="course")
+def main() -> None:
+    """A course on adversarial examples. Start with `course doctor`, then open notebooks/ in JupyterLab."""
+
+
+# --- run, build, html -----------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("chapters", nargs=-1, metavar="[CHAPTER]...")
+@click.option("--student", is_flag=True, help="Run the versions with exercises instead of the solutions.")
+@click.option("--preset", default="quick", show_default=True, help="quick (minutes) or full (full-scale data).")
+@click.option("-p", "assignments", multiple=True, metavar="NAME=VALUE", help="Set a parameter; may be repeated.")
+@click.option("--out", default="build/course", show_default=True, help="Folder for what comes out.")
+@_timeout
+def run(
+    chapters: tuple[str, ...], student: bool, preset: str, assignments: tuple[str, ...], out: str, timeout: int | None
+) -> None:
+    """Execute chapters (all, or those named: 01, linear_models, …) and write notebooks, pages and an index.
+
+    \b
+    course run                         every chapter
+    course run 02 -p eps=8/255         one chapter, one parameter changed
+    course run --preset full           full-scale data sets
+    """
+    from ..runner import execution, html_export, parameters, reports
+    from ..runner.chapters import refuse_sources
+
+    with _usage_errors():
+        folder = settings.local_path(out)
+        chosen = _choose(chapters, student)
+        refuse_sources(folder, *(chapter.path for chapter in chosen))
+        jobs = _plan(chosen, parameters.load_preset(preset), assignments)
+    results = []
+    for chapter, params in jobs:
+        click.echo(f"running {chapter.name} …", err=True)
+        with _usage_errors():
+            result = execution.run_notebook(chapter.path, params, folder, timeout=timeout)
+            html_export.export(result.notebook, folder, links_from=chapter.path.parent)
+        results.append(result)
+    reports.write_index(folder)
+    click.echo(_table(results))
+    click.echo(f"Open {folder / 'index.html'} in a browser.")
+    _finish(results)
+
+
+@main.command()
+@click.argument("chapters", nargs=-1, metavar="[CHAPTER]...")
+@_timeout
+def build(chapters: tuple[str, ...], timeout: int | None) -> None:
+    """Re-execute solutions in place, then write the students' versions (for those who edit the course).
+
+    A chapter that fails is left as it was.
+    """
+    from ..runner import execution, student_version
+
+    with _usage_errors():
+        chosen = _choose(chapters, student=False)
+        student_version.differences()  # refuses unbalanced markers before an hour is spent
+    results = []
+    for chapter in chosen:
+        click.echo(f"building {chapter.name} …", err=True)
+        results.append(execution.rebuild(chapter.path, timeout=timeout))
+    click.echo(_table(results))
+    _echo_written(student_version.write_students())
+    _finish(results)
+
+
+@main.command("student")
+@click.option("--check", is_flag=True, help="Write nothing; fail if a student's version is not up to date.")
+def student_command(check: bool) -> None:
+    """Write notebooks/NN_….ipynb from notebooks/solutions/, with the solutions replaced by stubs."""
+    from ..runner import student_version
+
+    with _usage_errors():
+        if not check:
+            _echo_written(student_version.write_students())
+            return
+        lines = student_version.differences()
+    for line in lines:
+        click.echo(line)
+    if lines:
+        click.echo("Run `course student` (and delete what has no source).", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--out", default="build/html", show_default=True, help="Folder for the pages.")
+def html(out: str) -> None:
+    """Export the stored chapters as web pages that need no network, with sliders that need no kernel.
+
+    No chapter is executed. The sliders' pictures are drawn once and kept in the cache.
+    """
+    from ..runner import chapters, html_export, reports
+
+    with _usage_errors():
+        folder = settings.local_path(out)
+        chapters.refuse_sources(folder)
+        for chapter in chapters.chapters():
+            chapters.write_notebook(chapters.read_notebook(chapter.path), folder / chapter.path.name)
+            html_export.export(chapter.path, folder, slider=_slider)
+        reports.write_index(folder)
+    click.echo(f"Open {folder / 'index.html'} in a browser.")
+
+
+@main.command()
+@click.argument("chapters", nargs=-1, required=True, metavar="CHAPTER...")
+@click.option("--out", default="build/html", show_default=True, help="Folder for the slides.")
+def slides(chapters: tuple[str, ...], out: str) -> None:
+    """Export stored chapters as slides (reveal.js), one file each, that need no network.
+
+    \b
+    course slides 02       build/html/02_fgsm.slides.html, beside the pages of `course html`
+    """
+    from ..runner import slides
+
+    with _usage_errors():
+        for chapter in _choose(chapters, student=False):
+            click.echo(f"Open {slides.export(chapter.path, out, slider=_slider)} in a browser.")
+
+
+def _slider(alt: str) -> str:
+    """Return the slider that stands in for the static picture with this alt text, or say why the picture stays."""
+    from .. import demos
+
+    try:
+        return demos.in_place_of(alt)
+    except Exception as error:  # weights that are not there, a full disk: no reason to do without the page
+        click.echo(f"The slider {alt.partition(' (')[0]!r} stays a static picture: {error}", err=True)
+        return ""
+
+
+@main.command()
+@click.argument("chapters", nargs=-1, metavar="[CHAPTER]...")
+@click.option("--workers", type=click.IntRange(min=1), help="Runs side by side. [default: one for each core]")
+@click.option(
+    "--resume/--fresh", default=True, show_default=True, help="Keep the runs that are finished, or repeat them."
+)
+@click.option("--out", default="build/margins", show_default=True, help="Folder for the runs.")
+def margins(chapters: tuple[str, ...], workers: int | None, resume: bool, out: str) -> None:
+    """Run chapters on simulated machines with several seeds; write how far their claims are from failing.
+
+    The rows go to data/margins.csv. Without a name the chapters are measured whose code has changed since. About ten
+    runs of each chapter: an hour and more for all of them. What is stopped goes on where it was.
+    """
+    from ..runner import margins
+
+    with _usage_errors():
+        chosen = _choose(chapters, student=False)
+        chosen = chosen if chapters or not resume else margins.outdated(chosen)
+        try:
+            rows = margins.measure(chosen, out, workers=workers, resume=resume) if chosen else []
+        except RuntimeError as error:
+            click.echo(f"course: {error}", err=True)
+            sys.exit(1)
+    unsafe = [row for row in rows if not row.is_safe]
+    for row in sorted(unsafe, key=lambda row: row.margin):
+        click.echo(f"✗ {row.name} ({row.kind}): margin {row.margin:.2f} in {row.runs} runs, mean {row.mean:.4g}")
+    click.echo(
+        f"{len(rows)} rows, {len(unsafe)} below {margins.MIN_MARGIN} standard deviations: {margins.MARGINS_FILE}"
+    )
+    sys.exit(1 if unsafe else 0)
+
+
+# --- sweep, status, collect -----------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("chapter")
+@click.option("--grid", "axes", multiple=True, metavar="NAME=VALUES", help="eps=0.05,0.1 or seed=0:5; may be repeated.")
+@click.option("--student", is_flag=True, help="Run the version with exercises instead of the solution.")
+@click.option("--preset", default="quick", show_default=True, help="quick (minutes) or full (full-scale data).")
+@click.option("-p", "assignments", multiple=True, metavar="NAME=VALUE", help="Set a parameter of all runs.")
+@click.option("--workers", type=click.IntRange(min=1), help="Runs side by side. [default: one for each GPU or core]")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on dask: local, or a scheduler's tcp://host:port.")
+@click.option("--resume/--fresh", default=True, show_default=True, help="Keep what is finished, or repeat it.")
+@_timeout
+@click.option("--out", help="Folder, or s3://bucket/folder, for what comes out. [default: build/sweeps/CHAPTER]")
+def sweep(
+    chapter: str,
+    axes: tuple[str, ...],
+    student: bool,
+    preset: str,
+    assignments: tuple[str, ...],
+    workers: int | None,
+    scheduler: str | None,
+    resume: bool,
+    timeout: int | None,
+    out: str | None,
+) -> None:
+    """Run a chapter with every combination of some values, side by side; go on where an earlier call stopped.
+
+    \b
+    course sweep 02 --grid eps=0.05,0.1,0.2 --grid seed=0:5     15 runs: 0:5 is 0, 1, 2, 3, 4
+    course sweep 02 --grid eps=2/255,8/255 --scheduler local    on dask
+    """
+    from contextlib import nullcontext
+
+    from ..runner import chapters, cluster, parameters, reports, sweeps
+
+    with _usage_errors():
+        found = chapters.find_chapter(chapter, student)
+        [(_, common)] = _plan([found], parameters.load_preset(preset), assignments)
+        params = [common | point for point in sweeps.grid(**_axes(found.path, axes))]
+        out = out or f"build/sweeps/{found.name}"
+        with cluster.connect(scheduler, workers) if scheduler else nullcontext() as executor:
+            try:
+                frame = sweeps.run_sweep(
+                    found.path, params, out, executor=executor, workers=workers, timeout=timeout, resume=resume
+                )
+            except RuntimeError as error:
+                click.echo(f"course: {error}", err=True)
+                sys.exit(1)
+            except KeyboardInterrupt:
+                click.echo("Interrupted. What is finished is kept: the same command goes on.", err=True)
+                sys.exit(130)
+        where = reports.write_report(out, frame)
+    click.echo(_summary(frame))
+    click.echo(f"Open {where} in a browser.")
+    sys.exit(0 if (frame.status == "completed").all() else 1)
+
+
+@main.command()
+@click.argument("folder", metavar="DIR")
+def status(folder: str) -> None:
+    """Say how far the runs in a folder are, from another terminal or afterwards."""
+    from ..runner import outcomes
+
+    with _usage_errors():
+        click.echo(_summary(outcomes.collect(folder)))
+
+
+@main.command()
+@click.argument("folder", metavar="DIR")
+@click.option("--to", "target", required=True, metavar="FILE", help="A .csv or .parquet file.")
+def collect(folder: str, target: str) -> None:
+    """Write one table of all runs in a folder: parameters, results, seconds, status."""
+    from ..runner import outcomes
+
+    with _usage_errors():
+        frame = outcomes.collect(folder)
+        outcomes.write_table(frame, target)
+    click.echo(f"wrote {len(frame)} runs to {target}")
+
+
+def _axes(path: Path, texts: tuple[str, ...]) -> dict[str, list]:
+    """Read the values of each --grid NAME=VALUES."""
+    from ..runner.parameters import parse_values, read_parameters
+
+    known, axes = read_parameters(path), {}
+    for text in texts:
+        name, values = _split(text, "--grid", "NAME=VALUES, like --grid eps=0.1,0.2")
+        if name in axes:
+            raise ValueError(f"--grid names {name!r} twice")
+        axes[name] = parse_values(values, known[name].default if name in known else None)
+    return axes
+
+
+def _summary(frame: pd.DataFrame) -> str:
+    """Return a line for each run that failed or was broken off, one that counts all runs, and the time left."""
+    from ..runner.outcomes import seconds_left
+    from ..runner.sweeps import describe
+
+    params, left = frame.attrs["params"], seconds_left(frame)
+    lines = []
+    for row in frame[frame.status.isin(["failed", "interrupted"])].to_dict("records"):
+        error = row["error"] or "broken off; the next sweep repeats it"
+        lines.append(f"✗ {describe({name: row[name] for name in params})}: {error}")
+    counts = frame.status.value_counts()
+    lines.append(f"{len(frame)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    if not math.isnan(left):
+        lines.append(f"About {timedelta(seconds=round(left))} left (h:mm:ss).")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Turn a ValueError, or a folder that cannot be written, into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        click.echo(f"course: {error}", err=True)
+        sys.exit(2)
+
+
+def _choose(names: tuple[str, ...], student: bool) -> list[Chapter]:
+    from ..runner import chapters
+
+    named = {c.path: c for c in (chapters.find_chapter(name, student) for name in names)}
+    return list(named.values()) or chapters.chapters(student)
+
+
+def _plan(chapters: list[Chapter], preset: dict[str, dict], assignments: tuple[str, ...]) -> list[tuple[Chapter, dict]]:
+    """Pair every chapter with its checked parameters; say which chapters lack one that others have."""
+    from ..core.suggestions import nearest
+    from ..runner.parameters import check_parameters, parse_value, preset_parameters, read_parameters
+
+    pairs = [_split(text, "-p", "NAME=VALUE, like -p eps=0.1") for text in assignments]
+    known = {chapter.path: read_parameters(chapter.path) for chapter in chapters}
+    for name, _ in pairs:
+        lacking = [c for c in chapters if name not in known[c.path]]
+        if len(lacking) == len(chapters):
+            every = {n: p for parameters in known.values() for n, p in parameters.items()}
+            raise ValueError(f"no chapter to run has a parameter {name!r}. {nearest(name, every)}")
+        for chapter in lacking:
+            click.echo(f"{chapter.name} has no parameter {name!r}: it runs without it.", err=True)
+    jobs = []
+    for chapter in chapters:
+        own = known[chapter.path]
+        typed = {name: parse_value(text, own[name].default) for name, text in pairs if name in own}
+        params = preset_parameters(preset, chapter) | typed
+        jobs.append((chapter, check_parameters(chapter.path, params)))
+    return jobs
+
+
+def _split(text: str, option: str, wanted: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"{option} expects {wanted}, got {text!r}")
+    return name.strip(), value.strip()
+
+
+def _table(results: list[RunResult]) -> str:
+    rows = [("chapter", "seconds", "claims", "peak memory", "status")]
+    for r in results:
+        claims = f"{r.claims_passed}/{r.claims_total}" if r.claims_total else "–"
+        memory = f"{r.peak_memory_mb} MB" if r.peak_memory_mb else "–"
+        rows.append((r.name, f"{r.seconds:.1f}", claims, memory, r.status))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        middle = (cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True))
+        lines.append("  ".join([row[0].ljust(widths[0]), *middle, row[-1]]))
+    return "\n".join(lines)
+
+
+def _finish(results: list[RunResult]) -> None:
+    for r in results:
+        if r.error:
+            click.echo(f"✗ {r.name}: {r.error}", err=True)
+        if (r.peak_memory_mb or 0) > MAX_MEMORY_MB:
+            click.echo(f"! {r.name}: peak memory {r.peak_memory_mb} MB, above {MAX_MEMORY_MB} MB", err=True)
+    if not all(results):
+        sys.exit(1)
+
+
+def _echo_written(paths: list[Path]) -> None:
+    for path in paths:
+        click.echo(f"wrote {path.name}")
+    if not paths:
+        click.echo("The students' notebooks are up to date.")
+
+
+# --- doctor ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of `course doctor`: ok, a warning (the course runs), or a failure; and the cure."""
+
+    level: str  # "ok", "warning" or "failure"
+    text: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        mark = {"ok": "✓", "warning": "!", "failure": "✗"}[self.level]
+        return f"{mark} {self.text}" + (f" → {self.cure}" if self.cure and self.level != "ok" else "")
+
+
+class Findings(list):
+    """The lines of `doctor()`, which show themselves as text."""
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self))
+
+    __str__ = __repr__
+
+    def __bool__(self) -> bool:
+        return all(finding.level != "failure" for finding in self)
+
+
+@main.command("doctor")
+def doctor_command() -> None:
+    """Check Python, packages, device, folders and data: one line each, with the cure."""
+    findings = doctor()
+    click.echo(str(findings))
+    sys.exit(0 if findings else 1)
+
+
+def doctor() -> Findings:
+    """Check whether the course can run here; true if it can. Never raises, whatever is missing.
+
+    >>> print(doctor())  # doctest: +SKIP
+    ✓ Python 3.12.4
+    """
+    checks = (_python, _packages, _torch, _cache, _dataset, _kernel, _disk)
+    findings = Findings()
+    for check in checks:
+        try:
+            findings += check()
+        except Exception as error:  # a broken package may raise anything
+            lines = str(error).splitlines() or [""]
+            name = check.__name__.strip("_")
+            findings.append(Finding("failure", f"{name}: {type(error).__name__}: {lines[0]}", _cure(name)))
+    return findings
+
+
+_INSTALL = "python -m pip install -r requirements.txt -e ."
+
+
+def _cure(check: str) -> str:
+    if check == "dataset":
+        return "see data/README.md"
+    return _INSTALL
+
+
+def _python() -> Iterator[Finding]:
+    level = "ok" if sys.version_info >= MIN_PYTHON else "failure"
+    wanted = ".".join(map(str, MIN_PYTHON))
+    yield Finding(level, f"Python {platform.python_version()}", f"install Python {wanted} or newer")
+
+
+def _packages() -> Iterator[Finding]:
+    pins = _pins()
+    if not pins:
+        yield Finding("warning", "no requirements.txt found", "work in the course's checkout")
+        return
+    matching = 0
+    for name, wanted in pins.items():
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("failure", f"{name} {wanted} is not installed", _INSTALL)
+            continue
+        if found.partition("+")[0] == wanted:  # "+cpu" names a build of the same version
+            matching += 1
+        else:
+            yield Finding("warning", f"{name} is {found}, the course was tested with {wanted}", _INSTALL)
+    yield Finding("ok", f"{matching} of {len(pins)} packages at the tested version")
+
+
+def _pins() -> dict[str, str]:
+    path = settings.PROJECT / "requirements.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    pairs = (line.partition("#")[0].strip().partition("==") for line in lines)
+    return {name: version for name, equals, version in pairs if equals}
+
+
+def _torch() -> Iterator[Finding]:
+    import torch
+
+    from ..core import vision  # noqa: F401 - loads torchvision, with the cure for mismatched builds
+
+    device = settings.choose_device()
+    yield Finding(
+        "ok", f"torch {torch.__version__} with torchvision, device {device}, {torch.get_num_threads()} threads"
+    )
+
+
+def _cache() -> Iterator[Finding]:
+    folder = settings.cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"course")
+    except OSError as error:
+        cure = "set COURSE_CACHE to a folder that you may write to"
+        yield Finding("failure", f"cannot write to {_brief(folder)}: {error.strerror}", cure)
+    else:
+        yield Finding("ok", f"cache {_brief(folder)}")
+    try:
+        mirror = settings.mirror_dir()
+    except ValueError as error:
+        yield Finding("failure", str(error))
+    else:
+        if mirror:
+            yield Finding("ok", f"data mirror {_brief(mirror)}")
+
+
+def _dataset() -> Iterator[Finding]:
+    from ..data import digits
+
+    x, _ = digits.load_images("mnist5k", "test")
+    yield Finding("ok", f"data set mnist5k: {len(x)} test images")
+
+
+def _kernel() -> Iterator[Finding]:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    command = Path(KernelSpecManager().get_kernel_spec("python3").argv[0])
+    # A bare "python" is replaced by the Python that runs Jupyter.
+    if not command.is_absolute() or (command.exists() and command.samefile(sys.executable)):
+        yield Finding("ok", "Jupyter kernel python3")
+    else:
+        cure = "python -m ipykernel install --sys-prefix --name course, then choose the kernel course"
+        yield Finding("warning", f"Jupyter's kernel python3 is another Python: {_brief(command)}", cure)
+
+
+def _brief(path: Path) -> str:
+    """Write a path as seen from the checkout, or from home: chapter 00 shows it to all readers."""
+    # Path.home() raises where nobody's home is known, as in a container
+    for start, sign in ((settings.PROJECT, ""), (Path(os.path.expanduser("~")), "~/")):
+        if path.is_relative_to(start):
+            return sign + path.relative_to(start).as_posix()
+    return str(path)
+
+
+def _disk() -> Iterator[Finding]:
+    folder = next(p for p in (settings.cache_dir(), *settings.cache_dir().parents) if p.exists())
+    free = shutil.disk_usage(folder).free / 1e9
+    level = "ok" if free >= MIN_FREE_GB else "warning"
+    yield Finding(level, f"{free:.0f} GB free", f"free at least {MIN_FREE_GB} GB; the full-scale data sets need it")

@@ -1,0 +1,25 @@
+"""The Robust Manifold defence: project an image to the range of a generator, then classify it.
+
+- `projection`: the search for the nearest image that the generator draws
+- `defence`: the model that projects first; `adaptive`: attacks that know of it
+- `latent_pairs`: attacks on the generator's range itself; `training`: adversarial training with them
+"""
+
+from .adaptive import ADAPTIVE, adaptive_attacks, on_manifold, shortcut, with_gradient
+from .defence import ManifoldDefense
+from .latent_pairs import LatentPairs, latent_attack
+from .projection import project_to_range
+from .training import train_on_manifold
+
+__all__ = [
+    "ADAPTIVE",
+    "LatentPairs",
+    "ManifoldDefense",
+    "adaptive_attacks",
+    "latent_attack",
+    "on_manifold",
+    "project_to_range",
+    "shortcut",
+    "train_on_manifold",
+    "with_gradient",
+]

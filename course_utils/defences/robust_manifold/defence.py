@@ -1,0 +1,97 @@
+"""The defence: project an image to the range of a generator, then classify it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...core.validation import check_count
+from .latent_pairs import Encoder
+from .projection import implicit, latent_size, project_to_range, unrolled
+
+
+class ManifoldDefense(nn.Module):
+    """Project, regenerate, classify: logits C(G(z*)) with z* = argmin ‖G(z) − x‖².
+
+    The projection is a search, and its answer has no gradient in x: by default an attack that follows gradients is
+    refused. Three options give one to the attacker who knows the defence.
+
+    Args:
+        classifier: maps images to logits. generator: maps z (N, latent) to images.
+        encoder: its guess is the first start, such as `VAE.encode`; None for random starts only.
+        steps, restarts, lr: of `project_to_range`.
+        bpda: send the gradient straight through the projection, as if that were the identity (Athalye et al. 2018).
+        differentiable: classify G(z) after `unroll` steps of gradient descent, through which the gradient flows: from
+            the encoder's guess, or, without an encoder, on from z*.
+        implicit: follow z* as a minimum moves when x does (see `projection.implicit`).
+        seed: None draws new starts from the global stream in every call. A number gives every image in every call the
+            same starts: then the answer depends neither on chance nor on the other images of the batch.
+
+    Raises:
+        ValueError: two gradients at once. ValueError, TypeError, FloatingPointError: when called, as
+            `project_to_range`.
+
+    >>> from course_utils import models
+    >>> defence = ManifoldDefense(models.mlp(), models.decoder(latent=2), steps=5, seed=0)
+    >>> defence(torch.rand(3, 1, 28, 28)).shape
+    torch.Size([3, 10])
+
+    Ilyas, Jalal, Asteri, Daskalakis and Dimakis, "The robust manifold defense", 2017.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        generator: nn.Module,
+        *,
+        encoder: Encoder | None = None,
+        steps: int = 60,
+        restarts: int = 2,
+        lr: float = 0.2,
+        bpda: bool = False,
+        differentiable: bool = False,
+        unroll: int = 40,
+        implicit: bool = False,
+        seed: int | None = None,
+    ):
+        super().__init__()
+        if bpda + differentiable + implicit > 1:
+            raise ValueError("bpda, differentiable and implicit are gradients for one projection: choose one.")
+        latent_size(generator)
+        for name, count in (("steps", steps), ("restarts", restarts)):
+            check_count(name, count)
+        self.classifier, self.generator, self.encoder = classifier, generator, encoder
+        self.steps, self.restarts, self.lr = steps, restarts, lr
+        self.bpda, self.differentiable, self.implicit = bpda, differentiable, implicit
+        self.unroll, self.seed = unroll, seed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] → logits (N, K)."""
+        return self.classifier(self.purify(x))
+
+    def purify(self, x: Tensor) -> Tensor:
+        """Return the images that are classified in the place of x, alike."""
+        if self.differentiable:
+            start = self.project(x)[0] if self.encoder is None else self.encoder(x.clone())
+            return self.generator(unrolled(self.generator, x, start, steps=self.unroll))
+        z, x_star = self.project(x)
+        if self.implicit:
+            return self.generator(implicit(self.generator, x, z))
+        return x + (x_star - x).detach() if self.bpda else x_star
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z* (N, latent) and G(z*), without gradients."""
+        x = x.detach()
+        options = {"steps": self.steps, "restarts": self.restarts, "lr": self.lr}
+        return project_to_range(self.generator, x, init=self._starts(x), **options)
+
+    def _starts(self, x: Tensor) -> Tensor | None:
+        """Return the starts that are not left to chance, (S, N, latent)."""
+        with torch.no_grad():
+            starts = [] if self.encoder is None else [self.encoder(x.clone()).unsqueeze(0)]
+        missing = self.restarts - len(starts)
+        if self.seed is not None and missing:
+            stream = torch.Generator().manual_seed(self.seed)
+            drawn = torch.randn(missing, 1, latent_size(self.generator), generator=stream)
+            starts.append(drawn.to(x).expand(-1, len(x), -1))
+        return torch.cat(starts) if starts else None

@@ -1,0 +1,37 @@
+"""Evaluation: what a model or an attack is worth, in shares with their intervals.
+
+- `metrics`: accuracy, robust accuracy, confidence, distances, the worst of several attacks, signs of hidden gradients
+- `transfer`: what fools one model on another
+- `physical`: what survives a camera, and patches on photographs that they were not made for
+"""
+
+from .metrics import (
+    AttackReport,
+    accuracy,
+    confidence,
+    correct,
+    diagnose,
+    distances,
+    evaluate_attack,
+    robust_accuracy,
+    worst_case,
+)
+from .physical import patch_success, survival
+from .transfer import agreement, matrix_title, transfer_matrix
+
+__all__ = [
+    "AttackReport",
+    "accuracy",
+    "agreement",
+    "confidence",
+    "correct",
+    "diagnose",
+    "distances",
+    "evaluate_attack",
+    "matrix_title",
+    "patch_success",
+    "robust_accuracy",
+    "survival",
+    "transfer_matrix",
+    "worst_case",
+]

@@ -1,0 +1,39 @@
+"""Training: one fit loop, training against an attack, and networks that are trained once and kept.
+
+- `fitting`: `fit`, and the augmentation of digits; `history`: what it measures in each epoch
+- `adversary`: attacks on the network as it is at that moment; `adversarial`: recipes of adversarial training
+- `zoo`: networks by name, trained once and loaded afterwards
+- `generative`: VAE and GAN; `substitute`: a network trained on the answers of another model
+"""
+
+from .adversarial import ADVERSARIAL_RECIPES, adversarial_fit
+from .adversary import ATTACKS, Adversary, FreeAdversary
+from .fitting import augment, fit
+from .generative import train_gan, trained_gan, trained_vae
+from .history import History
+from .substitute import BudgetSpent, Oracle, jacobian_augmentation, query_plan, reservoir_sample, train_substitute
+from .zoo import RECIPES, Recipe, load_or_train, trained
+
+__all__ = [
+    "ADVERSARIAL_RECIPES",
+    "ATTACKS",
+    "RECIPES",
+    "Adversary",
+    "BudgetSpent",
+    "FreeAdversary",
+    "History",
+    "Oracle",
+    "Recipe",
+    "adversarial_fit",
+    "augment",
+    "fit",
+    "jacobian_augmentation",
+    "load_or_train",
+    "query_plan",
+    "reservoir_sample",
+    "train_gan",
+    "train_substitute",
+    "trained",
+    "trained_gan",
+    "trained_vae",
+]
