@@ -9,8 +9,8 @@ from course_utils.defences.robust_manifold import (
     ADAPTIVE,
     ManifoldDefense,
     adaptive_attacks,
+    autoencoder_surrogate,
     on_manifold,
-    shortcut,
     with_gradient,
 )
 from course_utils.evaluation import accuracy, correct, worst_case
@@ -117,9 +117,9 @@ def test_another_gradient_is_another_view_of_the_same_networks(defence):
 
 def test_the_shortcut_is_the_autoencoder(defence, images):
     x, _ = images
-    torch.testing.assert_close(shortcut(defence)(x), Distracted()(Plane()(Encoder()(x))))
+    torch.testing.assert_close(autoencoder_surrogate(defence)(x), Distracted()(Plane()(Encoder()(x))))
     with pytest.raises(ValueError, match="encoder"):
-        shortcut(ManifoldDefense(Distracted(), Plane()))
+        autoencoder_surrogate(ManifoldDefense(Distracted(), Plane()))
 
 
 def test_a_new_start_is_spent_only_where_the_defence_still_stands(defence, images, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from course_utils import attacks
-from course_utils.attacks import fgsm_rs, noise
+from course_utils.attacks import fgsm_rs, uniform_noise
 from course_utils.training import ATTACKS, Adversary, FreeAdversary
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -40,7 +40,7 @@ def test_an_adversary_is_its_attack(model):
 def test_fgsm_rs_is_one_step_of_five_quarters_from_a_random_start(model):
     """On a linear model the gradient's sign is the same everywhere, so that the answer is known."""
     torch.manual_seed(3)
-    start = noise(model, X, Y, EPS)
+    start = uniform_noise(model, X, Y, EPS)
     torch.manual_seed(3)
     adv = fgsm_rs(model, X, Y, EPS)
     sign = attacks.input_gradient(model, X, Y).sign()
@@ -68,7 +68,7 @@ def test_wrong_adversaries_are_refused():
         FreeAdversary(0.1, replays=0)
 
 
-@pytest.mark.parametrize("attack", [noise, fgsm_rs])
+@pytest.mark.parametrize("attack", [uniform_noise, fgsm_rs])
 def test_the_generator_decides_about_random_images(attack, model):
     state = torch.get_rng_state()
     one, again, other = (attack(model, X, Y, EPS, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
@@ -79,7 +79,7 @@ def test_the_generator_decides_about_random_images(attack, model):
 
 def test_noise_keeps_its_ball_and_box():
     x = 255 * X
-    adv = noise(None, x, Y, 8.0, norm="l2", clip=(0.0, 255.0))
+    adv = uniform_noise(None, x, Y, 8.0, norm="l2", clip=(0.0, 255.0))
     assert 0 < (adv - x).flatten(1).norm(dim=1).max() <= 8
     assert adv.max() > 1
 

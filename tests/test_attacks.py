@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from course_utils.attacks import bim, fgsm, input_gradient, pgd, project, random_in_ball
-from course_utils.attacks.gradients import objective
-from course_utils.models.inference import frozen
+from course_utils.attacks.gradients import adversarial_loss
+from course_utils.models.inference import frozen_eval
 
 FLOATS = (torch.float32, torch.float64)
 ALL_FLOATS = (*FLOATS, torch.float16, torch.bfloat16)
@@ -778,7 +778,7 @@ def test_t16_targeted_raises_the_probability_of_the_target(attack):
 @pytest.mark.parametrize("shift", [-100.0, 100.0])
 def test_t17_margin_leaves_the_true_class_out_whatever_the_sign(shift):
     logits = torch.tensor([[3.0, 1.0, 2.0], [1.0, 5.0, 2.0]]) + shift
-    value = objective(logits, torch.tensor([0, 2]), "margin")
+    value = adversarial_loss(logits, torch.tensor([0, 2]), "margin")
     assert value.tolist() == [-1.0, 3.0]
 
 
@@ -882,7 +882,7 @@ def test_t23_frozen_restores_after_an_exception(frail):
         assert not any(p.requires_grad for p in frail.parameters())
         raise KeyboardInterrupt
 
-    with no_trace(frail), pytest.raises(KeyboardInterrupt), frozen(frail):
+    with no_trace(frail), pytest.raises(KeyboardInterrupt), frozen_eval(frail):
         interrupt()
 
 

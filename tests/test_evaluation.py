@@ -18,12 +18,12 @@ from course_utils.evaluation import (
     agreement,
     confidence,
     correct,
-    diagnose,
     distances,
     evaluate_attack,
+    gradient_masking_tests,
     patch_success,
     robust_accuracy,
-    survival,
+    robustness_to_transformations,
     transfer_matrix,
     worst_case,
 )
@@ -270,11 +270,11 @@ JUDGES = {
     "confidence": lambda model, x, y: confidence(model, x),
     "robust_accuracy": lambda model, x, y: robust_accuracy(model, x, y, 0.1, attack=lambda model, x, y, eps: x),
     "evaluate_attack": lambda model, x, y: evaluate_attack(model, x, x, y),
-    "diagnose": lambda model, x, y: diagnose(model, x, y, 0.1, steps=1),
+    "diagnose": lambda model, x, y: gradient_masking_tests(model, x, y, 0.1, steps=1),
     "transfer_matrix": lambda model, x, y: transfer_matrix({"one": model}, {"one": model}, x, y, 0.1),
     "agreement": lambda model, x, y: agreement(model, model, x, y),
-    "survival": lambda model, x, y: survival(model, x, {"none": x}, y, {}),
-    "survival target": lambda model, x, y: survival(
+    "survival": lambda model, x, y: robustness_to_transformations(model, x, {"none": x}, y, {}),
+    "survival target": lambda model, x, y: robustness_to_transformations(
         lambda x: nn.functional.one_hot(ANSWERS, 3).float(), x, {"none": x}, ANSWERS, {}, target=y
     ),
     "Oracle": lambda model, x, y: Oracle(model)(x),
@@ -448,11 +448,11 @@ def images(model, n=60):
 def test_an_honest_model_passes_all_five_tests():
     model = Line()
     x, y = images(model)
-    frame = diagnose(model, x, y, 0.05)
+    frame = gradient_masking_tests(model, x, y, 0.05)
     assert list(frame.columns) == ["test", "value", "passed"]
     assert len(frame) == 5
     assert frame.passed.all(), frame
-    assert diagnose(model, x, y, 0.05, source=nn.Sequential(nn.Flatten(), nn.Linear(16, 2))).passed.all()
+    assert gradient_masking_tests(model, x, y, 0.05, source=nn.Sequential(nn.Flatten(), nn.Linear(16, 2))).passed.all()
 
 
 def test_diagnosed_values_are_those_of_the_line():
@@ -460,7 +460,7 @@ def test_diagnosed_values_are_those_of_the_line():
     model = Line()
     x, y = images(model)
     inside = ((model(x)[:, 1].abs()) < 16 * 0.02).float().mean().item()
-    values = diagnose(model, x, y, 0.02).value
+    values = gradient_masking_tests(model, x, y, 0.02).value
     assert values[0] <= inside
     assert values[1] == 0
     assert values[2] == 1
@@ -473,18 +473,18 @@ def test_diagnosed_values_are_those_of_the_line():
 def test_a_hidden_gradient_is_found(hidden):
     model = hidden()
     x, y = images(model)
-    frame = diagnose(model, x, y, 0.05)
+    frame = gradient_masking_tests(model, x, y, 0.05)
     assert not frame.passed[2], frame
     assert not frame.passed[3], frame
     assert not frame.passed[4], frame
-    transferred = diagnose(model, x, y, 0.05, source=Line())
+    transferred = gradient_masking_tests(model, x, y, 0.05, source=Line())
     assert not transferred.passed[3], transferred
 
 
 def test_diagnose_repeats_itself_and_leaves_the_global_stream_alone():
     model, state = Line(), torch.get_rng_state()
     x, y = images(model)
-    assert diagnose(model, x, y, 0.05).equals(diagnose(model, x, y, 0.05))
+    assert gradient_masking_tests(model, x, y, 0.05).equals(gradient_masking_tests(model, x, y, 0.05))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -492,13 +492,15 @@ def test_diagnose_looks_at_initially_correct_images_only():
     model = Line()
     x, y = images(model)
     wrong = torch.cat([y, 1 - y[:10]])
-    assert diagnose(model, torch.cat([x, x[:10]]), wrong, 0.05).equals(diagnose(model, x, y, 0.05))
+    assert gradient_masking_tests(model, torch.cat([x, x[:10]]), wrong, 0.05).equals(
+        gradient_masking_tests(model, x, y, 0.05)
+    )
 
 
 def test_diagnose_refuses_what_it_cannot_judge():
     model = Line()
     x, y = images(model)
     with pytest.raises(ValueError, match="classifies as y"):
-        diagnose(model, x, 1 - y, 0.1)
+        gradient_masking_tests(model, x, 1 - y, 0.1)
     with pytest.raises(ValueError, match="eps > 0"):
-        diagnose(model, x, y, 0.0)
+        gradient_masking_tests(model, x, y, 0.0)

@@ -938,7 +938,7 @@ def forever(depth):
         (StopIteration(3), "StopIteration: 3"),
         (BaseExceptionGroup("several", [SystemExit()]), "several"),
         (RuntimeError("x" * 10_000), "x …"),
-        (error_hints.Wrong("mine", "all mine"), "all mine"),
+        (error_hints.CheckFailed("mine", "all mine"), "all mine"),
     ],
 )
 def test_an_answer_that_raises(raised, fragment):

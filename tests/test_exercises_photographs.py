@@ -187,7 +187,7 @@ def survive_reference(model, x, y, eps):
 
 
 def survive_from_the_library(model, x, y, eps):
-    seen = attacks.Transformed(model, attacks.TRANSFORMATIONS["JPEG, quality 75"])
+    seen = attacks.EOTModel(model, attacks.TRANSFORMATIONS["JPEG, quality 75"])
     return attacks.pgd(seen, x, y, eps, steps=10)
 
 
@@ -447,7 +447,7 @@ def of_the_mean_probabilities(*task):
 
 
 def of_the_mean_answer(model, x, y, transformation, samples):
-    seen = attacks.Transformed(model, lambda v, _: transformation(v), samples=samples)
+    seen = attacks.EOTModel(model, lambda v, _: transformation(v), samples=samples)
     return attacks.input_gradient(seen, x, y)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from course_utils.core import settings
-from course_utils.core.files import TROUBLES, replacing, write_text
+from course_utils.core.files import OSERROR_HINTS, atomic_write, write_text
 
 
 def files_in(folder):
@@ -17,7 +17,7 @@ def files_in(folder):
 
 def test_replacing_is_all_or_nothing(tmp_path):
     path = tmp_path / "new" / "folder" / "file"
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text("first")
         assert part.parent == path.parent
         assert part.name.startswith(".file.")
@@ -26,7 +26,7 @@ def test_replacing_is_all_or_nothing(tmp_path):
     assert path.read_text() == "first"
 
     def fail():
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             part.write_text("half")
             raise KeyboardInterrupt
 
@@ -38,7 +38,7 @@ def test_replacing_is_all_or_nothing(tmp_path):
 
 def test_replacing_keeps_other_errors():
     def fail():
-        with replacing(settings.cache_dir() / "x"):
+        with atomic_write(settings.cache_dir() / "x"):
             raise OSError(errno.ECONNRESET, "gone")
 
     with pytest.raises(OSError, match="gone") as caught:
@@ -52,7 +52,7 @@ def test_many_writers_at_once(tmp_path):
 
     def write(letter):
         for _ in range(20):
-            with replacing(path) as part:
+            with atomic_write(path) as part:
                 part.write_text(letter * 10_000)
             text = path.read_text()
             if len(text) != 10_000 or len(set(text)) != 1:
@@ -82,9 +82,9 @@ def test_files_can_be_read_by_those_who_share_the_folder(tmp_path):
     assert stat.S_IMODE(replaced.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
-@pytest.mark.parametrize("number", TROUBLES)
+@pytest.mark.parametrize("number", OSERROR_HINTS)
 def test_each_known_trouble_has_a_cure(number, tmp_path):
     for path, cure in ((tmp_path / "x", "choose another folder"), (settings.cache_dir() / "x", "set COURSE_CACHE")):
-        with pytest.raises(OSError, match=cure) as caught, replacing(path):
+        with pytest.raises(OSError, match=cure) as caught, atomic_write(path):
             raise OSError(number, "trouble")
         assert caught.value.errno == number

@@ -25,7 +25,7 @@ from test_attacks import (
 )
 from torch import nn
 
-from course_utils.attacks import carlini_wagner, deepfool, optimised_noise
+from course_utils.attacks import box_constrained_lbfgs, carlini_wagner, deepfool
 
 # Every attack as (model, x, y) -> adv, with few steps; those in TARGETED take the labels to reach.
 QUICK = {"search_steps": 4, "steps": 20}
@@ -34,9 +34,9 @@ ATTACKS = {
     "deepfool linf": partial(deepfool, norm="linf"),
     "carlini_wagner": partial(carlini_wagner, **QUICK),
     "carlini_wagner targeted": partial(carlini_wagner, targeted=True, **QUICK),
-    "lbfgs": partial(optimised_noise, **QUICK),
-    "sgd": partial(optimised_noise, solver="sgd", **QUICK),
-    "adam": partial(optimised_noise, solver="adam", **QUICK),
+    "lbfgs": partial(box_constrained_lbfgs, **QUICK),
+    "sgd": partial(box_constrained_lbfgs, solver="sgd", **QUICK),
+    "adam": partial(box_constrained_lbfgs, solver="adam", **QUICK),
 }
 TARGETED = ("carlini_wagner targeted", "lbfgs", "sgd", "adam")
 # Of two classes, one is left where the other is reached: all as (model, x, y) -> adv, with the steps that they need.
@@ -46,9 +46,9 @@ THOROUGH = {
     "deepfool linf": partial(deepfool, norm="linf"),
     "carlini_wagner": partial(carlini_wagner, **SEARCH),
     "carlini_wagner targeted": lambda m, x, y, **kw: carlini_wagner(m, x, 1 - y, targeted=True, **SEARCH, **kw),
-    "lbfgs": lambda m, x, y, **kw: optimised_noise(m, x, 1 - y, **SEARCH, **kw),
-    "sgd": lambda m, x, y, **kw: optimised_noise(m, x, 1 - y, solver="sgd", **SEARCH, **kw),
-    "adam": lambda m, x, y, **kw: optimised_noise(m, x, 1 - y, solver="adam", **SEARCH, **kw),
+    "lbfgs": lambda m, x, y, **kw: box_constrained_lbfgs(m, x, 1 - y, **SEARCH, **kw),
+    "sgd": lambda m, x, y, **kw: box_constrained_lbfgs(m, x, 1 - y, solver="sgd", **SEARCH, **kw),
+    "adam": lambda m, x, y, **kw: box_constrained_lbfgs(m, x, 1 - y, solver="adam", **SEARCH, **kw),
 }
 every_attack = pytest.mark.parametrize("name", ATTACKS)
 every_thorough_attack = pytest.mark.parametrize("name", THOROUGH)
@@ -180,7 +180,7 @@ def test_carlini_wagner_goes_to_the_nearest_of_many_classes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", [partial(carlini_wagner, targeted=True), optimised_noise], ids=["cw", "lbfgs"])
+@pytest.mark.parametrize("attack", [partial(carlini_wagner, targeted=True), box_constrained_lbfgs], ids=["cw", "lbfgs"])
 def test_the_nearest_point_of_a_target_class(attack):
     """With steep logits; with flat ones cross-entropy lowers all other classes, also those that need not fall."""
     model, x = linear(4, 8, scale=50), images((6, 8), torch.float64)
@@ -356,8 +356,8 @@ def test_t08_lbfgs_shares_its_line_search_and_little_else():
     x = images((12, 3, 5, 7), torch.float64)
     model = network(x)
     target = goals("lbfgs", model, x)
-    together = optimised_noise(model, x, target)
-    alone = torch.cat([optimised_noise(model, a, b) for a, b in zip(x.split(1), target.split(1), strict=True)])
+    together = box_constrained_lbfgs(model, x, target)
+    alone = torch.cat([box_constrained_lbfgs(model, a, b) for a, b in zip(x.split(1), target.split(1), strict=True)])
     assert (distances(together, x) / distances(alone, x) - 1).abs().max() < 0.03
 
 
@@ -401,7 +401,7 @@ def test_t16_targeted_reaches_and_untargeted_leaves():
     assert (predictions(model, away) != y).all()
     assert torch.equal(carlini_wagner(model, x, target, **options), x)  # nobody says that
     assert (distances(away, x) <= 1.02 * distances(towards, x)).all()
-    assert (predictions(model, optimised_noise(model, x, target)) == target).all()
+    assert (predictions(model, box_constrained_lbfgs(model, x, target)) == target).all()
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if "deepfool" not in name])
@@ -457,7 +457,7 @@ def test_the_solvers_agree():
     x = images((8, 1, 8, 8))
     model = network(x)
     target = goals("lbfgs", model, x)
-    found = [distances(optimised_noise(model, x, target, solver=s), x) for s in ("lbfgs", "sgd", "adam")]
+    found = [distances(box_constrained_lbfgs(model, x, target, solver=s), x) for s in ("lbfgs", "sgd", "adam")]
     for other in found[1:]:
         assert (other / found[0] - 1).abs().max() < 0.05
 
@@ -644,11 +644,16 @@ BAD_MODELS = {
     "without x": (lambda x: nn.Parameter(torch.zeros(len(x), 4)) * 1.0, ValueError, "do not depend on x"),
 }
 BAD_OPTIONS = {
-    "solver": (optimised_noise, {"solver": "lbgfs"}, ValueError, "solver must be one of .*'lbfgs', 'sgd', 'adam'"),
-    "solver None": (optimised_noise, {"solver": None}, ValueError, "solver must be one of"),
-    "lr of lbfgs": (optimised_noise, {"lr": 0.1}, ValueError, 'lr belongs to "sgd" and "adam"'),
-    "lr of sgd": (optimised_noise, {"solver": "sgd", "lr": -1}, ValueError, "lr must be finite and not negative"),
-    "search_steps": (optimised_noise, {"search_steps": 0}, ValueError, "search_steps must be at least 1"),
+    "solver": (
+        box_constrained_lbfgs,
+        {"solver": "lbgfs"},
+        ValueError,
+        "solver must be one of .*'lbfgs', 'sgd', 'adam'",
+    ),
+    "solver None": (box_constrained_lbfgs, {"solver": None}, ValueError, "solver must be one of"),
+    "lr of lbfgs": (box_constrained_lbfgs, {"lr": 0.1}, ValueError, 'lr belongs to "sgd" and "adam"'),
+    "lr of sgd": (box_constrained_lbfgs, {"solver": "sgd", "lr": -1}, ValueError, "lr must be finite and not negative"),
+    "search_steps": (box_constrained_lbfgs, {"search_steps": 0}, ValueError, "search_steps must be at least 1"),
     "norm": (deepfool, {"norm": "l1"}, ValueError, "norm must be one of"),
     "candidates": (deepfool, {"candidates": 0}, ValueError, "candidates must be at least 1"),
     "overshoot": (deepfool, {"overshoot": -0.1}, ValueError, "overshoot must be finite and not negative"),

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import nn
 
 from course_utils import attacks, models
-from course_utils.attacks import TRANSFORMATIONS, Transformed, fgsm, input_gradient, pgd, transformations
+from course_utils.attacks import TRANSFORMATIONS, EOTModel, fgsm, input_gradient, pgd, transformations
 from course_utils.core import wilson
-from course_utils.evaluation import survival
+from course_utils.evaluation import robustness_to_transformations
 
 F = transformations.F
 every_transformation = pytest.mark.parametrize("transform", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
@@ -217,7 +217,9 @@ def test_only_images_count_that_stay_right_without_an_attack():
     attacked = torch.tensor([0.4, 0.7, 0.8, 1.0, 0.3])  # fooled: the first, the third and the fourth
     x, adv = (values.view(-1, 1, 1, 1).expand(-1, 1, 4, 4) for values in (level, attacked))
     y = torch.tensor([1, 1, 0, 0, 0])
-    table = survival(Bright(), x, {"turned": adv}, y, {"none": identity, "half": half}).set_index("transformation")
+    table = robustness_to_transformations(Bright(), x, {"turned": adv}, y, {"none": identity, "half": half}).set_index(
+        "transformation"
+    )
     assert table.loc["none", ["n", "successes"]].tolist() == [3, 3]
     # Halved, only the dark photos are still right; their bright twins are at 0.4 and 0.5, which is no lead for class 1.
     assert table.loc["half", ["n", "successes"]].tolist() == [2, 0]
@@ -233,8 +235,8 @@ def test_with_a_target_only_the_target_is_adversarial():
     x, adv = torch.full((2, 1, 2, 2), 0.1), torch.full((2, 1, 2, 2), 0.9)
     y = torch.zeros(2, dtype=torch.int64)
     table = {"half": half}
-    assert survival(Three(), x, {"lifted": adv}, y, table).successes.item() == 2
-    assert survival(Three(), x, {"lifted": adv}, y, table, target=y + 2).successes.item() == 0
+    assert robustness_to_transformations(Three(), x, {"lifted": adv}, y, table).successes.item() == 2
+    assert robustness_to_transformations(Three(), x, {"lifted": adv}, y, table, target=y + 2).successes.item() == 0
 
 
 def test_clean_and_adversarial_images_get_the_same_draws():
@@ -245,7 +247,9 @@ def test_clean_and_adversarial_images_get_the_same_draws():
         return x
 
     x = torch.full((2, 1, 2, 2), 0.9)
-    survival(Bright(), x, {"dark": 1 - x, "darker": 0 * x}, torch.tensor([1, 1]), {"spy": spy, "again": spy})
+    robustness_to_transformations(
+        Bright(), x, {"dark": 1 - x, "darker": 0 * x}, torch.tensor([1, 1]), {"spy": spy, "again": spy}
+    )
     assert len(seen) == 6
     assert all(torch.equal(draw, seen[0]) for draw in seen)
 
@@ -254,8 +258,8 @@ def test_each_attack_is_counted_as_if_it_were_alone():
     x = torch.linspace(0.55, 0.95, 8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     y, steps = torch.ones(8, dtype=torch.int64), {"none": identity, "half": half}
     made = {"inverted": 1 - x, "darker": x / 2, "nothing": x}
-    together = survival(Bright(), x, made, y, steps)
-    alone = pd.concat(survival(Bright(), x, {name: adv}, y, steps) for name, adv in made.items())
+    together = robustness_to_transformations(Bright(), x, made, y, steps)
+    alone = pd.concat(robustness_to_transformations(Bright(), x, {name: adv}, y, steps) for name, adv in made.items())
     order = ["attack", "transformation"]
     pd.testing.assert_frame_equal(
         together.sort_values(order, ignore_index=True), alone.sort_values(order, ignore_index=True)
@@ -264,11 +268,11 @@ def test_each_attack_is_counted_as_if_it_were_alone():
 
 def test_no_image_that_counts_has_no_share():
     x = torch.full((2, 1, 2, 2), 0.9)
-    row = survival(Bright(), x, {"nothing": x}, torch.tensor([1, 1]), {"none": identity}).iloc[0]
+    row = robustness_to_transformations(Bright(), x, {"nothing": x}, torch.tensor([1, 1]), {"none": identity}).iloc[0]
     assert row.n == 0
     assert math.isnan(row.share)
     with pytest.raises(ValueError, match="shape of x"):
-        survival(Bright(), x, {"one": x[:1]}, torch.tensor([1, 1]))
+        robustness_to_transformations(Bright(), x, {"one": x[:1]}, torch.tensor([1, 1]))
 
 
 # Expectation over transformations -------------------------------------------------------------------------------------
@@ -279,7 +283,7 @@ def test_over_the_identity_it_is_the_plain_attack():
     torch.manual_seed(0)
     model = models.mlp()
     plain = pgd(model, x, y, 0.1, steps=5, generator=stream())
-    expected = pgd(Transformed(model, identity, samples=3), x, y, 0.1, steps=5, generator=stream())
+    expected = pgd(EOTModel(model, identity, samples=3), x, y, 0.1, steps=5, generator=stream())
     assert torch.isclose(plain, expected, atol=1e-6).float().mean() > 0.999
 
 
@@ -293,7 +297,7 @@ def test_over_a_linear_transformation_the_gradient_is_the_mean():
         return drawn[-1] * x
 
     x = torch.rand(3, 3, 2, 2, generator=stream())
-    seen = Transformed(Line(weights), scaled, samples=50, generator=stream())
+    seen = EOTModel(Line(weights), scaled, samples=50, generator=stream())
     gradient = input_gradient(seen, x, torch.ones(3, dtype=torch.int64), loss="margin")
     mean = torch.tensor(drawn).mean()
     torch.testing.assert_close(gradient.flatten(1), (2 * mean * weights).expand(3, -1))
@@ -308,7 +312,7 @@ def test_it_finds_what_most_views_share():
         return x.flip(3) if transformations.place(2, generator) == 0 else x
 
     x, y = torch.full((1, 1, 1, 4), 0.5), torch.tensor([0])
-    adv = fgsm(Transformed(Line(weights - 1.2), mostly, samples=600, generator=stream()), x, y, 0.1)
+    adv = fgsm(EOTModel(Line(weights - 1.2), mostly, samples=600, generator=stream()), x, y, 0.1)
     # Weights (1.8, -0.2, -0.2, -0.2) and their mirror image, at 2/3 and 1/3
     mean = 2 / 3 * (weights - 1.2) + (weights - 1.2).flip(3) / 3
     assert torch.equal((adv - x).sign(), -mean.sign())
@@ -320,7 +324,7 @@ def test_it_leaves_no_trace_and_keeps_ball_and_box():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     x, y = torch.rand(4, 1, 28, 28, generator=stream()), torch.arange(4)
     copy, state = x.clone(), torch.get_rng_state()
-    seen = Transformed(model, TRANSFORMATIONS["print and photograph"], samples=2, generator=stream())
+    seen = EOTModel(model, TRANSFORMATIONS["print and photograph"], samples=2, generator=stream())
     adv = pgd(seen, x, y, 0.1, steps=2, generator=stream(1))
     assert (adv - x).abs().max().item() <= 0.1
     assert 0 <= adv.min() <= adv.max() <= 1
@@ -342,7 +346,7 @@ def test_it_survives_a_transformation_that_undoes_the_plain_attack():
     x, y = torch.full((1, 1, 16, 16), 0.52), torch.tensor([0])
     blurred = {"blur": TRANSFORMATIONS["blur, σ = 1 pixel"]}
     plain = pgd(model, x, y, 0.04, steps=10, random_start=False)
-    expected = pgd(Transformed(model, blurred["blur"]), x, y, 0.04, steps=10, random_start=False)
+    expected = pgd(EOTModel(model, blurred["blur"]), x, y, 0.04, steps=10, random_start=False)
     assert model(plain).argmax(1).item() == 1
     assert model(blurred["blur"](plain, None)).argmax(1).item() == 0
     assert model(blurred["blur"](expected, None)).argmax(1).item() == 1
@@ -350,4 +354,4 @@ def test_it_survives_a_transformation_that_undoes_the_plain_attack():
 
 def test_samples_are_counted():
     with pytest.raises(ValueError, match="samples must be at least 1"):
-        Transformed(Bright(), identity, samples=0)
+        EOTModel(Bright(), identity, samples=0)

@@ -6,7 +6,7 @@ from torch import nn
 
 from course_utils import models
 from course_utils.attacks import pgd, query_based, square
-from course_utils.attacks.gradients import objective
+from course_utils.attacks.gradients import adversarial_loss
 from course_utils.evaluation import correct
 
 
@@ -153,7 +153,7 @@ def test_going_on_past_a_tie_fools_more_than_stopping_there(coarsen, grey_images
         return sum(int(correct(model, adv, y).sum()) for adv in made)
 
     going_on = left()
-    monkeypatch.setattr(query_based, "is_fooled", lambda logits, y: objective(logits, y, "margin") >= 0)
+    monkeypatch.setattr(query_based, "is_fooled", lambda logits, y: adversarial_loss(logits, y, "margin") >= 0)
     assert going_on < left()
 
 

@@ -164,7 +164,7 @@ def test_scratch_removes_nothing_of_others(tmp_path):
         (tmp_path / folder / "mine").touch()
     with here.scratch("b") as other, contextlib.ExitStack() as writing:
         for name in ("a", "a.ipynb", "a.status.json", "a.csv"):
-            writing.enter_context(files.replacing(tmp_path / name)).write_text(name)
+            writing.enter_context(files.atomic_write(tmp_path / name)).write_text(name)
         (other / "mine").touch()
         before = sorted(tmp_path.rglob("*"))
         with here.scratch("a"):

@@ -15,10 +15,10 @@ from torch import nn
 from course_utils.attacks import fgsm, pgd
 from course_utils.data import load_images
 from course_utils.evaluation import accuracy, agreement, correct, matrix_title, robust_accuracy, transfer_matrix
-from course_utils.models import ensemble_logits, fit_victim, predict, softmax_regression
+from course_utils.models import ensemble_logits, fit_sklearn, predict, softmax_regression
 from course_utils.training import (
-    BudgetSpent,
     Oracle,
+    QueryBudgetExceeded,
     jacobian_augmentation,
     query_plan,
     reservoir_sample,
@@ -58,7 +58,7 @@ class Constant(nn.Module):
         return answer + 1e-3 * x.flatten(1).sum(1, keepdim=True) * torch.arange(self.classes)
 
 
-FITTED = {name: fit_victim(name, *blobs()) for name in ("logistic", "rbf_svm", "tree", "knn")}
+FITTED = {name: fit_sklearn(name, *blobs()) for name in ("logistic", "rbf_svm", "tree", "knn")}
 LINEAR = linear()
 
 
@@ -306,12 +306,12 @@ def test_oracle_gives_labels_and_counts(name):
     assert not labels.requires_grad
     assert torch.equal(labels, predict(model, x).argmax(1))
     assert (oracle.queries, oracle.left) == (30, 20)
-    with pytest.raises(BudgetSpent, match="30 labels are asked for, 20 of 50 are left"):
+    with pytest.raises(QueryBudgetExceeded, match="30 labels are asked for, 20 of 50 are left"):
         oracle(x)
     assert (oracle.queries, oracle.left) == (30, 20)
     oracle(x[:20])
     assert (oracle.queries, oracle.left) == (50, 0)
-    assert issubclass(BudgetSpent, RuntimeError)
+    assert issubclass(QueryBudgetExceeded, RuntimeError)
 
 
 def test_a_spent_oracle_does_not_ask_its_model():
@@ -322,7 +322,7 @@ def test_a_spent_oracle_does_not_ask_its_model():
         return torch.zeros(len(x), 2)
 
     oracle = Oracle(model, budget=3)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(QueryBudgetExceeded):
         oracle(torch.rand(4, 2))
     assert asked == []
     assert oracle(torch.rand(3, 2)).tolist() == [0, 0, 0]
@@ -494,7 +494,7 @@ def test_a_reservoir_limits_the_new_points(reservoir, points):
 
 def test_a_budget_that_is_too_small_is_refused_before_it_is_spent():
     oracle = Oracle(FITTED["tree"], budget=100)
-    with pytest.raises(BudgetSpent, match=r"plan of 6 rounds.*320 labels are asked for, 100 of 100 are left"):
+    with pytest.raises(QueryBudgetExceeded, match=r"plan of 6 rounds.*320 labels are asked for, 100 of 100 are left"):
         train(oracle, blobs(10)[0])
     assert oracle.queries == 0
     train(oracle, blobs(10)[0], rounds=4)
@@ -572,7 +572,7 @@ def test_a_substitute_fools_a_tree_on_digits():
     """From 100 unlabelled digits and 400 queries: far more errors than noise of the same size makes."""
     x, y = load_images(n=1000)
     images, labels = load_images(split="test", n=300)
-    tree = fit_victim("tree", x, y)
+    tree = fit_sklearn("tree", x, y)
     oracle = Oracle(tree, budget=400)
     found = train_substitute(oracle, images[:100], build=softmax_regression, rounds=3, progress=False)
     rest = slice(100, None)

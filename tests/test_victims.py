@@ -17,11 +17,11 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
-from course_utils.attacks import craft, fgsm, neighbour_attack, pgd, tree_attack
+from course_utils.attacks import fgsm, generate, neighbour_attack, pgd, tree_attack
 from course_utils.data import load_images
 from course_utils.evaluation import accuracy, confidence, correct
-from course_utils.models import ClassicalVictim, fit_victim, predict, sklearn_models, surrogate
-from course_utils.models.inference import frozen
+from course_utils.models import SklearnClassifier, fit_sklearn, predict, sklearn_models, surrogate
+from course_utils.models.inference import frozen_eval
 
 NAMES = tuple(sklearn_models.RECIPES)
 SMOOTH = tuple(name for name in NAMES if name != "tree")
@@ -42,7 +42,7 @@ def blobs(n=90, classes=3, *, seed=0, dtype=torch.float32):
     return (centres[y] + 0.25 * noise).clamp(0, 1), y
 
 
-FITTED = {(name, classes): fit_victim(name, *blobs(classes=classes)) for name in NAMES for classes in (2, 3, 5)}
+FITTED = {(name, classes): fit_sklearn(name, *blobs(classes=classes)) for name in NAMES for classes in (2, 3, 5)}
 
 
 def victim_of(name, classes=3):
@@ -68,7 +68,7 @@ def test_argmax_is_what_an_svm_predicts_where_its_probabilities_disagree():
     x, y = blobs(60, 5)
     flat, queries = x.flatten(1).double().numpy(), torch.rand(500, 1, 4, 4, generator=stream(3))
     for estimator in (SVC(C=0.1, decision_function_shape="ovo"), KNeighborsClassifier(4), KNeighborsClassifier(2)):
-        victim = ClassicalVictim(estimator.fit(flat, y.numpy()))
+        victim = SklearnClassifier(estimator.fit(flat, y.numpy()))
         assert torch.equal(victim(queries).argmax(1), says(victim, queries))
 
 
@@ -91,7 +91,7 @@ def test_a_victim_is_evaluated_as_any_model(name):
     assert accuracy(victim, x, y) == pytest.approx(hits.float().mean().item())
     assert torch.equal(predict(lambda images: victim(images), x), victim(x))
     assert confidence(victim, x).min() > 0.999
-    with frozen(victim):
+    with frozen_eval(victim):
         assert torch.equal(victim(x.requires_grad_()).argmax(1), says(victim, x.detach()))
 
 
@@ -113,9 +113,9 @@ def test_there_is_no_gradient_through_a_victim():
 def test_victims_depend_on_their_data_and_seed_only(name):
     x, y = blobs(60)
     np.random.seed(0)  # noqa: NPY002 - the global stream that scikit-learn would fall back on
-    first = fit_victim(name, x, y, seed=3)(x)
+    first = fit_sklearn(name, x, y, seed=3)(x)
     np.random.seed(1)  # noqa: NPY002
-    assert torch.equal(fit_victim(name, x, y, seed=3)(x), first)
+    assert torch.equal(fit_sklearn(name, x, y, seed=3)(x), first)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_victims_depend_on_their_data_and_seed_only(name):
 )
 def test_what_is_no_victim(estimator, error, words):
     with pytest.raises(error, match=words):
-        ClassicalVictim(estimator)
+        SklearnClassifier(estimator)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def test_images_that_a_victim_refuses(images, error, words):
 def test_fit_victim_refuses():
     x, y = blobs(20)
     with pytest.raises(ValueError, match="Did you mean 'rbf_svm'"):
-        fit_victim("rbf", x, y)
+        fit_sklearn("rbf", x, y)
     with pytest.raises(ValueError, match="one label for each"):
-        fit_victim("knn", x, y[:9])
+        fit_sklearn("knn", x, y[:9])
     with pytest.raises(TypeError, match="float"):
-        fit_victim("knn", x.long(), y)
+        fit_sklearn("knn", x.long(), y)
     with pytest.raises(ValueError, match="number the classes anew"):
-        fit_victim("knn", x, y + 1)
+        fit_sklearn("knn", x, y + 1)
 
 
 # surrogates
@@ -201,13 +201,13 @@ def test_svm_surrogate_sums_the_pairs_decision_functions(classes, gamma):
         decision = -decision if classes == 2 else decision
         expected[:, i] += decision
         expected[:, j] -= decision
-    assert np.allclose(surrogate(ClassicalVictim(svm)).double()(queries).numpy(), expected, atol=1e-5)
+    assert np.allclose(surrogate(SklearnClassifier(svm)).double()(queries).numpy(), expected, atol=1e-5)
 
 
 def test_neighbour_surrogate_is_the_smoothed_vote():
     """By its formula; sharp, it is the nearest neighbour; smooth, the class with most images."""
     x, y = blobs(31)
-    victim, queries = fit_victim("knn", x, y), blobs(20, seed=1)[0]
+    victim, queries = fit_sklearn("knn", x, y), blobs(20, seed=1)[0]
     distance = torch.cdist(queries.flatten(1), x.flatten(1)).square()
     for temperature in (0.05, 1.0):
         expected = torch.stack([(-distance[:, y == k] / temperature).logsumexp(1) for k in range(3)], dim=1)
@@ -219,7 +219,7 @@ def test_neighbour_surrogate_is_the_smoothed_vote():
 def test_default_temperature_follows_the_distances():
     """With all distances twice as large it is four times as high, so that the decision stays."""
     x, y = blobs(90)
-    near, far = (surrogate(fit_victim("knn", scale * x, y)) for scale in (0.5, 1.0))
+    near, far = (surrogate(fit_sklearn("knn", scale * x, y)) for scale in (0.5, 1.0))
     assert far.temperature == pytest.approx(4 * near.temperature, rel=1e-4)
     gaps = torch.cdist(x.flatten(1), x.flatten(1)).square().fill_diagonal_(math.inf).amin(1)
     assert far.temperature == pytest.approx(gaps.median().item() / 5, rel=1e-3)
@@ -249,7 +249,7 @@ def test_surrogates_follow_x(name, dtype):
 
 
 def test_surrogates_are_copies():
-    victim = fit_victim("logistic", *blobs())
+    victim = fit_sklearn("logistic", *blobs())
     before = victim.estimator.coef_.copy()
     for buffer in surrogate(victim).buffers():
         buffer.zero_()
@@ -264,18 +264,18 @@ def test_surrogate_says_what_to_do_instead():
         make_pipeline(StandardScaler(), LogisticRegression()),
         SVC(kernel="linear"),
     ):
-        victim = ClassicalVictim(estimator.fit(*flat))
+        victim = SklearnClassifier(estimator.fit(*flat))
         assert torch.equal(victim(x).argmax(1), says(victim, x))
         with pytest.raises(TypeError, match="train a substitute"):
             surrogate(victim)
         with pytest.raises(TypeError, match="train a substitute"):
-            craft(victim, x, y, EPS)
+            generate(victim, x, y, EPS)
     with pytest.raises(TypeError, match="tree_attack"):
         surrogate(victim_of("tree"))
     with pytest.raises(TypeError, match="attacked directly"):
         surrogate(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="Euclidean"):
-        surrogate(ClassicalVictim(KNeighborsClassifier(p=1).fit(*flat)))
+        surrogate(SklearnClassifier(KNeighborsClassifier(p=1).fit(*flat)))
     with pytest.raises(ValueError, match="belongs to the nearest neighbours"):
         surrogate(victim_of("rbf_svm"), temperature=1.0)
     with pytest.raises(ValueError, match="above 0"):
@@ -324,7 +324,7 @@ def test_tree_attack_finds_the_smallest_change(classes, dtype):
 def test_a_tree_is_fooled_if_and_only_if_the_nearest_leaf_is_within_eps(seed, depth, eps):
     generator = np.random.default_rng(seed)
     points, labels = generator.random((40, 3)), np.arange(40) % 3
-    victim = ClassicalVictim(DecisionTreeClassifier(max_depth=depth, random_state=0).fit(points, labels))
+    victim = SklearnClassifier(DecisionTreeClassifier(max_depth=depth, random_state=0).fit(points, labels))
     x = torch.tensor(generator.random((20, 3)), dtype=torch.float32)
     y = victim(x).argmax(1)
     adv = tree_attack(victim, x, y, eps)
@@ -345,7 +345,7 @@ def test_tree_attack_leaves_alone_what_is_wrong_already():
 @pytest.mark.filterwarnings("ignore:eps=")
 def test_tree_attack_stays_in_the_box_of_pixels():
     """The way across the threshold at 1/2 is shut where pixels end at 0.4: nothing can be done."""
-    victim = fit_victim("tree", torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]))
+    victim = fit_sklearn("tree", torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]))
     x, y = torch.tensor([[0.3]]), torch.tensor([0])
     assert torch.equal(tree_attack(victim, x, y, 1.0, clip=(0.0, 0.4)), x)
     assert victim(tree_attack(victim, x, y, 0.3)).argmax(1).tolist() == [1]
@@ -355,7 +355,7 @@ def test_tree_attack_stays_in_the_box_of_pixels():
 def test_a_tree_of_one_leaf_cannot_be_left():
     stump = DecisionTreeClassifier(min_samples_split=50).fit([[0.0], [1.0], [1.0]], [0, 1, 1])
     x = torch.tensor([[0.2], [0.9]])
-    assert torch.equal(tree_attack(ClassicalVictim(stump), x, torch.tensor([1, 0]), 1.0), x)
+    assert torch.equal(tree_attack(SklearnClassifier(stump), x, torch.tensor([1, 0]), 1.0), x)
 
 
 # the nearest neighbours
@@ -376,7 +376,7 @@ def test_neighbour_attack_steps_towards_the_nearest_image_of_another_class(seed,
 def test_with_eps_enough_a_neighbour_is_reached():
     x, y = blobs(12, seed=3)
     points, labels = blobs()
-    one = ClassicalVictim(KNeighborsClassifier(1).fit(points.flatten(1).numpy(), labels.numpy()))
+    one = SklearnClassifier(KNeighborsClassifier(1).fit(points.flatten(1).numpy(), labels.numpy()))
     assert (one(neighbour_attack(one, x, y, 1.0)).argmax(1) != y).all()
 
 
@@ -386,7 +386,7 @@ def test_with_eps_enough_a_neighbour_is_reached():
 def attacks_on(name):
     """Every way to attack a victim: (x, y, eps, **options) -> adv."""
     victim = victim_of(name)
-    yield lambda *args, **kw: craft(victim, *args, batch_size=4, **kw)
+    yield lambda *args, **kw: generate(victim, *args, batch_size=4, **kw)
     if name == "tree":
         yield lambda *args, **kw: tree_attack(victim, *args, **kw)
     if name == "knn":
@@ -448,29 +448,29 @@ def test_attacks_refuse_another_classifier():
 
 def test_craft_attacks_a_network_as_the_attack_itself():
     network, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), blobs(20)
-    assert torch.equal(craft(network, x, y, EPS, batch_size=7), fgsm(network, x, y, EPS))
+    assert torch.equal(generate(network, x, y, EPS, batch_size=7), fgsm(network, x, y, EPS))
     options = {"steps": 3, "random_start": False}
-    assert torch.equal(craft(network, x, y, EPS, attack=pgd, **options), pgd(network, x, y, EPS, **options))
+    assert torch.equal(generate(network, x, y, EPS, attack=pgd, **options), pgd(network, x, y, EPS, **options))
 
 
 @every_smooth
 def test_craft_attacks_the_surrogate(name):
     victim, (x, y) = victim_of(name), blobs(20)
-    assert torch.equal(craft(victim, x, y, EPS, batch_size=7), fgsm(surrogate(victim), x, y, EPS))
+    assert torch.equal(generate(victim, x, y, EPS, batch_size=7), fgsm(surrogate(victim), x, y, EPS))
 
 
 @every_name
 def test_crafted_images_fool_their_source(name):
     victim, (x, y) = victim_of(name), blobs(200, seed=1)
-    assert accuracy(victim, craft(victim, x, y, 0.3), y) < 0.5 * accuracy(victim, x, y)
+    assert accuracy(victim, generate(victim, x, y, 0.3), y) < 0.5 * accuracy(victim, x, y)
 
 
 def test_craft_refuses_what_a_tree_cannot_do():
     x, y = blobs(6)
     for options in ({"targeted": True}, {"norm": "l2"}):
         with pytest.raises(ValueError, match="untargeted and in norm"):
-            craft(victim_of("tree"), x, y, EPS, **options)
-    adv = craft(victim_of("tree"), x, y, EPS, attack=pgd, steps=3, norm="linf", clip=(0.0, 1.0))
+            generate(victim_of("tree"), x, y, EPS, **options)
+    adv = generate(victim_of("tree"), x, y, EPS, attack=pgd, steps=3, norm="linf", clip=(0.0, 1.0))
     assert torch.equal(adv, tree_attack(victim_of("tree"), x, y, EPS))
 
 
@@ -491,11 +491,11 @@ def test_on_digits(name, low, agree):
     """A quarter of the images: the accuracies one expects, surrogates that agree, source images that fool."""
     x, y = load_images(n=1000)
     images, labels = load_images(split="test", n=200)
-    victim = fit_victim(name, x, y)
+    victim = fit_sklearn(name, x, y)
     assert accuracy(victim, images, labels) > low
     if agree is not None:
         same = surrogate(victim)(images).argmax(1) == says(victim, images)
         assert same.float().mean() >= agree
     right = correct(victim, images, labels)
-    adv = craft(victim, images[right], labels[right], 0.3)
+    adv = generate(victim, images[right], labels[right], 0.3)
     assert accuracy(victim, adv, labels[right]) < 0.6

@@ -16,14 +16,14 @@ anything is computed.
 from ..core.validation import Box, Model
 from .gradient_based import bim, fgsm, fgsm_rs, pgd
 from .gradients import input_gradient
-from .minimum_norm import carlini_wagner, deepfool, optimised_noise
-from .nondifferentiable import craft, neighbour_attack, tree_attack
+from .minimum_norm import box_constrained_lbfgs, carlini_wagner, deepfool
+from .nondifferentiable import generate, neighbour_attack, tree_attack
 from .patch import adversarial_patch, apply_patch
 from .query_based import square
-from .threat_model import noise, project, random_in_ball
+from .threat_model import project, random_in_ball, uniform_noise
 from .transformations import (
     TRANSFORMATIONS,
-    Transformed,
+    EOTModel,
     blur,
     gaussian_noise,
     jpeg,
@@ -40,23 +40,22 @@ from .transformations import (
 __all__ = [
     "TRANSFORMATIONS",
     "Box",
+    "EOTModel",
     "Model",
-    "Transformed",
     "adversarial_patch",
     "apply_patch",
     "bim",
     "blur",
+    "box_constrained_lbfgs",
     "carlini_wagner",
-    "craft",
     "deepfool",
     "fgsm",
     "fgsm_rs",
     "gaussian_noise",
+    "generate",
     "input_gradient",
     "jpeg",
     "neighbour_attack",
-    "noise",
-    "optimised_noise",
     "pgd",
     "print_and_photograph",
     "project",
@@ -70,4 +69,5 @@ __all__ = [
     "resize_and_back",
     "square",
     "tree_attack",
+    "uniform_noise",
 ]

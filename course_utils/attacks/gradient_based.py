@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import attacks
 from ..core.validation import (
     Box,
     Model,
@@ -19,9 +18,9 @@ from ..core.validation import (
     checked_radius,
     rounded_down,
 )
-from ..models.inference import frozen, is_fooled
-from .gradients import as_loss, climb, warn_if_masked
-from .threat_model import direction_of, draw_in_ball, noise, per_image, projected
+from ..models.inference import frozen_eval, is_fooled
+from .gradients import as_loss, loss_and_input_grad, warn_if_masked
+from .threat_model import broadcast_like, direction_of, draw_in_ball, project, projected, uniform_noise
 
 Callback = Callable[[int, int, Tensor, Tensor], None]
 
@@ -62,8 +61,8 @@ def fgsm(
     check_loss(loss)
     if eps == 0 or x.numel() == 0:
         return x.detach().clone()
-    with frozen(model), torch.enable_grad():
-        _, logits, gradient = climb(model, x, y, loss)
+    with frozen_eval(model), torch.enable_grad():
+        _, logits, gradient = loss_and_input_grad(model, x, y, loss)
     warn_if_masked(logits, gradient)
     sign = -1 if targeted else 1
     return projected(x.detach() + sign * eps * direction_of(gradient, norm), x.detach(), eps, norm, clip)
@@ -125,14 +124,14 @@ def pgd(
     centre = x.to(torch.promote_types(x.dtype, torch.float32))  # small steps would be lost in half precision
     sign = -1 if targeted else 1
     keeper = _BestPerImage(x)
-    with frozen(model), torch.enable_grad():
+    with frozen_eval(model), torch.enable_grad():
         for restart in range(restarts):
             start = draw_in_ball(centre, eps, norm, generator) if random_start else centre
             point = projected(start, centre, eps, norm, clip)
             for step in range(steps + 1):
                 adv = point if point.dtype == x.dtype else projected(point.to(x.dtype), x, eps, norm, clip)
                 last = step == steps  # the last iterate is judged too, but needs no gradient
-                value, logits, gradient = climb(model, adv, y, loss, need_gradient=not last)
+                value, logits, gradient = loss_and_input_grad(model, adv, y, loss, need_gradient=not last)
                 if restart == step == 0:
                     warn_if_masked(logits, gradient)
                 if step > 0 or random_start:  # x itself is no adversarial image
@@ -155,7 +154,7 @@ class _BestPerImage:
 
     def offer(self, adv: Tensor, fooled: Tensor, objective: Tensor) -> None:
         better = torch.where(fooled == self.fooled, objective > self.objective, fooled)
-        self.best = torch.where(per_image(better, adv), adv, self.best)
+        self.best = torch.where(broadcast_like(better, adv), adv, self.best)
         self.fooled = self.fooled | fooled
         self.objective = torch.where(better, objective, self.objective)
 
@@ -193,7 +192,7 @@ def bim(
 
 
 def fgsm_rs(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     eps: float,
@@ -204,7 +203,7 @@ def fgsm_rs(
     """Take one signed gradient step from a random point of the ball, and project it back.
 
     Args:
-        model, x, y, eps: as in `attacks.fgsm`. step_size: pixel units, default 1.25·eps.
+        model, x, y, eps: as in `fgsm`. step_size: pixel units, default 1.25·eps.
         generator: source of the random start; the global stream is then left alone.
 
     >>> fgsm_rs(nn.Linear(2, 2), torch.rand(3, 2), torch.tensor([0, 1, 0]), eps=0.1).shape
@@ -213,4 +212,5 @@ def fgsm_rs(
     Wong, Rice and Kolter, "Fast is better than free: revisiting adversarial training", 2020.
     """
     step_size = 1.25 * eps if step_size is None else step_size
-    return attacks.project(attacks.fgsm(model, noise(model, x, y, eps, generator=generator), y, step_size), x, eps)
+    start = uniform_noise(model, x, y, eps, generator=generator)
+    return project(fgsm(model, start, y, step_size), x, eps)

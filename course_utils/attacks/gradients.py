@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.validation import Model, check_images, check_loss, checked_labels, is_finite
-from ..models.inference import checked_logits, frozen
-from .threat_model import per_image
+from ..models.inference import checked_logits, frozen_eval
+from .threat_model import broadcast_like
 
 
 def input_gradient(model: Model, x: Tensor, y: Tensor, *, loss: str = "ce") -> Tensor:
@@ -38,20 +38,20 @@ def input_gradient(model: Model, x: Tensor, y: Tensor, *, loss: str = "ce") -> T
     check_loss(loss)
     if x.numel() == 0:
         return x.detach().clone()
-    with frozen(model), torch.enable_grad():
-        value, _, gradient = climb(model, x, y, loss)
+    with frozen_eval(model), torch.enable_grad():
+        value, _, gradient = loss_and_input_grad(model, x, y, loss)
     if loss == "ce":  # d log(1 + exp m)/dm = sigmoid(m)
-        gradient = gradient * per_image(value.sigmoid().to(gradient), gradient)
+        gradient = gradient * broadcast_like(value.sigmoid().to(gradient), gradient)
     return gradient
 
 
-def climb(
+def loss_and_input_grad(
     model: Model, x: Tensor, y: Tensor, loss: str, *, need_gradient: bool = True
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the objective (N,), the logits (N, K) and the objective's gradient like x."""
     x = x.detach().clone().requires_grad_(True)  # always: a model may use gradients of its own
     logits = checked_logits(model, x, y)
-    value = objective(logits, y, loss)
+    value = adversarial_loss(logits, y, loss)
     if not value.isfinite().all():
         bad = int((~value.isfinite()).nonzero()[0])
         raise ValueError(f"the loss of image {bad} is {value[bad].item()}: the model's logits must be finite.")
@@ -68,7 +68,7 @@ def climb(
     return value.detach(), logits.detach(), gradient
 
 
-def objective(logits: Tensor, y: Tensor, loss: str) -> Tensor:
+def adversarial_loss(logits: Tensor, y: Tensor, loss: str) -> Tensor:
     """Return what each image's attack climbs, (N,): the log-odds against y for "ce", or the margin."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     index = y.unsqueeze(1)

@@ -27,16 +27,16 @@ from ..core.validation import (
     checked_labels,
     checked_number,
 )
-from ..models.inference import checked_logits, frozen
-from .gradients import as_loss, climb, objective, warn_if_masked
-from .threat_model import clamp, direction_of, per_image
+from ..models.inference import checked_logits, frozen_eval
+from .gradients import adversarial_loss, as_loss, loss_and_input_grad, warn_if_masked
+from .threat_model import broadcast_like, clamp, direction_of
 
 # Solver: the optimiser of torch and its learning rate; SciPy's L-BFGS-B has its own line search
 SOLVERS = {"lbfgs": (None, None), "sgd": (torch.optim.SGD, 0.3), "adam": (torch.optim.Adam, 0.05)}
 WEIGHTS = (1e-10, 1e10)  # of the loss against the squared distance: beyond lie only images that nothing moves
 
 
-def optimised_noise(
+def box_constrained_lbfgs(
     model: Model,
     x: Tensor,
     target: Tensor,
@@ -68,7 +68,7 @@ def optimised_noise(
         ValueError, TypeError, RuntimeError: as `fgsm`; an unknown solver; `lr` for "lbfgs".
 
     >>> line = torch.nn.Linear(2, 2)
-    >>> optimised_noise(line, torch.tensor([[0.5, 0.5]]), torch.tensor([1]), steps=5).shape
+    >>> box_constrained_lbfgs(line, torch.tensor([[0.5, 0.5]]), torch.tensor([1]), steps=5).shape
     torch.Size([1, 2])
 
     Szegedy et al., "Intriguing properties of neural networks", 2014, section 4.1.
@@ -82,8 +82,8 @@ def optimised_noise(
     rate = rate if lr is None else checked_number("lr", lr)
     if x.numel() == 0:
         return x.detach().clone()
-    with frozen(model), torch.enable_grad():
-        value, logits, gradient = climb(model, x, target, "margin")
+    with frozen_eval(model), torch.enable_grad():
+        value, logits, gradient = loss_and_input_grad(model, x, target, "margin")
         warn_if_masked(logits, gradient)
         nearest = _Nearest(model, x, target, targeted=True)
         nearest.offer(nearest.best, logits, gradient)
@@ -93,7 +93,7 @@ def optimised_noise(
             """Return ‖r‖² + cross-entropy·weight of each image, the weight being 1/c, and its gradient."""
             log_odds, gradient = nearest.climb(clamp(nearest.start + noise, clip), "ce")
             loss = noise.flatten(1).square().sum(1) + weight * as_loss(log_odds, "ce")
-            return loss, 2 * noise + per_image(weight * log_odds.sigmoid(), noise) * gradient
+            return loss, 2 * noise + broadcast_like(weight * log_odds.sigmoid(), noise) * gradient
 
         def attempt(weight: Tensor) -> None:
             if optimizer is None:  # from the last answer on: another weight moves it little
@@ -155,8 +155,8 @@ def deepfool(
         return best
     start = _in_float32(best)
     point, change, index = best, torch.zeros_like(start), torch.arange(len(x), device=x.device)
-    with frozen(model), torch.enable_grad():
-        _, logits, gradient = climb(model, x, y, "margin")
+    with frozen_eval(model), torch.enable_grad():
+        _, logits, gradient = loss_and_input_grad(model, x, y, "margin")
         warn_if_masked(logits, gradient)
         for step in range(steps + 1):
             fooled, lags, slopes = _boundaries(model, point, y, candidates)
@@ -216,8 +216,8 @@ def carlini_wagner(
     confidence, lr = checked_number("confidence", confidence), checked_number("lr", lr)
     if x.numel() == 0:
         return x.detach().clone()
-    with frozen(model), torch.enable_grad():
-        value, logits, gradient = climb(model, x, y, "margin")
+    with frozen_eval(model), torch.enable_grad():
+        value, logits, gradient = loss_and_input_grad(model, x, y, "margin")
         warn_if_masked(logits, gradient)
         nearest = _Nearest(model, x, y, targeted=targeted, confidence=confidence)
         nearest.offer(nearest.best, logits, gradient)
@@ -229,7 +229,7 @@ def carlini_wagner(
             adv = clip[0] + half * (w.tanh() + 1)
             _, gradient = nearest.climb(clamp(adv, clip), "margin")
             pull = c * ~nearest.won  # beyond the confidence there is nothing left to gain
-            return (2 * (adv - nearest.start) + per_image(pull, w) * gradient) * half * (1 - w.tanh().square())
+            return (2 * (adv - nearest.start) + broadcast_like(pull, w) * gradient) * half * (1 - w.tanh().square())
 
         def attempt(c: Tensor) -> None:
             _descend(torch.optim.Adam([w := start.clone()], lr), w, lambda w: slope(w, c), steps)
@@ -249,18 +249,18 @@ class _Nearest:
     def climb(self, adv: Tensor, loss: str) -> tuple[Tensor, Tensor]:
         """Keep adv where it succeeds; return what is to be made small, (N,), and its gradient like adv."""
         adv = adv.to(self.best.dtype)
-        value, logits, gradient = climb(self.model, adv, self.y, loss)
+        value, logits, gradient = loss_and_input_grad(self.model, adv, self.y, loss)
         self.offer(adv, logits, gradient)
         sign = 1 if self.targeted else -1
         return sign * value.to(self.start), sign * gradient.to(self.start)
 
     def offer(self, adv: Tensor, logits: Tensor, gradient: Tensor) -> None:
         """Keep adv where it has won and is nearer than what has won before."""
-        lead = objective(logits, self.y, "margin") * (-1 if self.targeted else 1)
+        lead = adversarial_loss(logits, self.y, "margin") * (-1 if self.targeted else 1)
         self.won = lead > self.confidence + _rounding(logits, gradient, adv)
         distance = (adv.to(self.start) - self.start).flatten(1).norm(dim=1)
         nearer = self.won & (distance < self.distance)
-        self.best = torch.where(per_image(nearer, adv), adv, self.best)
+        self.best = torch.where(broadcast_like(nearer, adv), adv, self.best)
         self.distance = torch.where(nearer, distance, self.distance)
 
     def search(self, attempt: Callable[[Tensor], None], weight: Tensor, count: int) -> None:
@@ -345,7 +345,7 @@ def _to_the_nearest(lags: Tensor, slopes: Tensor, norm: str) -> Tensor:
     steepness = (directions * slopes).flatten(2).sum(2)  # along the steepest step: the dual norm
     distance, nearest = torch.where(steepness > 0, lags / steepness, math.inf).min(0)
     direction = directions[nearest, torch.arange(len(nearest), device=slopes.device)]
-    return per_image(distance.nan_to_num(posinf=0.0), direction) * direction
+    return broadcast_like(distance.nan_to_num(posinf=0.0), direction) * direction
 
 
 def _rounding(logits: Tensor, slope: Tensor, point: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.validation import Box, Model, check_count, check_images, checked_labels, checked_radius
 from ..models.inference import checked_logits
 from ..models.sklearn_models import (
-    ClassicalVictim,
+    SklearnClassifier,
     _checked_victim,
     _flat,
     _squared_distances,
@@ -25,7 +25,7 @@ from .gradient_based import fgsm
 from .threat_model import projected
 
 
-def craft(
+def generate(
     source: Model,
     x: Tensor,
     y: Tensor,
@@ -45,13 +45,13 @@ def craft(
     Raises:
         TypeError: a classifier without an attack of its own. ValueError, TypeError, RuntimeError: as the attack.
 
-    >>> craft(nn.Linear(2, 2), torch.tensor([[0.5, 0.5]]), torch.tensor([0]), 0.1).shape
+    >>> generate(nn.Linear(2, 2), torch.tensor([[0.5, 0.5]]), torch.tensor([0]), 0.1).shape
     torch.Size([1, 2])
     """
     check_count("batch_size", batch_size)
     check_images(x, None)
     y = checked_labels(y, x)
-    if isinstance(source, ClassicalVictim):
+    if isinstance(source, SklearnClassifier):
         if isinstance(source.estimator, DecisionTreeClassifier):
             if attack_kwargs.get("targeted") or attack_kwargs.get("norm", "linf") != "linf":
                 raise ValueError(f'a tree is attacked untargeted and in norm "linf" only, got {attack_kwargs}.')
@@ -64,7 +64,7 @@ def craft(
 # Attacks without a gradient -----------------------------------------------------------------------------------------
 
 
-def tree_attack(victim: ClassicalVictim, x: Tensor, y: Tensor, eps: float, *, clip: Box = (0.0, 1.0)) -> Tensor:
+def tree_attack(victim: SklearnClassifier, x: Tensor, y: Tensor, eps: float, *, clip: Box = (0.0, 1.0)) -> Tensor:
     """Move each image to the nearest leaf of a decision tree that answers another class than y.
 
     A leaf is a box: a range for each pixel on its path. To enter it, every pixel outside its range moves to the end of
@@ -81,7 +81,7 @@ def tree_attack(victim: ClassicalVictim, x: Tensor, y: Tensor, eps: float, *, cl
         ValueError, TypeError: as `fgsm`; another classifier than a tree.
 
     >>> x, y = torch.tensor([[0.0], [0.1], [0.9], [1.0]]), torch.tensor([0, 0, 1, 1])
-    >>> tree_attack(fit_victim("tree", x, y), torch.tensor([[0.75]]), torch.tensor([1]), eps=0.3)
+    >>> tree_attack(fit_sklearn("tree", x, y), torch.tensor([[0.75]]), torch.tensor([1]), eps=0.3)
     tensor([[0.5000]])
 
     Papernot, McDaniel and Goodfellow, "Transferability in machine learning", 2016.
@@ -139,7 +139,7 @@ def _leaves(estimator: DecisionTreeClassifier, x: Tensor) -> Iterator[_Leaf]:
         nodes.append((tree.children_right[node], ranges | {pixel: (max(low, above[node]), high)}))
 
 
-def neighbour_attack(victim: ClassicalVictim, x: Tensor, y: Tensor, eps: float, *, clip: Box = (0.0, 1.0)) -> Tensor:
+def neighbour_attack(victim: SklearnClassifier, x: Tensor, y: Tensor, eps: float, *, clip: Box = (0.0, 1.0)) -> Tensor:
     """Move each pixel by at most eps towards the nearest (l2) training image of another class than y.
 
     It needs the training images and no gradient. An attack on the `surrogate` fools more often.
@@ -151,7 +151,7 @@ def neighbour_attack(victim: ClassicalVictim, x: Tensor, y: Tensor, eps: float, 
         ValueError, TypeError: as `fgsm`; another classifier than nearest neighbours.
 
     >>> x, y = torch.tensor([[0.0], [0.1], [0.2], [0.8], [0.9], [1.0]]), torch.tensor([0, 0, 0, 1, 1, 1])
-    >>> neighbour_attack(fit_victim("knn", x, y), torch.tensor([[0.25]]), torch.tensor([0]), eps=0.5)
+    >>> neighbour_attack(fit_sklearn("knn", x, y), torch.tensor([[0.25]]), torch.tensor([0]), eps=0.5)
     tensor([[0.7500]])
     """
     _checked_victim(victim, KNeighborsClassifier)
@@ -168,7 +168,7 @@ def neighbour_attack(victim: ClassicalVictim, x: Tensor, y: Tensor, eps: float, 
     return projected(points[distances.argmin(1)].to(x).view_as(x), x, eps, "linf", clip)
 
 
-def _pixels_of_known(victim: ClassicalVictim, x: Tensor, y: Tensor) -> Tensor:
+def _pixels_of_known(victim: SklearnClassifier, x: Tensor, y: Tensor) -> Tensor:
     """Return the images as rows of pixels, or refuse those, and labels, that the classifier does not know."""
     pixels = _flat(victim, x)
     checked_logits(victim, x[:1], y)

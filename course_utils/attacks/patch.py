@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.validation import Model, check_batch, check_count, check_images, check_loss, checked_labels, checked_number
 from ..core.vision import torchvision
-from ..models.inference import checked_logits, frozen
+from ..models.inference import checked_logits, frozen_eval
 from .threat_model import direction_of
 from .transformations import place, uniform
 
@@ -121,7 +121,7 @@ def adversarial_patch(
     patch = torch.full((x.shape[1], size, size), 0.5, dtype=x.dtype, device=x.device)
     velocity, step_size = torch.zeros_like(patch), checked_number("step_size", step_size)
     placing = {"scales": scales, "degrees": degrees, "generator": generator}
-    with frozen(model), torch.enable_grad():
+    with frozen_eval(model), torch.enable_grad():
         for step in range(steps):
             photos = x[[place(len(x) - 1, generator) for _ in range(batch_size)]]
             patch.requires_grad_(True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..core.validation import Box, Model, check_count, checked_labels, checked_radius
-from ..models.inference import checked_logits, frozen, is_fooled
-from .gradients import objective
-from .threat_model import per_image, projected
+from ..models.inference import checked_logits, frozen_eval, is_fooled
+from .gradients import adversarial_loss
+from .threat_model import broadcast_like, projected
 
 
 def square(
@@ -54,10 +54,10 @@ def square(
         return x.clone()
     centre = x if x.ndim == 4 else x.flatten(1).view(len(x), 1, 1, -1)
     stripes = _signs((len(x), centre.shape[1], 1, centre.shape[3]), centre, generator)
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         best = projected(centre + eps * stripes, centre, eps, "linf", clip)
         logits = checked_logits(model, best.view_as(x), y)
-        value, fooled = objective(logits, y, "margin"), is_fooled(logits, y)
+        value, fooled = adversarial_loss(logits, y, "margin"), is_fooled(logits, y)
         for query in range(1, queries):
             left = (~fooled).nonzero().squeeze(1)
             if len(left) == 0:
@@ -69,9 +69,9 @@ def square(
             painted = torch.where(window, around + eps * colour, best[left])
             painted = projected(painted, around, eps, "linf", clip)
             logits = checked_logits(model, painted.view(-1, *x.shape[1:]), y[left])
-            found, wins = objective(logits, y[left], "margin"), is_fooled(logits, y[left])
+            found, wins = adversarial_loss(logits, y[left], "margin"), is_fooled(logits, y[left])
             better = wins | (found > value[left])  # of two ties, one may be a mistake and the other not
-            best[left] = torch.where(per_image(better, painted), painted, best[left])
+            best[left] = torch.where(broadcast_like(better, painted), painted, best[left])
             value[left] = torch.where(better, found, value[left])
             fooled[left] = wins
     return best.view_as(x)

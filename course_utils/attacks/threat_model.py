@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import attacks
-from ..core import validation
-from ..core.validation import Box, checked_radius, is_finite
+from ..core.validation import Box, Model, checked_radius, is_finite
 
 
 def project(adv: Tensor, x: Tensor, eps: float, *, norm: str = "linf", clip: Box = (0.0, 1.0)) -> Tensor:
@@ -64,8 +62,8 @@ def direction_of(gradient: Tensor, norm: str) -> Tensor:
         return gradient.sign()
     tiny = torch.finfo(gradient.dtype).tiny
     # Divided by the largest entry first: squares of small gradients would round to zero.
-    scaled = gradient / per_image(gradient.abs().flatten(1).amax(1).clamp_min(tiny), gradient)
-    return scaled / per_image(scaled.flatten(1).norm(dim=1).clamp_min(tiny), gradient)
+    scaled = gradient / broadcast_like(gradient.abs().flatten(1).amax(1).clamp_min(tiny), gradient)
+    return scaled / broadcast_like(scaled.flatten(1).norm(dim=1).clamp_min(tiny), gradient)
 
 
 def draw_in_ball(x: Tensor, eps: float, norm: str, generator: torch.Generator | None) -> Tensor:
@@ -77,7 +75,7 @@ def draw_in_ball(x: Tensor, eps: float, norm: str, generator: torch.Generator | 
     else:
         radius = eps * torch.rand(len(x), **draw) ** (1 / x[0].numel())
         direction = direction_of(torch.randn(x.shape, **draw), "l2")
-        noise = direction * per_image(radius, x)
+        noise = direction * broadcast_like(radius, x)
     return projected(x + noise.to(x), x, eps, norm, None)
 
 
@@ -109,7 +107,7 @@ def _is_beyond(adv: Tensor, x: Tensor, eps: float) -> Tensor:
     distance = (adv - x).flatten(1)
     if 0 < eps < 1e-12:  # the squares of such numbers round to zero in float32
         distance, eps = distance / eps, 1.0
-    return per_image(distance.norm(dim=1) > eps, x)
+    return broadcast_like(distance.norm(dim=1) > eps, x)
 
 
 def clamp(adv: Tensor, clip: Box) -> Tensor:
@@ -117,25 +115,25 @@ def clamp(adv: Tensor, clip: Box) -> Tensor:
     return adv if clip is None else adv.clamp(*clip)
 
 
-def per_image(values: Tensor, like: Tensor) -> Tensor:
+def broadcast_like(values: Tensor, like: Tensor) -> Tensor:
     """Return values (N,) in a shape that multiplies images (N, ...)."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def noise(
-    model: nn.Module,
+def uniform_noise(
+    model: Model,
     x: Tensor,
     y: Tensor,
     eps: float,
     *,
     norm: str = "linf",
-    clip: validation.Box = (0.0, 1.0),
+    clip: Box = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return random images from ball and box: the control of every attack.
 
     Args:
-        model, y: not looked at. x, eps, norm, clip: as in `attacks.fgsm`.
+        model, y: not looked at. x, eps, norm, clip: as in `fgsm`.
         generator: source of the draws; the global stream is then left alone.
     """
-    return attacks.project(attacks.random_in_ball(x, eps, norm=norm, generator=generator), x, eps, norm=norm, clip=clip)
+    return project(random_in_ball(x, eps, norm=norm, generator=generator), x, eps, norm=norm, clip=clip)

@@ -199,7 +199,7 @@ TRANSFORMATIONS: dict[str, Transformation] = {
 }
 
 
-class Transformed(nn.Module):
+class EOTModel(nn.Module):
     """The model behind a transformation: logits are log-probabilities averaged over newly drawn views of the image.
 
     Any attack on it expects the transformations, inside its own ball and box around the untransformed x. With one
@@ -216,7 +216,7 @@ class Transformed(nn.Module):
 
     >>> from course_utils.attacks import pgd
     >>> flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
-    >>> seen = Transformed(flat, TRANSFORMATIONS["rotation ± 10°"], samples=4)
+    >>> seen = EOTModel(flat, TRANSFORMATIONS["rotation ± 10°"], samples=4)
     >>> pgd(seen, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), 8 / 255, steps=3).shape
     torch.Size([2, 3, 8, 8])
 

@@ -364,7 +364,7 @@ def _choose(names: tuple[str, ...], student: bool) -> list[Chapter]:
 
 def _plan(chapters: list[Chapter], preset: dict[str, dict], assignments: tuple[str, ...]) -> list[tuple[Chapter, dict]]:
     """Pair every chapter with its checked parameters; say which chapters lack one that others have."""
-    from ..core.suggestions import nearest
+    from ..core.suggestions import did_you_mean
     from ..runner.parameters import check_parameters, parse_value, preset_parameters, read_parameters
 
     pairs = [_split(text, "-p", "NAME=VALUE, like -p eps=0.1") for text in assignments]
@@ -373,7 +373,7 @@ def _plan(chapters: list[Chapter], preset: dict[str, dict], assignments: tuple[s
         lacking = [c for c in chapters if name not in known[c.path]]
         if len(lacking) == len(chapters):
             every = {n: p for parameters in known.values() for n, p in parameters.items()}
-            raise ValueError(f"no chapter to run has a parameter {name!r}. {nearest(name, every)}")
+            raise ValueError(f"no chapter to run has a parameter {name!r}. {did_you_mean(name, every)}")
         for chapter in lacking:
             click.echo(f"{chapter.name} has no parameter {name!r}: it runs without it.", err=True)
     jobs = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .settings import cache_dir
 
-TROUBLES = {
+OSERROR_HINTS = {
     errno.ENOSPC: "the disk is full: free some space, or",
     errno.EDQUOT: "your share of the disk is full: free some space, or",
     errno.EROFS: "it is read-only:",
@@ -25,7 +25,7 @@ os.umask(_UMASK)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that is renamed to it at the end, or removed if anything goes wrong.
 
     Once renamed it outlasts a power cut, too. A process that is killed leaves it: its name ends in ".course-part".
@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be made or written, or the disk is full; the message says what to do.
     """
-    with explained(path.parent):
+    with with_oserror_hint(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".course-part")
         os.close(handle)
@@ -60,20 +60,20 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in one step: nobody ever sees half of it.
 
     Raises:
-        OSError: as `replacing`.
+        OSError: as `atomic_write`.
     """
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def with_oserror_hint(folder: Path) -> Iterator[None]:
     """Say what to do about a folder that cannot be written or a disk that is full."""
     try:
         yield
     except OSError as error:
-        if error.errno not in TROUBLES:
+        if error.errno not in OSERROR_HINTS:
             raise
         is_cache = folder.is_relative_to(cache_dir())
         cure = "set COURSE_CACHE to a folder that you can write" if is_cache else "choose another folder"
-        raise OSError(error.errno, f"cannot write to {folder}: {TROUBLES[error.errno]} {cure}") from error
+        raise OSError(error.errno, f"cannot write to {folder}: {OSERROR_HINTS[error.errno]} {cure}") from error

@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(wrong: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+def did_you_mean(wrong: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
     """Say which known name comes nearest to a wrong one; or list them all (or those in `listed`).
 
-    >>> nearest("linear", ["01_linear_models", "02_fgsm"]), nearest("x", ["fgsm", "pgd"])
+    >>> did_you_mean("linear", ["01_linear_models", "02_fgsm"]), did_you_mean("x", ["fgsm", "pgd"])
     ("Did you mean '01_linear_models'?", 'Known: fgsm, pgd.')
     """
     known, wrong = list(known), str(wrong)

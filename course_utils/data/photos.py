@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..core.files import replacing
+from ..core.files import atomic_write
 
 SAMPLES = {
     "chelsea": ("skimage", "data/chelsea.png"),
@@ -182,7 +182,7 @@ def save_png(x: Tensor, path: str | Path) -> None:
         raise ValueError(f"expected a file name that ends in .png, got {path.name!r}: JPEG would change the pixels.")
     _check(x)
     pixels = (x.detach().cpu() * 255).round().byte()  # truncating would leave a ball of 8-bit radius
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(part, format="PNG")
 
 

@@ -18,7 +18,7 @@ from ..defences.robust_manifold.latent_pairs import latent_attack
 from ..models.ensemble import ensemble_logits
 from ..models.generative import VAE
 from ..models.pretrained import imagenet_labels, load_classifier
-from ..models.sklearn_models import fit_victim
+from ..models.sklearn_models import fit_sklearn
 from ..training.adversary import Adversary
 from ..training.generative import trained_vae
 from ..training.zoo import trained
@@ -138,7 +138,7 @@ def _transfer_picker() -> Demo:
     networks = {name: _network(name) for name in ("cnn", "mlp", "softmax", "rbf")}
     # Fitted anew each time, so on few images; without the RBF support vector machine, too slow for a handle.
     few = [part[:1500] for part in _digits("train")]
-    others = {name: fit_victim(name, *few) for name in ("linear_svm", "tree", "knn")}
+    others = {name: fit_sklearn(name, *few) for name in ("linear_svm", "tree", "knn")}
     zoo = networks | others | {"ensemble": ensemble_logits([*networks.values()])}
     return transfer_picker(zoo, x[:60], y[:60])
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..defences.robust_manifold.projection import check_latents, latent_size, project_to_range
-from ..models.inference import frozen, predict
+from ..models.inference import frozen_eval, predict
 from .artists import called, moving_classes, moving_image
 from .widget import Demo, Update, check_images
 
@@ -117,12 +117,12 @@ def latent_walk(
     for end in (z, z_prime):
         check_latents(end, len(z), latent_size(generator))
 
-    with frozen(generator), torch.no_grad():
+    with frozen_eval(generator), torch.no_grad():
         shape = generator(z[:1]).shape[1:]
 
     def frame(pair: int, way: float) -> dict[str, Any]:
         ends = torch.stack([z[pair], torch.lerp(z[pair], z_prime[pair], way)])
-        with frozen(generator), torch.no_grad():
+        with frozen_eval(generator), torch.no_grad():
             start, here = generator(ends)
         logits = predict(classifier, torch.stack([start, here]))
         return {

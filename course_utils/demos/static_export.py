@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..core.files import write_text
 from ..core.settings import cache_dir, local_path
-from ..core.suggestions import nearest
+from ..core.suggestions import did_you_mean
 from .photographs import UPLOADED
 from .registry import Entry, catalogue
 from .widget import Demo
@@ -226,7 +226,7 @@ def _webp(png: bytes) -> str:
 
 def _find(name: str) -> Entry:
     if name not in catalogue():
-        raise ValueError(f"no demo {name!r}. {nearest(name, catalogue())}")
+        raise ValueError(f"no demo {name!r}. {did_you_mean(name, catalogue())}")
     return catalogue()[name]
 
 

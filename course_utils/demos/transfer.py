@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..attacks.nondifferentiable import craft
+from ..attacks.nondifferentiable import generate
 from ..evaluation.metrics import correct, worst_case
 from ..models.inference import predict
 from ..plotting.figures import COLOURS
@@ -46,7 +46,7 @@ def transfer_picker(
 
     @cache
     def made(source: str, eps: float) -> Tensor:
-        return craft(models[source], x, y, eps)
+        return generate(models[source], x, y, eps)
 
     @cache
     def answers(source: str, victim: str, eps: float) -> Tensor:

@@ -10,13 +10,13 @@ from .metrics import (
     accuracy,
     confidence,
     correct,
-    diagnose,
     distances,
     evaluate_attack,
+    gradient_masking_tests,
     robust_accuracy,
     worst_case,
 )
-from .physical import patch_success, survival
+from .physical import patch_success, robustness_to_transformations
 from .transfer import agreement, matrix_title, transfer_matrix
 
 __all__ = [
@@ -25,13 +25,13 @@ __all__ = [
     "agreement",
     "confidence",
     "correct",
-    "diagnose",
     "distances",
     "evaluate_attack",
+    "gradient_masking_tests",
     "matrix_title",
     "patch_success",
     "robust_accuracy",
-    "survival",
+    "robustness_to_transformations",
     "transfer_matrix",
     "worst_case",
 ]

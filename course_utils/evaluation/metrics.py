@@ -20,7 +20,7 @@ from ..attacks.query_based import square
 from ..attacks.threat_model import project, random_in_ball
 from ..core.intervals import percent, wilson
 from ..core.validation import Model, check_adversarial, check_images, checked_labels
-from ..models.inference import _logits, frozen, is_fooled, predict
+from ..models.inference import batched_logits, frozen_eval, is_fooled, predict
 
 
 def correct(model: Model, x: Tensor, y: Tensor, *, batch_size: int = 512) -> Tensor:
@@ -33,7 +33,7 @@ def correct(model: Model, x: Tensor, y: Tensor, *, batch_size: int = 512) -> Ten
     """
     check_images(x, None)
     y = checked_labels(y, x)
-    return ~is_fooled(_logits(model, x, y, batch_size), y)
+    return ~is_fooled(batched_logits(model, x, y, batch_size), y)
 
 
 def accuracy(model: Model, x: Tensor, y: Tensor, *, batch_size: int = 512) -> float:
@@ -55,7 +55,7 @@ def confidence(model: Model, x: Tensor, *, batch_size: int = 512) -> Tensor:
         ValueError, TypeError: as `predict`.
     """
     own = getattr(model, "probabilities", None)
-    with frozen(model):
+    with frozen_eval(model):
         if own is None:
             return predict(model, x, batch_size=batch_size).softmax(1).amax(1)
         return predict(own, x, batch_size=batch_size).amax(1)
@@ -206,7 +206,7 @@ def worst_case(*correct_masks: Tensor) -> Tensor:
     return torch.stack(correct_masks).all(0)
 
 
-def diagnose(
+def gradient_masking_tests(
     model: Model,
     x: Tensor,
     y: Tensor,
@@ -235,7 +235,7 @@ def diagnose(
 
     >>> line = torch.nn.Linear(2, 2)
     >>> x = torch.rand(20, 2)
-    >>> len(diagnose(line, x, line(x).argmax(1), 0.1))
+    >>> len(gradient_masking_tests(line, x, line(x).argmax(1), 0.1))
     5
 
     Carlini et al., "On evaluating adversarial robustness", 2019.

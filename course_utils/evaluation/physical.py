@@ -18,7 +18,7 @@ from .metrics import correct
 # What survives, and what is made to -----------------------------------------------------------------------------------
 
 
-def survival(
+def robustness_to_transformations(
     model: Model,
     x: Tensor,
     attacks: Mapping[str, Tensor],
@@ -48,7 +48,7 @@ def survival(
 
     >>> flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     >>> x = torch.rand(4, 3, 8, 8)
-    >>> list(survival(flat, x, {"inverted": 1 - x}, flat(x).argmax(1)).columns)
+    >>> list(robustness_to_transformations(flat, x, {"inverted": 1 - x}, flat(x).argmax(1)).columns)
     ['transformation', 'attack', 'n', 'successes', 'share', 'low', 'high']
 
     Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", 2017: their destruction rate is

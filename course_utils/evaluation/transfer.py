@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attacks.gradient_based import fgsm
-from ..attacks.nondifferentiable import craft
+from ..attacks.nondifferentiable import generate
 from ..core.validation import Model, check_images, checked_labels
 from ..models.inference import check_logits, is_fooled, predict
 from .metrics import correct, worst_case
@@ -40,14 +40,14 @@ def transfer_matrix(
         sources, victims: networks and ClassicalVictims by name; one name stands for one model.
         x, y, eps: as in `fgsm`.
         attack: called as attack(source, x, y, eps, **attack_kwargs), once for each source and batch; see
-            `victims.craft` for sources that are no network.
+            `victims.generate` for sources that are no network.
 
     Returns:
         A frame with `attrs`: n (the images that count), eps, rule; see `matrix_title`.
 
     Raises:
         ValueError: no model, a name for two models, no image that all classify correctly, a targeted attack.
-        TypeError: models without names. ValueError, TypeError, RuntimeError: as `victims.craft`.
+        TypeError: models without names. ValueError, TypeError, RuntimeError: as `victims.generate`.
 
     >>> line = nn.Linear(2, 2)
     >>> x = torch.rand(9, 2)
@@ -68,7 +68,7 @@ def transfer_matrix(
     x, y = x[common], y.to(x.device)[common]
     rows = {}
     for name, source in sources.items():
-        adv = craft(source, x, y, eps, attack=attack, **attack_kwargs)
+        adv = generate(source, x, y, eps, attack=attack, **attack_kwargs)
         rows[name] = [1 - correct(victim, adv, y).float().mean().item() for victim in victims.values()]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=pd.Index(victims, name="victim"))
     frame.index.name = "source"

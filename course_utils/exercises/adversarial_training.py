@@ -21,13 +21,13 @@ from .properties import (
     Mistakes,
     as_number,
     as_tensor_like,
-    called,
+    broadcast_like,
+    call_with_copies,
     close,
+    diagnose_mistake,
     labelled_images,
-    leaves_alone,
-    likely,
     loss_gradient,
-    per_image,
+    no_side_effects,
 )
 
 ONLY_ARGUMENTS = "Take everything from the arguments, and use nothing but the arguments."
@@ -123,7 +123,7 @@ def _hangs_on(loss: Tensor) -> set[Tensor]:
 
 def _with_model(answer: Callable, model: nn.Module, *rest: Any) -> Tensor:
     """Return the loss that the answer gives for this very model, and not for a copy."""
-    return _as_loss(called(lambda *others: answer(model, *others), *rest))
+    return _as_loss(call_with_copies(lambda *others: answer(model, *others), *rest))
 
 
 def _differentiates(loss: Tensor, model: nn.Module, right: Tensor, clean: Tensor, adversarial: Tensor) -> None:
@@ -142,7 +142,7 @@ def _differentiates(loss: Tensor, model: nn.Module, right: Tensor, clean: Tensor
     mistakes = ((clean, cut.format("adversarial")), (adversarial, cut.format("clean")))
     what = f"the value is right, and the gradient of the parameters is {100 * off:.0f} % off."
     hint = "Both losses are computed from model(…) with its graph; only the images are detached."
-    expect(close(slope, right, 1e-4), what, lambda: likely(slope, mistakes, hint, 1e-4))
+    expect(close(slope, right, 1e-4), what, lambda: diagnose_mistake(slope, mistakes, hint, 1e-4))
 
 
 class _FixedDropout(nn.Module):
@@ -228,7 +228,7 @@ def _mixed_loss(answer: Callable) -> Iterator[str]:
 
     def holds(hint: str, setting: str = "") -> None:
         """Refuse a loss of another value than the right one."""
-        got = _as_loss(called(answer, *task)).item()
+        got = _as_loss(call_with_copies(answer, *task)).item()
         clean, adversarial = _two_losses(task)
         what = (
             f"{setting}with mix = {task.mix} your loss is {got:.4g}, and right is {_mixed(task).item():.4g}: that of the "
@@ -238,11 +238,13 @@ def _mixed_loss(answer: Callable) -> Iterator[str]:
 
     def why(got: float, otherwise: str) -> str:
         between = task._replace(mix=0.4)  # where each mistake gives a loss of its own
-        hint = likely(_as_loss(called(answer, *between)).item(), _mix_mistakes(between, earlier), "")
-        return hint or likely(got, _mix_mistakes(task, earlier), otherwise)
+        hint = diagnose_mistake(
+            _as_loss(call_with_copies(answer, *between)).item(), _mix_mistakes(between, earlier), ""
+        )
+        return hint or diagnose_mistake(got, _mix_mistakes(task, earlier), otherwise)
 
     yield "returns one number that a training step can differentiate"
-    _as_loss(called(answer, *task))
+    _as_loss(call_with_copies(answer, *task))
 
     yield "mix = 0 gives the mean loss of the clean images"
     task = task._replace(mix=0.0)
@@ -259,7 +261,7 @@ def _mixed_loss(answer: Callable) -> Iterator[str]:
 
     yield "leaves no trace on the model and on x"
     for training in (False, True):
-        leaves_alone(answer, "model x y eps mix", *task._replace(model=task.model.train(training)))
+        no_side_effects(answer, "model x y eps mix", *task._replace(model=task.model.train(training)))
 
     yield "the attack sees the network in evaluation mode, the losses in the mode it came in"
     task = task._replace(model=task.model.train())
@@ -310,7 +312,7 @@ def _drawn(answer: Callable, task: _Random, seed: int = 0) -> Tensor:
     """Return what the answer gives after the global random streams were seeded."""
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (the stream that an answer may draw from)
-    return as_tensor_like(called(answer, *task), task.x)
+    return as_tensor_like(call_with_copies(answer, *task), task.x)
 
 
 def _no_uniform_start(u: Tensor) -> str:
@@ -373,13 +375,15 @@ def _fgsm_rs_step(answer: Callable) -> Iterator[str]:
         """Refuse images that are not one right step from the start, in the pixels that start within reach of x."""
         start, adv = _drawn(answer, task._replace(step_size=0.0)), _drawn(answer, task)
         gradient = loss_gradient(task.model, start, task.y)
-        strong = gradient.abs() > 1e-3 * per_image(gradient.abs().flatten(1).amax(1))  # else rounding decides the sign
+        strong = gradient.abs() > 1e-3 * broadcast_like(
+            gradient.abs().flatten(1).amax(1)
+        )  # else rounding decides the sign
         part = strong & ((start - task.x).abs() < reach)
         right = put_back(start + task.step_size * gradient.sign(), task.x, task.eps)
         off = 100 * ((adv - right).abs() > 1e-5)[part].float().mean().item()
         mistakes = [(wrong[part], why) for wrong, why in _step_mistakes(task, start)]
         what += f"{off:.0f} % of the pixels are not where they should be."
-        expect(close(adv[part], right[part]), what, lambda: likely(adv[part], mistakes, hint))
+        expect(close(adv[part], right[part]), what, lambda: diagnose_mistake(adv[part], mistakes, hint))
 
     yield "returns new images like x"
     task = _random_task(6, SHAPE, CLASSES, 0.2, 0.05, low=0.3)
@@ -443,7 +447,7 @@ def _fgsm_rs_step(answer: Callable) -> Iterator[str]:
 
     yield "leaves no trace on the model and on x"
     for training in (False, True):
-        leaves_alone(answer, "model x y eps step_size", *task._replace(model=task.model.train(training)))
+        no_side_effects(answer, "model x y eps step_size", *task._replace(model=task.model.train(training)))
 
 
 # A radius that grows
@@ -509,7 +513,7 @@ def _schedule_mistakes(plan: _Plan) -> Mistakes:
 def _eps_schedule(answer: Callable) -> Iterator[str]:
     def number(step: int, plan: _Plan) -> float:
         try:
-            got = called(answer, step, *plan)
+            got = call_with_copies(answer, step, *plan)
         except ZeroDivisionError:
             got = None
         what = f"for step = {step} of {plan.steps} with warmup = {plan.warmup} it divides by zero."
@@ -531,7 +535,7 @@ def _eps_schedule(answer: Callable) -> Iterator[str]:
             for s in wrong[:1]
         )
         hint = "eps * min(1, step / (warmup * steps)), and eps where warmup is 0. " + ONLY_ARGUMENTS
-        expect(not wrong, what, lambda: likely(got, _schedule_mistakes(plan), hint, 1e-6))
+        expect(not wrong, what, lambda: diagnose_mistake(got, _schedule_mistakes(plan), hint, 1e-6))
 
     yield "returns one number"
     number(3, _Plan(steps=10, eps=0.2, warmup=0.5))
@@ -695,8 +699,8 @@ def _branch_step(answer: Callable) -> Iterator[str]:
 
     def why(got: float, otherwise: str) -> str:
         attacked = task._replace(eps=0.1)  # where each mistake gives a loss of its own
-        hint = likely(step(copy.deepcopy(task.model), attacked).item(), _dual_mistakes(attacked), "")
-        return hint or likely(got, _dual_mistakes(task), otherwise)
+        hint = diagnose_mistake(step(copy.deepcopy(task.model), attacked).item(), _dual_mistakes(attacked), "")
+        return hint or diagnose_mistake(got, _dual_mistakes(task), otherwise)
 
     yield "returns one number that a training step can differentiate"
     task = _dual_task(8, SHAPE, CLASSES, 0.0)
@@ -725,7 +729,7 @@ def _branch_step(answer: Callable) -> Iterator[str]:
         )
 
     yield "leaves no trace on the model and on x"
-    leaves_alone(lambda *arguments: answer(*arguments, _branch), "model x y eps", *task[:4])
+    no_side_effects(lambda *arguments: answer(*arguments, _branch), "model x y eps", *task[:4])
 
     yield "each branch's running statistics see its own images, once; the attack moves none"
     task = task._replace(model=task.model.train())
@@ -831,7 +835,7 @@ def _most_masked(answer: Callable) -> Iterator[str]:
     yield "returns the name of a row"
     names = []
     for _, table, _ in tables:
-        name = called(answer, table.copy())
+        name = call_with_copies(answer, table.copy())
         names.append(name)
         kind = type(name).__name__
         hint = "Return the name of one row, as .idxmax() gives it."
@@ -870,6 +874,6 @@ def _most_masked(answer: Callable) -> Iterator[str]:
     yield "leaves the table as it was"
     for _, table, _ in tables[:2]:
         mine = table.copy()
-        called(answer, mine)
+        call_with_copies(answer, mine)
         what = "your function changed the table in place."
         expect(mine.equals(table), what, "Whoever called you still needs it: work on matrix[[…]] or on matrix.copy().")

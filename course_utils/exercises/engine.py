@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ..core.suggestions import nearest
-from .error_hints import Wrong, arguments_fit, explain
+from ..core.suggestions import did_you_mean
+from .error_hints import CheckFailed, arguments_fit, explain
 from .sandbox import Answer, Output, TooSlow, Watch, isolated, no_exit
 
 Checker = Callable[[Any], Iterator[str]]
@@ -88,7 +88,7 @@ def expect(condition: object, what: str, hint: str | Callable[[], str]) -> None:
         Wrong: the condition does not hold.
     """
     if not condition:
-        raise Wrong(what, hint() if callable(hint) else hint)
+        raise CheckFailed(what, hint() if callable(hint) else hint)
 
 
 def check(name: str, answer: Any, *, strict: bool | None = None, undo: Callable[[], list[str]] = list) -> CheckResult:
@@ -103,7 +103,7 @@ def check(name: str, answer: Any, *, strict: bool | None = None, undo: Callable[
         ValueError: there is no such exercise. AssertionError: the check failed, and is strict.
     """
     if not isinstance(name, str) or name not in _CHECKERS:
-        raise ValueError(f"there is no exercise {name!r}. {nearest(name, _CHECKERS)}")
+        raise ValueError(f"there is no exercise {name!r}. {did_you_mean(name, _CHECKERS)}")
     result = _run(name, *_CHECKERS[name], answer, undo)
     if strict is None:
         strict = os.environ.get("COURSE_STRICT", "0") not in ("", "0")
@@ -165,7 +165,7 @@ def _is_stub(failure: BaseException) -> bool:
 
 def _explained(failure: BaseException, answer: Callable[..., Any], takes: str) -> tuple[str, str]:
     """Return what happened, and a hint at why."""
-    if isinstance(failure, Wrong):
+    if isinstance(failure, CheckFailed):
         return failure.what, failure.hint
     if isinstance(failure, TooSlow):
         return f"it ran for more than {SECONDS} seconds and was stopped.", "Look for a loop that never ends."

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 
-class Wrong(Exception):
+class CheckFailed(Exception):
     """A property does not hold: what was seen, and a hint at why."""
 
     def __init__(self, what: str, hint: str):

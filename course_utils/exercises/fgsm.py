@@ -13,13 +13,13 @@ from .properties import (
     Mistakes,
     as_share,
     as_tensor_like,
-    called,
+    broadcast_like,
+    call_with_copies,
     close,
+    diagnose_mistake,
     labelled_images,
-    leaves_alone,
-    likely,
     loss_gradient,
-    per_image,
+    no_side_effects,
     smooth_network,
 )
 
@@ -31,7 +31,7 @@ OTHER_SHAPE, OTHER_CLASSES = (3, 5, 7), 4  # … and what it does not
 
 def _strong(gradient: Tensor) -> Tensor:
     """Where the sign of a gradient is no matter of rounding."""
-    return gradient.abs() > 1e-3 * per_image(gradient.abs().flatten(1).amax(1))
+    return gradient.abs() > 1e-3 * broadcast_like(gradient.abs().flatten(1).amax(1))
 
 
 def _unit(gradient: Tensor) -> Tensor:
@@ -108,9 +108,9 @@ def _why(answer: Callable, adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, 
     if not hint and moved.any() and not moved.all():
         which = ", ".join(str(i) for i in (~moved).nonzero().flatten().tolist())
         hint = f"Some images did not move at all (number {which}). Attack every image of the batch, whatever the model makes of it."
-    elif not hint and not close(adv, called(answer, model, x, y, eps), 1e-6):
+    elif not hint and not close(adv, call_with_copies(answer, model, x, y, eps), 1e-6):
         hint = "A second call gives another result. There is no randomness in this step: only the gradient decides."
-    elif not hint and close(adv, called(answer, model, x, y, eps / 2), 1e-7):
+    elif not hint and close(adv, call_with_copies(answer, model, x, y, eps / 2), 1e-7):
         hint = USE_EPS
     return hint
 
@@ -132,7 +132,7 @@ def _sign_mistakes(model: nn.Module, x: Tensor, y: Tensor, eps: float, towards: 
         (x + eps * _unit(g), length),
         (x + eps * g / g.norm(), length),
         (x + eps * g / g.abs().max(), largest),
-        (x + eps * g / per_image(g.abs().flatten(1).amax(1)), largest),
+        (x + eps * g / broadcast_like(g.abs().flatten(1).amax(1)), largest),
     ]
     for size in (eps, eps / len(x), 1, 1 / len(x)):  # the loss may be a sum or a mean
         mistakes += [(x + size * g, itself), (x - size * g, itself), (x + (size * g).clamp(-eps, eps), clipped)]
@@ -143,7 +143,7 @@ def _in_the_box(answer: Callable, model: nn.Module, eps: float, step: Callable) 
     """Compare with the clipped step on images with many pixels near black and white; `step` gives the change."""
     x, y = labelled_images(model, 4, SHAPE, low=0.0)
     x = (1.1 * x - 0.05).clamp(0, 1)
-    adv = as_tensor_like(called(answer, model, x, y, eps), x)
+    adv = as_tensor_like(call_with_copies(answer, model, x, y, eps), x)
     low, high, change = adv.min().item(), adv.max().item(), step(x, y)
     hint = "There is nothing blacker than 0 or whiter than 1: end with .clamp(0, 1)."
     if low >= 0 and high > 1:
@@ -168,8 +168,11 @@ def _in_the_box(answer: Callable, model: nn.Module, eps: float, step: Callable) 
 
 
 def _alone(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> None:
-    together = called(answer, model, x, y, eps)
-    single = [as_tensor_like(called(answer, model, a, b, eps), a) for a, b in zip(x.split(1), y.split(1), strict=True)]
+    together = call_with_copies(answer, model, x, y, eps)
+    single = [
+        as_tensor_like(call_with_copies(answer, model, a, b, eps), a)
+        for a, b in zip(x.split(1), y.split(1), strict=True)
+    ]
     alone = torch.cat(single)
     strong = _strong(loss_gradient(model, x, y))
     expect(
@@ -180,13 +183,13 @@ def _alone(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, eps: float)
 
 
 def _scales(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, small: float, size: Callable) -> None:
-    sizes = size((as_tensor_like(called(answer, model, x, y, small), x) - x).flatten(1))
+    sizes = size((as_tensor_like(call_with_copies(answer, model, x, y, small), x) - x).flatten(1))
     hint = "Use the eps that is passed in, not a number of your own."
     if sizes.min() == 0:
         hint = "Some images did not move. Every image takes the step, also if the model is not fooled by it."
     what = f"with eps = {small} the size of the change is {sizes.min():.3g} to {sizes.max():.3g}."
     expect(((sizes - small).abs() < 1e-2 * small).all(), what, hint)
-    still = as_tensor_like(called(answer, model, x, y, 0.0), x)
+    still = as_tensor_like(call_with_copies(answer, model, x, y, 0.0), x)
     what, hint = "with eps = 0 the images change.", "The step is eps times a direction; for eps = 0 that is nothing."
     expect(close(still, x, 1e-6), what, hint)
 
@@ -194,7 +197,7 @@ def _scales(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, small: flo
 def _no_trace(answer: Callable, names: str, seed: int, eps: float) -> None:
     for training in (False, True):
         model = smooth_network(seed, SHAPE, CLASSES).train(training)
-        leaves_alone(answer, names, model, *labelled_images(model, 6, SHAPE), eps)
+        no_side_effects(answer, names, model, *labelled_images(model, 6, SHAPE), eps)
 
 
 def _sign_step(answer: Callable, seed: int, towards: bool) -> Iterator[str]:
@@ -207,7 +210,7 @@ def _sign_step(answer: Callable, seed: int, towards: bool) -> Iterator[str]:
         return lambda: _why(answer, adv, model, x, y, EPS, _sign_mistakes(model, x, y, EPS, towards)) or otherwise
 
     yield "returns new images like x"
-    adv = as_tensor_like(called(answer, model, x, y, EPS), x)
+    adv = as_tensor_like(call_with_copies(answer, model, x, y, EPS), x)
 
     yield "moves every pixel by eps"
     change, gradient = adv - x, sign * loss_gradient(model, x, y)
@@ -242,7 +245,10 @@ def _sign_step(answer: Callable, seed: int, towards: bool) -> Iterator[str]:
     yield "works for other sizes of images and numbers of classes"
     other = smooth_network(seed, OTHER_SHAPE, OTHER_CLASSES)
     x2, y2 = labelled_images(other, 5, OTHER_SHAPE)
-    adv2, gradient = as_tensor_like(called(answer, other, x2, y2, EPS), x2), sign * loss_gradient(other, x2, y2)
+    adv2, gradient = (
+        as_tensor_like(call_with_copies(answer, other, x2, y2, EPS), x2),
+        sign * loss_gradient(other, x2, y2),
+    )
     strong = _strong(gradient)
     expect(
         close((adv2 - x2)[strong], EPS * gradient.sign()[strong]),
@@ -253,7 +259,7 @@ def _sign_step(answer: Callable, seed: int, towards: bool) -> Iterator[str]:
     yield "copes with pixels that do not matter to the model"
     blind = smooth_network(seed, SHAPE, CLASSES)
     nn.init.zeros_(blind[1].weight[:, :28])
-    adv = as_tensor_like(called(answer, blind, x, y, EPS), x)
+    adv = as_tensor_like(call_with_copies(answer, blind, x, y, EPS), x)
     expect(
         (adv - x).abs().max() <= EPS + 1e-5,
         "a pixel whose gradient is 0 moved by more than eps.",
@@ -277,7 +283,7 @@ def _targeted_fgsm(answer: Callable) -> Iterator[str]:
 def _l2_mistakes(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Mistakes:
     g = loss_gradient(model, x, y)
     sizes = g.abs().flatten(1)
-    length = per_image(sizes.norm(dim=1))
+    length = broadcast_like(sizes.norm(dim=1))
     own = "Divide each gradient by its own length, gradient.flatten(1).norm(dim=1), and multiply by eps. "
     sign = "That is FGSM's sign step: for n pixels its length is eps·√n. Divide the gradient by its length instead."
     forgotten = "Did you forget to multiply by eps? Your step has the length 1."
@@ -295,10 +301,10 @@ def _l2_mistakes(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Mistakes
         (x + eps * g / length**2 * len(x), "You divide by the squared length. Take the square root, as .norm() does. " + own),
         (x + eps * g / length**2, "You divide by the squared length. Take the square root, as .norm() does. " + own),
         (x + eps * g / length**0.5, "You take the square root of a length, which is a root already. " + own),
-        (x + eps * g / per_image(sizes.sum(1)), "You divide by the sum of the absolute values. The Euclidean length is the root of the sum of squares. " + own),
-        (x + eps * g / per_image(sizes.amax(1)), "You divide by the largest entry, not by the length. " + own),
+        (x + eps * g / broadcast_like(sizes.sum(1)), "You divide by the sum of the absolute values. The Euclidean length is the root of the sum of squares. " + own),
+        (x + eps * g / broadcast_like(sizes.amax(1)), "You divide by the largest entry, not by the length. " + own),
         (x + eps * g / sizes.max(), "You divide by the largest entry of the whole batch. " + own),
-        (x + eps * g / per_image(sizes.square().mean(1).sqrt()), "You take the mean of the squares. The length is the root of their sum. " + own),
+        (x + eps * g / broadcast_like(sizes.square().mean(1).sqrt()), "You take the mean of the squares. The length is the root of their sum. " + own),
     ]  # fmt: skip
     mistakes += [(x + eps * g / g.norm(dim=dim, keepdim=True), part) for dim in (0, 2, 3)]
     for size in (eps, eps / len(x), 1, 1 / len(x)):  # the loss may be a sum or a mean
@@ -318,7 +324,7 @@ def _l2_step(answer: Callable) -> Iterator[str]:
         return change.flatten(1).norm(dim=1)
 
     yield "returns new images like x"
-    adv = as_tensor_like(called(answer, model, x, y, eps), x)
+    adv = as_tensor_like(call_with_copies(answer, model, x, y, eps), x)
 
     yield "moves every image by the distance eps"
     shown = ", ".join(f"{v:.3g}" for v in lengths(adv - x)[:3].tolist())
@@ -347,7 +353,7 @@ def _l2_step(answer: Callable) -> Iterator[str]:
     yield "works for other sizes of images and numbers of classes"
     other = smooth_network(2, OTHER_SHAPE, OTHER_CLASSES)
     x2, y2 = labelled_images(other, 5, OTHER_SHAPE)
-    adv2 = as_tensor_like(called(answer, other, x2, y2, eps), x2)
+    adv2 = as_tensor_like(call_with_copies(answer, other, x2, y2, eps), x2)
     expect(
         close(adv2, x2 + eps * _unit(loss_gradient(other, x2, y2)), 1e-3 * eps),
         f"for images of shape {OTHER_SHAPE} and {OTHER_CLASSES} classes the step is another.",
@@ -358,7 +364,7 @@ def _l2_step(answer: Callable) -> Iterator[str]:
     for scale, wanted in ((1e-4, eps), (0.0, 0.0)):
         flat = smooth_network(2, SHAPE, CLASSES)
         flat[3].weight.data.mul_(scale)
-        moved = lengths(as_tensor_like(called(answer, flat, x, y, eps), x) - x)
+        moved = lengths(as_tensor_like(call_with_copies(answer, flat, x, y, eps), x) - x)
         hint = "Guard the division by something tiny only: length.clamp_min(1e-12)."
         if not scale:
             hint = "Without a gradient there is no direction: the image stays. Divide by length.clamp_min(1e-12)."
@@ -440,7 +446,7 @@ def _rate_mistakes(before: Tensor, after: Tensor, y: Tensor) -> Mistakes:
 def _success_rate(answer: Callable) -> Iterator[str]:
     def rate(before: list[int], after: list[int], y: list[int], classes: int = 10, shape: tuple = (1, 2, 2)) -> float:
         pair = _told(before, classes, shape), _told(after, classes, shape)
-        return as_share(called(answer, _Lookup(classes), *pair, torch.tensor(y)), len(y))
+        return as_share(call_with_copies(answer, _Lookup(classes), *pair, torch.tensor(y)), len(y))
 
     y = [i % 10 for i in range(len(_KINDS))]
     before, after = ([(label + kind[i]) % 10 for label, kind in zip(y, _KINDS, strict=True)] for i in (0, 1))
@@ -453,7 +459,7 @@ def _success_rate(answer: Callable) -> Iterator[str]:
     expect(
         abs(share - 10 / 16) < 1e-6,
         f"of 21 images 16 are right before the attack, and 10 of those 16 are wrong after it: 0.625. Yours: {share:.3f}.",
-        lambda: likely(share, _rate_mistakes(*map(torch.tensor, (before, after, y))), hint),
+        lambda: diagnose_mistake(share, _rate_mistakes(*map(torch.tensor, (before, after, y))), hint),
     )
 
     yield "is 0 when nothing changes and 1 when everything falls"
@@ -469,4 +475,4 @@ def _success_rate(answer: Callable) -> Iterator[str]:
 
     yield "changes none of the images and no weight"
     x = _told(before, 10, (1, 2, 2))
-    leaves_alone(answer, "model x adv y", _Lookup(10).eval(), x, x.clone(), torch.tensor(before))
+    no_side_effects(answer, "model x adv y", _Lookup(10).eval(), x, x.clone(), torch.tensor(before))

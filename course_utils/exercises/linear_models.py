@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .engine import exercise, expect
-from .properties import Mistakes, as_number, as_share, as_tensor_like, called, close, leaves_alone, likely
+from .properties import (
+    Mistakes,
+    as_number,
+    as_share,
+    as_tensor_like,
+    call_with_copies,
+    close,
+    diagnose_mistake,
+    no_side_effects,
+)
 
 USE_EPS = "The result is the same for every eps. Multiply by the eps that is passed in, not by a number of your own."
 
@@ -71,12 +80,12 @@ def _worst_mistakes(w: Tensor, eps: float) -> Mistakes:
 def _worst_perturbation(answer: Callable) -> Iterator[str]:
     def why() -> str:
         hint = "w·η is largest when every η_i has the sign of w_i and the full size eps: eps times a sign."
-        same = close(eta, called(answer, w, eps / 2))
-        return likely(eta, _worst_mistakes(w, eps), USE_EPS if same else hint)
+        same = close(eta, call_with_copies(answer, w, eps / 2))
+        return diagnose_mistake(eta, _worst_mistakes(w, eps), USE_EPS if same else hint)
 
     yield "returns one change for each weight"
     w, eps = _problem(50, 1, 0, ())[0], 0.1
-    eta = as_tensor_like(called(answer, w, eps), w, "w", _worst_mistakes(w, eps))
+    eta = as_tensor_like(call_with_copies(answer, w, eps), w, "w", _worst_mistakes(w, eps))
 
     yield "no entry is changed by more than eps"
     largest = eta.abs().max().item()
@@ -85,7 +94,7 @@ def _worst_perturbation(answer: Callable) -> Iterator[str]:
     yield "w·η is as large as it can be: eps·‖w‖₁"
     for d, eps in ((50, 0.1), (1, 0.5), (784, 0.007)):
         w = _problem(d, 1, d, ())[0]
-        eta = as_tensor_like(called(answer, w, eps), w, "w")
+        eta = as_tensor_like(call_with_copies(answer, w, eps), w, "w")
         best, got = (eps * w.abs().sum()).item(), (w @ eta).item()
         expect(
             abs(got - best) <= 1e-4 * best and eta.abs().max() <= eps + 1e-6,
@@ -95,12 +104,12 @@ def _worst_perturbation(answer: Callable) -> Iterator[str]:
         )
 
     yield "eps = 0 changes nothing"
-    eta = as_tensor_like(called(answer, w, 0.0), w, "w")
+    eta = as_tensor_like(call_with_copies(answer, w, 0.0), w, "w")
     expect(not eta.any(), "with eps = 0 something changes.", "Every entry is at most eps in size, so eps = 0 leaves 0.")
 
     yield "copes with weights of zero and near zero"
     w = torch.tensor([1.0, 0.0, -2.0, 0.0001])
-    eta = as_tensor_like(called(answer, w, 0.3), w, "w")
+    eta = as_tensor_like(call_with_copies(answer, w, 0.3), w, "w")
     expect(
         eta.abs().max() <= 0.3 + 1e-6 and close(eta[w != 0], torch.tensor([0.3, -0.3, 0.3]), 1e-3),
         f"for w = (1, 0, −2, 0.0001) and eps = 0.3 it gives ({', '.join(f'{v:.3g}' for v in eta.tolist())}).",
@@ -108,7 +117,7 @@ def _worst_perturbation(answer: Callable) -> Iterator[str]:
     )
 
     yield "leaves w as it was"
-    leaves_alone(answer, "w eps", w, 0.3)
+    no_side_effects(answer, "w eps", w, 0.3)
 
 
 def _accuracy_mistakes(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> Mistakes:
@@ -164,25 +173,28 @@ def _robust_accuracy(answer: Callable) -> Iterator[str]:
     def why() -> str:
         hint = "An image survives when its margin y·(w·x + b) is larger than the worst fall of it, eps·‖w‖₁."
         mistakes = _accuracy_mistakes(*problem, eps) if n > 1 else ()
-        same = close(share, as_number(called(answer, *problem, eps / 4)), 0)
-        return likely(share, mistakes[:1], USE_EPS) if same else likely(share, mistakes, hint)
+        same = close(share, as_number(call_with_copies(answer, *problem, eps / 4)), 0)
+        return diagnose_mistake(share, mistakes[:1], USE_EPS) if same else diagnose_mistake(share, mistakes, hint)
 
     yield "returns one share between 0 and 1"
-    as_share(called(answer, *problem, 0.0), len(x))
+    as_share(call_with_copies(answer, *problem, 0.0), len(x))
 
     yield "is the ordinary accuracy for eps = 0"
-    share, plain = as_share(called(answer, *problem, 0.0), len(x)), (y * (x @ w + b) > 0).float().mean().item()
+    share, plain = (
+        as_share(call_with_copies(answer, *problem, 0.0), len(x)),
+        (y * (x @ w + b) > 0).float().mean().item(),
+    )
     hint = "The labels y are −1 and +1: image i is right when y_i·(w·x_i + b) is positive."
     expect(
         abs(share - plain) < 1e-6,
         f"it gives {share:.4f}; {plain:.4f} of these images are classified correctly.",
-        lambda: likely(share, _accuracy_mistakes(*problem, 0.0), hint),
+        lambda: diagnose_mistake(share, _accuracy_mistakes(*problem, 0.0), hint),
     )
 
     yield "is the exact accuracy under the worst change of size eps"
     for d, n, eps in ((20, 800, 0.03), (20, 800, 0.06), (20, 800, 0.01), (7, 90, 0.03), (7, 1, 0.01)):
         w, b, x, y = problem = _problem(d, n, 20 - d, strengths)
-        share = as_share(called(answer, *problem, eps), n)
+        share = as_share(call_with_copies(answer, *problem, eps), n)
         exact = (y * (x @ w + b) > eps * w.abs().sum()).float().mean().item()
         expect(
             abs(share - exact) < 1e-6,
@@ -191,17 +203,17 @@ def _robust_accuracy(answer: Callable) -> Iterator[str]:
         )
 
     yield "leaves its arguments as they were"
-    leaves_alone(answer, "w b x y eps", *problem, 0.01)
+    no_side_effects(answer, "w b x y eps", *problem, 0.01)
 
 
 @exercise("to_uint8", takes="(x)")
 def _to_uint8(answer: Callable) -> Iterator[str]:
     def level(value: float) -> int:
-        return int(called(answer, torch.tensor([[[0.0, value, 1.0]]])).flatten()[1])
+        return int(call_with_copies(answer, torch.tensor([[[0.0, value, 1.0]]])).flatten()[1])
 
     yield "returns whole numbers of the type torch.uint8, in the shape of x"
     for shape in ((2, 1, 4, 4), (7, 11)):
-        levels = called(answer, torch.rand(shape))
+        levels = call_with_copies(answer, torch.rand(shape))
         kind = type(levels).__name__
         expect(isinstance(levels, Tensor), f"it returned a {kind}.", "Return a torch tensor: x itself is one.")
         hint = "End with .to(torch.uint8): an 8-bit image holds whole numbers from 0 to 255."
@@ -210,7 +222,7 @@ def _to_uint8(answer: Callable) -> Iterator[str]:
         expect(levels.shape == shape, what, "Keep the shape of x: no flatten, no index, no mean.")
 
     yield "black is 0 and white is 255"
-    black, grey, white = called(answer, torch.tensor([[0.0, 0.5, 1.0]])).flatten().tolist()
+    black, grey, white = call_with_copies(answer, torch.tensor([[0.0, 0.5, 1.0]])).flatten().tolist()
     hint = "Multiply by 255: the levels go from 0 to 255."
     if (black, white) == (255, 0):
         hint = "Black is 0 and white is 255: you turned the image into its negative."
@@ -221,7 +233,7 @@ def _to_uint8(answer: Callable) -> Iterator[str]:
     expect((black, white) == (0, 255), f"0.0 became {black} and 1.0 became {white}.", hint)
 
     yield "a pixel's level does not depend on the other pixels"
-    dark = called(answer, torch.tensor([[51.0, 102.0]]) / 255).flatten().tolist()
+    dark = call_with_copies(answer, torch.tensor([[51.0, 102.0]]) / 255).flatten().tolist()
     first = [level(51 / 255), level(102 / 255)]
     expect(
         dark == first,
@@ -232,7 +244,7 @@ def _to_uint8(answer: Callable) -> Iterator[str]:
     yield "all 256 levels k/255 survive the way there and back"
     generator = torch.Generator().manual_seed(0)
     grid = torch.randperm(256, generator=generator).view(1, 16, 16)
-    back = called(answer, grid / 255).long()
+    back = call_with_copies(answer, grid / 255).long()
     cut = "Converting to uint8 cuts off the fraction: 254.75 becomes 254. Round first: (255 * x).round()."
     between = 0.996 * torch.rand(254, generator=generator) - 0.498
     x = (torch.randperm(254, generator=generator) + 1 + between) / 255
@@ -251,8 +263,8 @@ def _to_uint8(answer: Callable) -> Iterator[str]:
             "255.999·x cut off gives bins of equal width, not the nearest of the levels k/255: (255 * x).round().",
         ),
     ]
-    levels = called(answer, x.view(2, 127)).long().flatten()
-    hint = likely(levels, mistakes, "(255 * x).round().to(torch.uint8) takes the nearest of the levels.")
+    levels = call_with_copies(answer, x.view(2, 127)).long().flatten()
+    hint = diagnose_mistake(levels, mistakes, "(255 * x).round().to(torch.uint8) takes the nearest of the levels.")
     wrong = (back != grid).flatten().nonzero().flatten().tolist()
     what = f"{len(wrong)} of the 256 levels came back changed"
     expect(
@@ -262,7 +274,7 @@ def _to_uint8(answer: Callable) -> Iterator[str]:
     yield "a step of 8/255 stays a step of 8 levels"
     for step in (8, -8):
         start = torch.arange(8, 248).flip(0)
-        moved = called(answer, start / 255 + step / 255).long() - start
+        moved = call_with_copies(answer, start / 255 + step / 255).long() - start
         off = (moved != step).nonzero().flatten().tolist()
         what = f"{len(off)} of 240 levels did not move by {step} levels"
         expect(
@@ -279,7 +291,7 @@ def _to_uint8(answer: Callable) -> Iterator[str]:
     )
 
     yield "leaves x as it was"
-    leaves_alone(answer, "x", x)
+    no_side_effects(answer, "x", x)
 
 
 def _loss_mistakes(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> Mistakes:
@@ -345,24 +357,24 @@ def _robust_loss(answer: Callable) -> Iterator[str]:
 
     def why() -> str:
         hint = "The attack lowers every margin y·(w·x + b) by eps·‖w‖₁, so softplus of eps·‖w‖₁ − y·(w·x + b)."
-        same = close(got, as_number(called(answer, *problem(d, n), eps / 4)))
-        return likely(got, _loss_mistakes(*problem(d, n), eps), USE_EPS if same else hint, 1e-4)
+        same = close(got, as_number(call_with_copies(answer, *problem(d, n), eps / 4)))
+        return diagnose_mistake(got, _loss_mistakes(*problem(d, n), eps), USE_EPS if same else hint, 1e-4)
 
     yield "returns one number"
-    as_number(called(answer, *problem(20, 300), 0.1))
+    as_number(call_with_copies(answer, *problem(20, 300), 0.1))
 
     yield "is the mean logistic loss for eps = 0"
-    got, plain = as_number(called(answer, *problem(20, 300), 0.0)), truth(*problem(20, 300), 0.0).item()
+    got, plain = as_number(call_with_copies(answer, *problem(20, 300), 0.0)), truth(*problem(20, 300), 0.0).item()
     hint = "Use F.softplus(−y * (x @ w + b)).mean()."
     expect(
         abs(got - plain) < 1e-4,
         f"it gives {got:.4f}; the mean of log(1 + exp(−y·(w·x + b))) is {plain:.4f}.",
-        lambda: likely(got, _loss_mistakes(*problem(20, 300), 0.0), hint, 1e-4 * max(1, abs(got))),
+        lambda: diagnose_mistake(got, _loss_mistakes(*problem(20, 300), 0.0), hint, 1e-4 * max(1, abs(got))),
     )
 
     yield "is the loss under the worst change of size eps"
     for d, n, eps in ((20, 300, 0.1), (20, 300, 0.03), (7, 60, 0.2), (7, 1, 0.1)):
-        got, exact = as_number(called(answer, *problem(d, n), eps)), truth(*problem(d, n), eps).item()
+        got, exact = as_number(call_with_copies(answer, *problem(d, n), eps)), truth(*problem(d, n), eps).item()
         expect(
             abs(got - exact) < 1e-4 * max(1, exact),
             f"for {n} images of {d} pixels and eps = {eps} it gives {got:.4f}; {exact:.4f} is exact.",
@@ -392,4 +404,4 @@ def _robust_loss(answer: Callable) -> Iterator[str]:
     expect(close(got_b, exact_b, 1e-4), "its gradient for b is not that of the worst-case loss.", hint)
 
     yield "leaves its arguments as they were"
-    leaves_alone(answer, "w b x y eps", *problem(20, 300), 0.1)
+    no_side_effects(answer, "w b x y eps", *problem(20, 300), 0.1)

@@ -13,13 +13,13 @@ from .engine import exercise, expect
 from .properties import (
     Mistakes,
     as_tensor_like,
-    called,
+    broadcast_like,
+    call_with_copies,
     close,
+    diagnose_mistake,
     labelled_images,
-    leaves_alone,
-    likely,
     loss_gradient,
-    per_image,
+    no_side_effects,
     smooth_network,
     treats_each_alone,
 )
@@ -42,7 +42,7 @@ def _far_and_near(seed: int, shape: tuple[int, ...], low: float, reach: float) -
 
 
 def _length(images: Tensor) -> Tensor:
-    return per_image(images.flatten(1).norm(dim=1))
+    return broadcast_like(images.flatten(1).norm(dim=1))
 
 
 def _project_mistakes(adv: Tensor, x: Tensor, eps: float) -> Mistakes:
@@ -65,7 +65,7 @@ def _project_mistakes(adv: Tensor, x: Tensor, eps: float) -> Mistakes:
         (x + change.clamp(-2 * eps, 2 * eps), "Your ball is twice as wide: a pixel may be eps away from x, on either side."),
         (x + change.clamp(-eps / 2, eps / 2), "Your ball is half as wide: a pixel may be eps away from x, on either side."),
         (x + change * (eps / _length(change)).clamp(max=1), "That is the Euclidean ball. Here every pixel alone may be eps away from x: clamp the change."),
-        (x + eps * change / per_image(change.abs().flatten(1).amax(1)), shrunk),
+        (x + eps * change / broadcast_like(change.abs().flatten(1).amax(1)), shrunk),
         (x + eps * change / change.abs().max(), shrunk),
         (x + eps * change, "You multiply the change by eps. eps is a limit: clamp the change to [-eps, eps]."),
         (x + change.clamp(max=eps), ends),
@@ -84,14 +84,14 @@ def _project_mistakes(adv: Tensor, x: Tensor, eps: float) -> Mistakes:
 @exercise("project", takes="(adv, x, eps)")
 def _project(answer: Callable) -> Iterator[str]:
     def why(otherwise: str) -> Callable[[], str]:
-        return lambda: likely(got, _project_mistakes(adv, x, eps), otherwise)
+        return lambda: diagnose_mistake(got, _project_mistakes(adv, x, eps), otherwise)
 
     def wanted() -> Tensor:
         return (x + (adv - x).clamp(-eps, eps)).clamp(0, 1)
 
     yield "returns new images like x"
     eps, (adv, x) = 0.1, _far_and_near(0, (4, *SHAPE), 0.3, 0.28)
-    got = as_tensor_like(called(answer, adv, x, eps), x)
+    got = as_tensor_like(call_with_copies(answer, adv, x, eps), x)
 
     yield "no pixel is farther than eps from x"
     farthest = (got - x).abs().max().item()
@@ -107,7 +107,7 @@ def _project(answer: Callable) -> Iterator[str]:
     yield "stays inside [0, 1]"
     adv, x = _far_and_near(1, (4, *SHAPE), 0.0, 0.3)
     x[:, :, 0], x[:, :, -1] = 0.0, 1.0
-    got = as_tensor_like(called(answer, adv, x, eps), x)
+    got = as_tensor_like(call_with_copies(answer, adv, x, eps), x)
     what = f"with black and white pixels in x the result has values from {got.min():.3g} to {got.max():.3g}."
     hint = "The ball reaches beyond black and white: end with .clamp(0, 1), at both ends."
     expect(got.min() >= -1e-6 and got.max() <= 1 + 1e-6, what, why(hint))
@@ -118,12 +118,12 @@ def _project(answer: Callable) -> Iterator[str]:
     yield "works for every eps and every size of images"
     for eps, shape in ((0.03, (5, *OTHER_SHAPE)), (0.2, (1, 1, 28, 28)), (0.0, (2, 3, 4, 4))):
         adv, x = _far_and_near(2, shape, 0.1, 0.3)
-        got = as_tensor_like(called(answer, adv, x, eps), x)
+        got = as_tensor_like(call_with_copies(answer, adv, x, eps), x)
         what = f"for eps = {eps} and images of shape {shape} a pixel is {(got - wanted()).abs().max():.3g} away from where it should be."
         expect(close(got, wanted()), what, "Use the eps that is passed in, and nothing but the arguments.")
 
     yield "leaves adv and x as they were"
-    leaves_alone(answer, "adv x eps", *_far_and_near(1, (4, *SHAPE), 0.0, 0.3), 0.1)
+    no_side_effects(answer, "adv x eps", *_far_and_near(1, (4, *SHAPE), 0.0, 0.3), 0.1)
 
 
 class _Climb(NamedTuple):
@@ -195,7 +195,7 @@ def _climb_mistakes(task: _Climb, sign: int) -> Mistakes:
 
     def frozen_when_done(new: Tensor, last: Tensor) -> Tensor:
         done = (model(last).argmax(1) == y) == (sign < 0)
-        return torch.where(per_image(done), last, put_back(new, x, eps))
+        return torch.where(broadcast_like(done), last, put_back(new, x, eps))
 
     downhill = "You walk downhill: add the step, do not subtract it. The attack makes the loss larger."
     if sign < 0:
@@ -262,9 +262,9 @@ def _climb_mistakes(task: _Climb, sign: int) -> Mistakes:
 
 def _why(answer: Callable, adv: Tensor, task: _Climb, mistakes: Mistakes, otherwise: str) -> str:
     """Return the likely mistake behind a wrong path, from what it gives or from how it depends on the arguments."""
-    if hint := likely(adv, mistakes, ""):
+    if hint := diagnose_mistake(adv, mistakes, ""):
         return hint
-    if not close(adv, called(answer, *task)):
+    if not close(adv, call_with_copies(answer, *task)):
         return "A second call gives another result. This exercise starts at x itself and has no randomness: only gradients decide."
     others = {
         "steps": task._replace(steps=task.steps + 2),
@@ -272,7 +272,7 @@ def _why(answer: Callable, adv: Tensor, task: _Climb, mistakes: Mistakes, otherw
         "eps": task._replace(eps=task.step_size / 2),
     }
     for name, other in others.items():
-        if close(adv, called(answer, *other)):
+        if close(adv, call_with_copies(answer, *other)):
             return (
                 f"The result is the same for every {name}. Use the {name} that is passed in, not a number of your own."
             )
@@ -302,11 +302,11 @@ def _path(answer: Callable, towards: bool) -> Iterator[str]:
 
     yield "returns new images like x"
     task = _Climb(model, x, y, 0.2, 3, 0.03)
-    as_tensor_like(called(answer, *task), x)
+    as_tensor_like(call_with_copies(answer, *task), x)
 
     yield f"moves every pixel by step_size in one step, {'towards the target' if towards else 'uphill'}"
     task = _Climb(model, x, y, 0.2, 1, 0.03)
-    adv, right = as_tensor_like(called(answer, *task), x), ascend(*task, sign=sign)
+    adv, right = as_tensor_like(call_with_copies(answer, *task), x), ascend(*task, sign=sign)
     change, uphill = (adv - x).abs(), ((adv - x).sign() == (right - x).sign()).float().mean().item()
     what = (
         f"with steps = 1, step_size = 0.03 and eps = 0.2 the pixels changed by {change.min():.3g} to {change.max():.3g}, "
@@ -317,13 +317,13 @@ def _path(answer: Callable, towards: bool) -> Iterator[str]:
 
     yield "takes every step at the point that it has reached"
     task = task._replace(steps=4)
-    adv, right = as_tensor_like(called(answer, *task), x), ascend(*task, sign=sign)
+    adv, right = as_tensor_like(call_with_copies(answer, *task), x), ascend(*task, sign=sign)
     hint = "In every step: the gradient at the point you have reached, then step_size times its sign from there. Return the last point."
     expect(close(adv, right), misplaced(), why(hint))
 
     yield "never ends farther than eps from x"
     task = _Climb(model, x, y, 0.06, 6, 0.07)
-    adv, right = as_tensor_like(called(answer, *task), x), ascend(*task, sign=sign)
+    adv, right = as_tensor_like(call_with_copies(answer, *task), x), ascend(*task, sign=sign)
     what = f"after 6 steps of 0.07 with eps = 0.06 a pixel is {(adv - x).abs().max():.3g} away from x."
     expect((adv - x).abs().max() <= 0.06 + 1e-6, what, why("After every step: x + (adv - x).clamp(-eps, eps)."))
 
@@ -336,14 +336,14 @@ def _path(answer: Callable, towards: bool) -> Iterator[str]:
     x, y = labelled_images(model, 4, SHAPE, low=0.0)
     x = (1.1 * x - 0.05).clamp(0, 1)
     task = _Climb(model, x, y, 0.2, 5, 0.06)
-    adv, right = as_tensor_like(called(answer, *task), x), ascend(*task, sign=sign)
+    adv, right = as_tensor_like(call_with_copies(answer, *task), x), ascend(*task, sign=sign)
     what = f"images with black and white pixels came back with values from {adv.min():.2f} to {adv.max():.2f}."
     hint = "There is nothing blacker than 0 or whiter than 1: put .clamp(0, 1) after the ball, in every step."
     expect(adv.min() >= 0 and adv.max() <= 1, what, why(hint))
     expect(close(adv, right), misplaced(), why("After every step first the ball around x, then .clamp(0, 1)."))
 
     yield "eps = 0 changes nothing"
-    still = as_tensor_like(called(answer, *task._replace(eps=0.0)), x)
+    still = as_tensor_like(call_with_copies(answer, *task._replace(eps=0.0)), x)
     expect(close(still, x, 1e-6), "with eps = 0 the images change.", "A ball of radius 0 holds x alone.")
 
     yield "gives an image alone what it gives it in a batch"
@@ -353,7 +353,7 @@ def _path(answer: Callable, towards: bool) -> Iterator[str]:
     model = climbable(OTHER_SHAPE, OTHER_CLASSES)
     x, y = labelled_images(model, 5, OTHER_SHAPE)
     task = _Climb(model, x, y, 0.05, 3, 0.03)
-    adv, right = as_tensor_like(called(answer, *task), x), ascend(*task, sign=sign)
+    adv, right = as_tensor_like(call_with_copies(answer, *task), x), ascend(*task, sign=sign)
     what = f"for images of shape {OTHER_SHAPE} and {OTHER_CLASSES} classes the result is another."
     expect(
         close(adv, right), what, "Take shapes and classes from x and from the model, and use nothing but the arguments."
@@ -361,7 +361,7 @@ def _path(answer: Callable, towards: bool) -> Iterator[str]:
 
     yield "leaves no trace on the model and on x"
     for training in (False, True):
-        leaves_alone(answer, f"model x {name} eps steps step_size", *task._replace(model=model.train(training)))
+        no_side_effects(answer, f"model x {name} eps steps step_size", *task._replace(model=model.train(training)))
 
 
 @exercise("pgd", takes="(model, x, y, eps, steps, step_size)")
@@ -472,7 +472,7 @@ def _keep_mistakes(model: nn.Module, x: Tensor, y: Tensor, restarts: list[Tensor
         if name:
             yield first(fooled, otherwise), rest.strip()
     yield (
-        first(fooled) * per_image(fooled.any(0)),
+        first(fooled) * broadcast_like(fooled.any(0)),
         "Where no restart fools, the image is black. Start from x.clone(), not from zeros.",
     )
 
@@ -483,7 +483,7 @@ def _keep_best(answer: Callable) -> Iterator[str]:
     _, x, _, restarts = task
 
     def why(otherwise: str) -> Callable[[], str]:
-        return lambda: likely(best, _keep_mistakes(*task), otherwise)
+        return lambda: diagnose_mistake(best, _keep_mistakes(*task), otherwise)
 
     def chosen(i: int) -> str:
         """What the answer returned for image i, in words."""
@@ -494,7 +494,7 @@ def _keep_best(answer: Callable) -> Iterator[str]:
         )
 
     yield "returns one image for each of x"
-    best = as_tensor_like(called(answer, *task), x)
+    best = as_tensor_like(call_with_copies(answer, *task), x)
 
     yield "keeps, image by image, a restart that fools the model"
     some = [i for i, marks in enumerate(_FOOLED) if "1" in marks]
@@ -532,7 +532,7 @@ def _keep_best(answer: Callable) -> Iterator[str]:
     ):
         task = _restarts(fooled, classes, shape)
         _, x, _, restarts = task
-        best = as_tensor_like(called(answer, *task), x)
+        best = as_tensor_like(call_with_copies(answer, *task), x)
         wanted = ["x" if "1" not in marks else f"restart {marks.index('1')}" for marks in fooled]
         got = [chosen(i) for i in range(len(x))]
         what = f"for {len(x)} images of shape {shape}, {classes} classes and {len(restarts)} restarts you took {', '.join(got)}; right is {', '.join(wanted)}."
@@ -541,7 +541,7 @@ def _keep_best(answer: Callable) -> Iterator[str]:
         )
 
     yield "leaves its arguments as they were"
-    leaves_alone(answer, "model x y restarts", *_restarts(_FOOLED, 4, (1, 3, 3)))
+    no_side_effects(answer, "model x y restarts", *_restarts(_FOOLED, 4, (1, 3, 3)))
 
 
 class _Move(NamedTuple):
@@ -593,8 +593,8 @@ def _l2_mistakes(task: _Move) -> Mistakes:
         (along(torch.sign), "That is the sign step of the max norm: for n pixels its length is √n times too long. (F.normalize without flatten(1) gives the same.) " + own),
         (along(lambda g: g.sign() / g[0].numel() ** 0.5), "That has the right length, but the sign forgets the gradient's proportions. " + own),
         (along(lambda g: g / _length(g).clamp_min(1e-30) ** 2), "You divide by the squared length. Take the square root, as .norm() does. " + own),
-        (along(lambda g: g / per_image(sizes.sum(1))), "You divide by the sum of the absolute values, not by the Euclidean length. " + own),
-        (along(lambda g: g / per_image(sizes.amax(1))), "You divide by the largest entry, not by the length. " + own),
+        (along(lambda g: g / broadcast_like(sizes.sum(1))), "You divide by the sum of the absolute values, not by the Euclidean length. " + own),
+        (along(lambda g: g / broadcast_like(sizes.amax(1))), "You divide by the largest entry, not by the length. " + own),
         (along(lambda g: g), itself),
         ((point + step_size * g).clamp(0, 1), itself + " Then go back into the ball."),
         (_l2_move(task._replace(step_size=eps)), "The step has the length step_size, not eps."),
@@ -622,10 +622,10 @@ def _l2_pgd_step(answer: Callable) -> Iterator[str]:
         x = low + (1 - 2 * low) * torch.rand(n, *shape, generator=generator)
         away, gradient = (torch.randn(n, *shape, generator=generator) for _ in range(2))
         away[:, 0, 0, 0] = 20.0
-        return x, away / _length(away), gradient * per_image(2.0 ** torch.arange(n))
+        return x, away / _length(away), gradient * broadcast_like(2.0 ** torch.arange(n))
 
     def why(otherwise: str) -> Callable[[], str]:
-        return lambda: likely(adv, _l2_mistakes(task), otherwise)
+        return lambda: diagnose_mistake(adv, _l2_mistakes(task), otherwise)
 
     def lengths(change: Tensor) -> Tensor:
         return change.flatten(1).norm(dim=1)
@@ -638,7 +638,7 @@ def _l2_pgd_step(answer: Callable) -> Iterator[str]:
 
     yield "returns new images like x"
     task = _Move(point, gradient, x, 2.0, 0.2)
-    adv = as_tensor_like(called(answer, *task), x)
+    adv = as_tensor_like(call_with_copies(answer, *task), x)
 
     yield "moves every image by the distance step_size, along its own gradient"
     cosine = F.cosine_similarity((adv - point).flatten(1), gradient.flatten(1)).min().item()
@@ -651,8 +651,8 @@ def _l2_pgd_step(answer: Callable) -> Iterator[str]:
 
     yield "ends no farther than eps from x"
     reach, outwards = torch.tensor([0.18, 0.18, 0.12, 0.15]), torch.tensor([1, -1, -1, 1])
-    task = _Move(x + per_image(reach) * away, per_image(outwards) * away * _length(gradient), x, 0.2, 0.3)
-    adv, right = as_tensor_like(called(answer, *task), x), _l2_move(task)
+    task = _Move(x + broadcast_like(reach) * away, broadcast_like(outwards) * away * _length(gradient), x, 0.2, 0.3)
+    adv, right = as_tensor_like(call_with_copies(answer, *task), x), _l2_move(task)
     distances = f"with eps = 0.2 the images end at the distances {shown(lengths(adv - x))} from x; right are {shown(lengths(right - x))}."
     hint = "Multiply the change adv - x by (eps / its length).clamp(max=1), image by image, and add it to x."
     expect((lengths(adv - x) <= 0.2 + 1e-5).all(), distances, why(hint))
@@ -660,14 +660,14 @@ def _l2_pgd_step(answer: Callable) -> Iterator[str]:
     yield "shortens a change that is too long, and leaves one inside the ball alone"
     expect(close(adv, right, 1e-4), distances, why(hint))
     task = _Move(x + 0.3 * away, gradient, x, 0.35, 0.2)
-    adv, right = as_tensor_like(called(answer, *task), x), _l2_move(task)
+    adv, right = as_tensor_like(call_with_copies(answer, *task), x), _l2_move(task)
     what = f"an image that left the ball ends {lengths(adv - right).max():.3g} away from the nearest point of the ball."
     expect(close(adv, right, 1e-4), what, why(hint))
 
     yield "stays inside [0, 1]"
     x, away, gradient = drawn(1, 4, SHAPE, low=0.0)
     task = _Move((x + 0.3 * away).clamp(0, 1), gradient, x, 1.2, 1.0)
-    adv, right = as_tensor_like(called(answer, *task), x), _l2_move(task)
+    adv, right = as_tensor_like(call_with_copies(answer, *task), x), _l2_move(task)
     what = f"images with dark and bright pixels came back with values from {adv.min():.2f} to {adv.max():.2f}."
     expect(adv.min() >= 0 and adv.max() <= 1, what, "After the ball comes the box: end with .clamp(0, 1).")
     what = f"a pixel is {(adv - right).abs().max():.3g} away from where it should be."
@@ -677,7 +677,7 @@ def _l2_pgd_step(answer: Callable) -> Iterator[str]:
     x, away, gradient = drawn(2, 4, SHAPE)
     for scale, wanted in ((1e-10, 0.2), (0.0, 0.0)):
         task = _Move(x.clone(), scale * gradient / _length(gradient) * 3, x, 1.0, 0.2)
-        adv = as_tensor_like(called(answer, *task), x)
+        adv = as_tensor_like(call_with_copies(answer, *task), x)
         moved = lengths(adv - x)
         hint = (
             "Guard the division by something tiny only, which does not touch a small gradient: length.clamp_min(1e-12)."
@@ -689,7 +689,7 @@ def _l2_pgd_step(answer: Callable) -> Iterator[str]:
 
     yield "eps = 0 gives x"
     task = _Move(x + 0.1 * away, gradient, x, 0.0, 0.2)
-    adv = as_tensor_like(called(answer, *task), x)
+    adv = as_tensor_like(call_with_copies(answer, *task), x)
     what = f"with eps = 0 an image ends {lengths(adv - x).max():.3g} away from x."
     expect(close(adv, x, 1e-6), what, "A ball of radius 0 holds x alone.")
 
@@ -697,11 +697,11 @@ def _l2_pgd_step(answer: Callable) -> Iterator[str]:
     for shape in (SHAPE, OTHER_SHAPE):
         x, away, gradient = drawn(3, 3, shape)
         task = _Move(x + 0.3 * away, gradient, x, 0.4, 0.3)
-        adv = as_tensor_like(called(answer, *task), x)
+        adv = as_tensor_like(call_with_copies(answer, *task), x)
         what = f"for images of shape {shape} the result is another."
         hint = "The length goes over all channels and pixels of an image: gradient.flatten(1).norm(dim=1). Take sizes from x.shape."
         expect(close(adv, _l2_move(task)), what, why(hint))
     treats_each_alone(answer, 3, lambda part: (task.point[part], gradient[part], x[part], 0.4, 0.3), 1e-5)
 
     yield "leaves its arguments as they were"
-    leaves_alone(answer, "point gradient x eps step_size", *task)
+    no_side_effects(answer, "point gradient x eps step_size", *task)

@@ -17,13 +17,13 @@ from .pgd import CLASSES, OTHER_CLASSES, OTHER_SHAPE, TWO_CLAMPS, put_back, soft
 from .properties import (
     Mistakes,
     as_tensor_like,
-    called,
+    broadcast_like,
+    call_with_copies,
     close,
+    diagnose_mistake,
     labelled_images,
-    leaves_alone,
-    likely,
     loss_gradient,
-    per_image,
+    no_side_effects,
     smooth_network,
     treats_each_alone,
 )
@@ -100,7 +100,7 @@ def _slips(model: nn.Module, start: Tensor, labels: Tensor, size: float, image: 
         (step(size=-size, loss=F.nll_loss), f"That differentiates a logit. Take F.cross_entropy(model({image}), {label})."),
         (step(move=lambda g: g), itself),
         (step(move=lambda g: g / len(g)), itself),  # the loss may be a sum or a mean
-        (step(move=lambda g: g / per_image(g.flatten(1).norm(dim=1))), "You divide by the gradient's length: a step for the Euclidean norm. Take the sign."),
+        (step(move=lambda g: g / broadcast_like(g.flatten(1).norm(dim=1))), "You divide by the gradient's length: a step for the Euclidean norm. Take the sign."),
         (start + size, of_loss),
         (start - size, of_loss),
         (step(at=normalised), inside),
@@ -158,7 +158,7 @@ def _is_truncated(adv: Tensor, right: Tensor) -> bool:
 @exercise("fgsm_in_levels", takes="(model, x, y, levels)")
 def _fgsm_in_levels(answer: Callable) -> Iterator[str]:
     def made() -> Tensor:
-        return as_tensor_like(called(answer, model, x, y, levels), x)
+        return as_tensor_like(call_with_copies(answer, model, x, y, levels), x)
 
     def why(otherwise: str) -> Callable[[], str]:
         cut = (
@@ -166,7 +166,7 @@ def _fgsm_in_levels(answer: Callable) -> Iterator[str]:
             "Use .round()."
         )
         otherwise = cut if _is_truncated(adv, right) else otherwise
-        return lambda: likely(adv, _level_mistakes(model, x, y, levels), otherwise)
+        return lambda: diagnose_mistake(adv, _level_mistakes(model, x, y, levels), otherwise)
 
     model, levels = _network(SHAPE, CLASSES), 8
     x, y = _pictures(model, 6, SHAPE)
@@ -230,7 +230,7 @@ def _fgsm_in_levels(answer: Callable) -> Iterator[str]:
 
     yield "leaves no trace on the model and on x"
     for training in (False, True):
-        leaves_alone(answer, "model x y levels", model.train(training), x, y, levels)
+        no_side_effects(answer, "model x y levels", model.train(training), x, y, levels)
 
 
 # One step towards a target
@@ -303,13 +303,13 @@ def _aim_mistakes(task: _Aim, y: Tensor) -> Mistakes:
 @exercise("targeted_step", takes="(model, x, target, adv, eps, step_size)")
 def _targeted_step(answer: Callable) -> Iterator[str]:
     def made() -> Tensor:
-        return as_tensor_like(called(answer, *task), task.x)
+        return as_tensor_like(call_with_copies(answer, *task), task.x)
 
     def right() -> Tensor:
         return put_back(_aimed(task), task.x, task.eps)
 
     def why(otherwise: str) -> Callable[[], str]:
-        return lambda: likely(adv, _aim_mistakes(task, y), otherwise)
+        return lambda: diagnose_mistake(adv, _aim_mistakes(task, y), otherwise)
 
     def misplaced() -> str:
         off = 100 * (~torch.isclose(adv, right(), atol=1e-5)).float().mean().item()
@@ -357,7 +357,7 @@ def _targeted_step(answer: Callable) -> Iterator[str]:
     yield "leaves no trace on the model, on x and on adv"
     for training in (False, True):
         task.model.train(training)
-        leaves_alone(answer, "model x target adv eps step_size", *task)
+        no_side_effects(answer, "model x target adv eps step_size", *task)
 
 
 # The expectation over transformations
@@ -373,7 +373,7 @@ class _Draws(NamedTuple):
 
 def _view(x: Tensor, shift: Tensor, light: Tensor) -> Tensor:
     columns = (torch.arange(x.shape[-1]) + shift[:, None]) % x.shape[-1]
-    return per_image(light) * x.gather(-1, columns[:, None, None].expand_as(x))
+    return broadcast_like(light) * x.gather(-1, columns[:, None, None].expand_as(x))
 
 
 class _Camera:
@@ -486,7 +486,7 @@ def _expectation_mistakes(scene: _Scene, draws: _Draws) -> Mistakes:
 def _eot_gradient(answer: Callable) -> Iterator[str]:
     def made() -> tuple[Tensor, _Camera]:
         camera = _Camera(scene.x)
-        gradient = called(answer, scene.model, scene.x, scene.y, camera, scene.samples)
+        gradient = call_with_copies(answer, scene.model, scene.x, scene.y, camera, scene.samples)
         return as_tensor_like(gradient, scene.x), camera
 
     def is_mean(hint: str) -> None:
@@ -495,7 +495,11 @@ def _eot_gradient(answer: Callable) -> Iterator[str]:
         right = _expected_gradient(scene, camera.draws())
         off = ((got - right).norm() / right.norm()).item()
         what = f"with samples = {scene.samples} the gradient is {100 * off:.0f} % off."
-        expect(close(got, right, 1e-5), what, lambda: likely(got, _expectation_mistakes(scene, camera.draws()), hint))
+        expect(
+            close(got, right, 1e-5),
+            what,
+            lambda: diagnose_mistake(got, _expectation_mistakes(scene, camera.draws()), hint),
+        )
 
     def takes_its_views() -> None:
         """Refuse views of something else than x, too many or too few of them, or twice the same."""
@@ -541,7 +545,7 @@ def _eot_gradient(answer: Callable) -> Iterator[str]:
     yield "leaves no trace on the model and on x"
     for training in (False, True):
         model, x, y, samples = scene
-        leaves_alone(answer, "model x y transformation samples", model.train(training), x, y, _Camera(x), samples)
+        no_side_effects(answer, "model x y transformation samples", model.train(training), x, y, _Camera(x), samples)
 
 
 # What survives a JPEG file
@@ -580,7 +584,7 @@ class _Sharp(nn.Module):
 @exercise("survive_jpeg", takes="(model, x, y, eps)")
 def _survive_jpeg(answer: Callable) -> Iterator[str]:
     def made() -> Tensor:
-        return as_tensor_like(called(answer, model, x, y, eps), x)
+        return as_tensor_like(call_with_copies(answer, model, x, y, eps), x)
 
     def fooled(images: Tensor) -> int:
         with torch.no_grad():
@@ -616,7 +620,7 @@ def _survive_jpeg(answer: Callable) -> Iterator[str]:
 
     yield "stays inside [0, 1]"
     bright = (2 * x).clamp(0, 1)
-    shown = as_tensor_like(called(answer, model, bright, y, eps), x)
+    shown = as_tensor_like(call_with_copies(answer, model, bright, y, eps), x)
     what = f"pictures with black and white pixels came back with values from {shown.min():.3f} to {shown.max():.3f}."
     expect(shown.min() >= 0 and shown.max() <= 1, what, "Clip to the ball first, then .clamp(0, 1).")
 
@@ -633,4 +637,4 @@ def _survive_jpeg(answer: Callable) -> Iterator[str]:
     survives(0.75, ONLY_ARGUMENTS)
 
     yield "leaves no trace on the model and on x"
-    leaves_alone(answer, "model x y eps", model, x, y, eps)
+    no_side_effects(answer, "model x y eps", model, x, y, eps)

@@ -17,7 +17,7 @@ from .engine import expect
 Mistakes = Iterable[tuple[Any, str]]  # what a known mistake gives, and what to say about it
 
 
-def called(answer: Callable, *args: Any) -> Any:
+def call_with_copies(answer: Callable, *args: Any) -> Any:
     """Call the answer with copies of tensors, lists and models, and return what it returns."""
     with torch.enable_grad():
         result = answer(*(_copy(a) for a in args))
@@ -65,11 +65,11 @@ def as_tensor_like(value: Any, x: Tensor, name: str = "x", mistakes: Mistakes = 
     expect(
         isinstance(value, Tensor),
         f"it returned a {kind}.",
-        likely(value, mistakes, _NOT_A_TENSOR.get(kind, f"Return a torch tensor with the shape of {name}.")),
+        diagnose_mistake(value, mistakes, _NOT_A_TENSOR.get(kind, f"Return a torch tensor with the shape of {name}.")),
     )
     hint = f"Keep the shape of {name}: look for a sum, a mean, a flatten or an index too many."
     shapes = f"{name} has the shape {tuple(x.shape)}, your result {tuple(value.shape)}."
-    expect(value.shape == x.shape, shapes, likely(value, mistakes, hint))
+    expect(value.shape == x.shape, shapes, diagnose_mistake(value, mistakes, hint))
     hint = f"Keep the type of {name}, {x.dtype}."
     if value.dtype == torch.float64:
         hint += " NumPy and .double() make float64; .to(x.dtype) goes back."
@@ -96,12 +96,12 @@ def close(a: Any, b: Any, tolerance: float = 1e-5) -> bool:
     return a.shape == b.shape and bool(((a - b).abs() <= tolerance).all())
 
 
-def likely(got: Any, mistakes: Mistakes, otherwise: str, tolerance: float = 1e-5) -> str:
+def diagnose_mistake(got: Any, mistakes: Mistakes, otherwise: str, tolerance: float = 1e-5) -> str:
     """Return the hint of the first mistake that gives what the answer gave, else the general hint."""
     return next((hint for wrong, hint in mistakes if close(got, wrong, tolerance)), otherwise)
 
 
-def leaves_alone(answer: Callable, names: str, *args: Any) -> None:
+def no_side_effects(answer: Callable, names: str, *args: Any) -> None:
     """Refuse an answer that changes one of its arguments or leaves a trace on it; `names` as in "model x y"."""
     copies = [_copy(a) for a in args]
     answer(*copies)
@@ -208,15 +208,15 @@ def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Callable = F.cro
     return torch.autograd.grad(loss(model(x), y, reduction="sum"), x)[0]
 
 
-def per_image(values: Tensor) -> Tensor:
+def broadcast_like(values: Tensor) -> Tensor:
     """Return values (N,) in a shape that multiplies images (N, C, H, W)."""
     return values.view(-1, 1, 1, 1)
 
 
 def treats_each_alone(answer: Callable, count: int, arguments: Callable[[slice], tuple], tolerance: float) -> None:
     """Refuse an answer that lets the images of a batch influence one another; `arguments` takes the images to pass."""
-    together = called(answer, *arguments(slice(None)))
-    alone = [called(answer, *arguments(slice(i, i + 1))) for i in range(count)]
+    together = call_with_copies(answer, *arguments(slice(None)))
+    alone = [call_with_copies(answer, *arguments(slice(i, i + 1))) for i in range(count)]
     same = all(close(single, together[i : i + 1], tolerance) for i, single in enumerate(alone))
     expect(
         same,

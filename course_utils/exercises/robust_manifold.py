@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .engine import exercise, expect
 from .pgd import OTHER_SHAPE, SHAPE
-from .properties import Mistakes, as_tensor_like, called, close, leaves_alone, likely
+from .properties import Mistakes, as_tensor_like, call_with_copies, close, diagnose_mistake, no_side_effects
 
 SEED = 56  # in the choice among restarts every mistake takes another z
 LATENT, OTHER_LATENT = 3, 4
@@ -122,7 +122,7 @@ _NO_GRADIENT = ("does not require grad", "not have been used in the graph", "Non
 def _stepped(answer: Callable, task: _Step) -> Tensor:
     """Return the answer's new z."""
     try:
-        value = called(answer, *task)
+        value = call_with_copies(answer, *task)
     except (RuntimeError, TypeError, AttributeError) as error:
         what = f"it raised {type(error).__name__}: there is no gradient with respect to z."
         hint = (
@@ -142,7 +142,7 @@ def _projection_step(answer: Callable) -> Iterator[str]:
         before, after = (_squares(task.generator(z) - task.x).sum().item() for z in (task.z, got))
         off = (got - right).abs().max().item()
         what = f"with lr = {task.lr} the squared distance goes from {before:.3f} to {after:.3f}, and z is up to {off:.2g} off."
-        expect(close(got, right, 1e-4), what, lambda: likely(got, _step_mistakes(task), hint, 1e-4))
+        expect(close(got, right, 1e-4), what, lambda: diagnose_mistake(got, _step_mistakes(task), hint, 1e-4))
 
     yield "returns a new z like z"
     task = _step_task(6, LATENT, SHAPE, 0.05)
@@ -174,7 +174,7 @@ def _projection_step(answer: Callable) -> Iterator[str]:
     )
     clean = all(p.grad is None or not p.grad.any() for p in generator.parameters())
     expect(clean, "your function left gradients on the generator's weights.", hint)
-    leaves_alone(answer, "generator z x lr", *task)
+    no_side_effects(answer, "generator z x lr", *task)
 
     yield "works for other sizes of z and of images"
     task = _step_task(4, OTHER_LATENT, OTHER_SHAPE, 0.03)
@@ -260,7 +260,7 @@ def _choice_mistakes(task: _Restarts, of: Tensor) -> Mistakes:
 
 def _point_and_image(answer: Callable, task: _Restarts) -> tuple[Tensor, Tensor]:
     """Return the z and the images that the answer chose."""
-    value = called(answer, *task)
+    value = call_with_copies(answer, *task)
     kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     is_pair = isinstance(value, tuple | list) and len(value) == 2
     expect(is_pair, f"it returned {kind}.", "Return two values, the chosen z and their images: return z, x_star.")
@@ -300,8 +300,8 @@ def _best_restart(answer: Callable) -> Iterator[str]:
 
     def why(got: Tensor, otherwise: str) -> str:
         in_many, _ = _point_and_image(answer, many)  # where each mistake chooses a z of its own
-        hint = likely(in_many, _choice_mistakes(many, many.starts), "")
-        return hint or likely(got, _choice_mistakes(task, task.starts), otherwise)
+        hint = diagnose_mistake(in_many, _choice_mistakes(many, many.starts), "")
+        return hint or diagnose_mistake(got, _choice_mistakes(task, task.starts), otherwise)
 
     yield "returns one z and one image for each x"
     many = _restarts_task(4, 9, LATENT, SHAPE)
@@ -335,11 +335,11 @@ def _best_restart(answer: Callable) -> Iterator[str]:
     expect(
         close(x_star, right),
         f"your z is right, and x_star differs from generator(z) by up to {off:.2f}.",
-        lambda: likely(x_star, mistakes, hint),
+        lambda: diagnose_mistake(x_star, mistakes, hint),
     )
 
     yield "leaves no trace on the generator, on starts and on x"
-    leaves_alone(answer, "generator starts x", *task)
+    no_side_effects(answer, "generator starts x", *task)
 
     yield "works for other sizes, and for as many restarts as images"
     for restarts, count in ((6, 3), (4, 4)):
@@ -376,7 +376,7 @@ def _watched(x: Tensor) -> Tensor:
 
 def _straight(answer: Callable, projection: Callable, x: Tensor) -> Tensor:
     """Return the answer's result for this very projection and x, graph and all."""
-    value = called(lambda: answer(projection, x))
+    value = call_with_copies(lambda: answer(projection, x))
     as_tensor_like(value.detach() if isinstance(value, Tensor) else value, x)
     return value
 
@@ -417,7 +417,7 @@ def _bpda(answer: Callable) -> Iterator[str]:
         got, right = _straight(answer, projection, _watched(images)).detach(), projection(images).detach()
         what = f"it differs from projection(x) by up to {(got - right).abs().max().item():.2g}."
         hint = "The value of x + (projection(x) - x).detach() is projection(x): x cancels."
-        expect(close(got, right), what, lambda: likely(got, _value_mistakes(images, right), hint))
+        expect(close(got, right), what, lambda: diagnose_mistake(got, _value_mistakes(images, right), hint))
 
     def is_straight(projection: Callable, hint: str) -> None:
         """Refuse a gradient that is not the identity, in a random direction."""
@@ -433,7 +433,7 @@ def _bpda(answer: Callable) -> Iterator[str]:
         (through,) = torch.autograd.grad(projection(other), other, above)
         off = ((got - above).norm() / above.norm()).item()
         what = f"the gradient should come through as it is, and comes out {100 * off:.0f} % different."
-        expect(close(got, above), what, lambda: likely(got, _slope_mistakes(above, through), hint))
+        expect(close(got, above), what, lambda: diagnose_mistake(got, _slope_mistakes(above, through), hint))
 
     yield "returns images like x that an attack can differentiate"
     images, projection = _images(5, SHAPE), _Projection(SHAPE)
@@ -477,7 +477,7 @@ def _bpda(answer: Callable) -> Iterator[str]:
     )
 
     yield "leaves x as it was, also where nobody asks for a gradient"
-    leaves_alone(answer, "projection x", projection, images)
+    no_side_effects(answer, "projection x", projection, images)
 
     yield "works for other sizes, and for a single image"
     projection = _Projection(OTHER_SHAPE)
@@ -675,11 +675,11 @@ def _label_flipping(answer: Callable) -> Iterator[str]:
 
     def why(masks: Tensor, otherwise: str) -> str:
         wrong = ((mistake.float(), hint) for mistake, hint in _verdict_mistakes(task))
-        return likely(masks.float(), wrong, otherwise)
+        return diagnose_mistake(masks.float(), wrong, otherwise)
 
     def holds(part: str, hint: str) -> None:
         """Refuse masks that are wrong about a pair of this part of the rows."""
-        masks = _as_masks(called(answer, *task), task)
+        masks = _as_masks(call_with_copies(answer, *task), task)
         for i, row in enumerate(order):
             kind, right, *_ = _ROWS[row]
             mine = [name for name, said in zip(VERDICTS, masks[:, i], strict=True) if said]
@@ -689,7 +689,7 @@ def _label_flipping(answer: Callable) -> Iterator[str]:
     yield "returns three masks, one bool for each pair"
     order = list(range(len(_ROWS)))
     task = _pairs_task(1.5, 0.8, 5, order)
-    _as_masks(called(answer, *task), task)
+    _as_masks(call_with_copies(answer, *task), task)
 
     hints = {
         "one class for the classifier": "Where classifier[0].argmax(1) and classifier[1].argmax(1) are equal, nobody was fooled.",
@@ -703,7 +703,7 @@ def _label_flipping(answer: Callable) -> Iterator[str]:
         holds(kind, hint)
 
     yield "leaves its arguments as they were"
-    leaves_alone(answer, "classifier judge distance eps sure", *task)
+    no_side_effects(answer, "classifier judge distance eps sure", *task)
 
     yield "works for other radii, confidences, numbers of pairs and of classes"
     order = order[:0:-1]

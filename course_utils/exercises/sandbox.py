@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.backends import cudnn
 
-from .error_hints import Wrong
+from .error_hints import CheckFailed
 
 PRINTED = 2000  # characters of an answer's own output that are shown
 GRACE = 0.5  # seconds that an answer gets to end in good order after it was told to
@@ -326,7 +326,7 @@ class Answer:
     def _refuse_replacements(self) -> None:
         if self.replaced:
             what = f"your function replaced {', '.join(sorted(self.replaced))} by something else."
-            raise Wrong(what, "Leave the libraries and the checks as they are, and return the result.")
+            raise CheckFailed(what, "Leave the libraries and the checks as they are, and return the result.")
 
     def note(self) -> str:
         """Return what to say about settings that the answer has changed, or nothing."""

@@ -27,13 +27,13 @@ from .pgd import (
 from .properties import (
     Mistakes,
     as_tensor_like,
-    called,
+    broadcast_like,
+    call_with_copies,
     close,
+    diagnose_mistake,
     labelled_images,
-    leaves_alone,
-    likely,
     loss_gradient,
-    per_image,
+    no_side_effects,
     treats_each_alone,
 )
 
@@ -77,7 +77,7 @@ def _neighbour_mistakes(task: _Crowd) -> Mistakes:
         return (a == a) & (b == b)
 
     change = nearest - x
-    far = per_image(change.flatten(1).norm(dim=1))
+    far = broadcast_like(change.flatten(1).norm(dim=1))
     means = torch.stack([x_train[y_train == k].mean(0) for k in y_train.unique()])
     to_means = _Crowd(x, y, means, y_train.unique(), eps)
     pixelwise = "Do not move by the sign alone: a pixel that is closer to the neighbour's than eps goes only that far. Clamp the change."
@@ -93,7 +93,7 @@ def _neighbour_mistakes(task: _Crowd) -> Mistakes:
         (x + eps * change, "You go the share eps of the way. " + limit),
         (x + change * (eps / far).clamp(max=1), "You limit the Euclidean length of the change. " + limit),
         (x + eps * change / far, "You limit the Euclidean length of the change. " + limit),
-        (x + change * (eps / per_image(change.abs().flatten(1).amax(1))).clamp(max=1), "You shrink the whole change. " + limit),
+        (x + change * (eps / broadcast_like(change.abs().flatten(1).amax(1))).clamp(max=1), "You shrink the whole change. " + limit),
         (x + change.clamp(max=eps), "Clamp the change at both ends, from −eps to eps."),
         (x + change.clamp(min=-eps), "Clamp the change at both ends, from −eps to eps."),
         (x + change.clamp(0, eps), "Every step down is lost: clamp the change from −eps to eps."),
@@ -117,14 +117,14 @@ def _neighbour_mistakes(task: _Crowd) -> Mistakes:
 @exercise("neighbour_step", takes="(x, y, x_train, y_train, eps)")
 def _neighbour_step(answer: Callable) -> Iterator[str]:
     def why(otherwise: str) -> Callable[[], str]:
-        return lambda: likely(adv, _neighbour_mistakes(task), otherwise)
+        return lambda: diagnose_mistake(adv, _neighbour_mistakes(task), otherwise)
 
     def right() -> Tensor:
         return task.x + (_neighbour(task) - task.x).clamp(-task.eps, task.eps)
 
     yield "returns new images like x"
     task = _crowd(6, 30, SHAPE, 3, 0.2)
-    adv = as_tensor_like(called(answer, *task), task.x)
+    adv = as_tensor_like(call_with_copies(answer, *task), task.x)
 
     yield "no pixel moves by more than eps"
     farthest = (adv - task.x).abs().max().item()
@@ -150,19 +150,19 @@ def _neighbour_step(answer: Callable) -> Iterator[str]:
     yield "eps = 0 changes nothing, and eps = 1 gives the neighbour itself"
     for eps in (0.0, 1.0):
         task = task._replace(eps=eps)
-        adv = as_tensor_like(called(answer, *task), task.x)
+        adv = as_tensor_like(call_with_copies(answer, *task), task.x)
         what = f"with eps = {eps:.0f} a pixel is {(adv - right()).abs().max():.3g} away from where it should be."
         expect(close(adv, right()), what, why("Use the eps that is passed in, not a number of your own."))
 
     yield "works for other numbers and sizes of images"
     for n, m, shape, classes in ((5, 4, OTHER_SHAPE, 2), (1, 12, (1, 28, 28), 10), (3, 60, (1, 2, 2), 5)):
         task = _crowd(n, m, shape, classes, 0.1)
-        adv = as_tensor_like(called(answer, *task), task.x)
+        adv = as_tensor_like(call_with_copies(answer, *task), task.x)
         what = f"for {n} images of shape {shape}, {m} training images and {classes} classes the result is another."
         expect(close(adv, right()), what, why(ONLY_ARGUMENTS))
 
     yield "leaves its arguments as they were"
-    leaves_alone(answer, "x y x_train y_train eps", *task)
+    no_side_effects(answer, "x y x_train y_train eps", *task)
 
 
 def _logits(seed: int, models: int, n: int, classes: int, scale: float = 3.0) -> list[Tensor]:
@@ -212,7 +212,9 @@ def _log_mean_mistakes(logits: list[Tensor]) -> Mistakes:
 @exercise("log_mean_probability", takes="(logits)")
 def _log_mean_probability(answer: Callable) -> Iterator[str]:
     def result() -> Tensor:
-        return as_tensor_like(called(answer, logits), logits[0], "each model's logits", _log_mean_mistakes(logits))
+        return as_tensor_like(
+            call_with_copies(answer, logits), logits[0], "each model's logits", _log_mean_mistakes(logits)
+        )
 
     def shown(values: Tensor) -> str:
         return ", ".join(f"{v:.3g}" for v in values.tolist())
@@ -224,26 +226,28 @@ def _log_mean_probability(answer: Callable) -> Iterator[str]:
     yield "is the logarithm of the mean of the models' probabilities"
     what = f"for the first image it gives {shown(got[0])}; right are {shown(_log_mean(logits)[0])}."
     hint = "Turn each model's logits into log-probabilities with log_softmax(1), then take the logarithm of the mean of their exp: logsumexp over the models, minus math.log(len(logits))."
-    expect(close(got, _log_mean(logits), 1e-4), what, lambda: likely(got, _log_mean_mistakes(logits), hint, 1e-4))
+    expect(
+        close(got, _log_mean(logits), 1e-4), what, lambda: diagnose_mistake(got, _log_mean_mistakes(logits), hint, 1e-4)
+    )
 
     yield "works for any number of models, images and classes"
     for models, n, classes in ((1, 4, 6), (2, 1, 10), (5, 7, 2)):
         logits = _logits(models, models, n, classes)
         got = result()
         what = f"for {models} models, {n} images and {classes} classes a value is {(got - _log_mean(logits)).abs().max():.3g} off."
-        why = likely(got, _log_mean_mistakes(logits), ONLY_ARGUMENTS, 1e-4)
+        why = diagnose_mistake(got, _log_mean_mistakes(logits), ONLY_ARGUMENTS, 1e-4)
         expect(close(got, _log_mean(logits), 1e-4), what, why)
 
     yield "is right for logits such as 1000 and −1000"
     rows = ([1000.0, 0.0, -1000.0], [1000.0, 0.0, -500.0]), ([0.0, 0.0, 0.0], [-1000.0, 1000.0, 1000.0])
     logits = [torch.tensor(model) for model in zip(*rows, strict=True)]
-    got, exact = called(answer, logits), _log_mean(logits)
+    got, exact = call_with_copies(answer, logits), _log_mean(logits)
     hint = "exp(−1000) rounds to 0, and its logarithm is −inf; a small number added before the logarithm is wrong as well. Stay with logarithms: log_softmax(1) of each model, torch.logsumexp over the models."
     what = f"for the logits (1000, 0, −1000) and (1000, 0, −500) it gives {shown(got[0])}; right are {shown(exact[0])}."
     expect(close(got, exact, 1e-2), what, hint)
 
     yield "leaves the logits as they were"
-    leaves_alone(answer, "logits", _logits(0, 3, 5, 4))
+    no_side_effects(answer, "logits", _logits(0, 3, 5, 4))
 
     yield "has a gradient with respect to every model's logits"
     logits, label = [z.requires_grad_() for z in _logits(1, 2, 3, 4)], torch.tensor([0, 1, 2])
@@ -288,7 +292,7 @@ def _jacobian_mistakes(model: nn.Module, x: Tensor, labels: Tensor, lam: float) 
         (moved(size=lam * lam), "You multiply by lam twice."),
         (x + lam * slope, itself),
         (x + lam * slope / len(x), itself),
-        (x + lam * slope / per_image(slope.flatten(1).norm(dim=1)), "You divide the gradient by its length. Take its sign, times lam."),
+        (x + lam * slope / broadcast_like(slope.flatten(1).norm(dim=1)), "You divide the gradient by its length. Take its sign, times lam."),
         (moved() - x, alone),
         (slope, "That is the gradient. Return the new points: x plus lam times its sign."),
         (slope.sign(), "That is the sign of the gradient. Return the new points: x plus lam times it."),
@@ -302,7 +306,7 @@ def _jacobian_augment(answer: Callable) -> Iterator[str]:
     x, labels = labelled_images(model, 6, SHAPE)
 
     def new_points(lam: float) -> Tensor:
-        got = called(answer, model, x, labels, lam)
+        got = call_with_copies(answer, model, x, labels, lam)
         shapes = f"x has the shape {tuple(x.shape)}, and your result {tuple(getattr(got, 'shape', ()))}."
         joined = isinstance(got, Tensor) and got.shape == (2 * len(x), *x.shape[1:])
         hint = "Return the new points only, one for each of x: no torch.cat with x. The caller puts them together."
@@ -313,7 +317,7 @@ def _jacobian_augment(answer: Callable) -> Iterator[str]:
         return (x + lam * loss_gradient(model, x, labels, _logit).sign()).clamp(0, 1)
 
     def why(otherwise: str) -> Callable[[], str]:
-        return lambda: likely(got, _jacobian_mistakes(model, x, labels, lam), otherwise)
+        return lambda: diagnose_mistake(got, _jacobian_mistakes(model, x, labels, lam), otherwise)
 
     def misplaced() -> str:
         off = 100 * (~torch.isclose(got, right(lam), atol=1e-5)).float().mean().item()
@@ -370,7 +374,7 @@ def _jacobian_augment(answer: Callable) -> Iterator[str]:
 
     yield "leaves no trace on the model and on x"
     for training in (False, True):
-        leaves_alone(answer, "model x labels lam", model.train(training), x, labels, lam)
+        no_side_effects(answer, "model x labels lam", model.train(training), x, labels, lam)
 
 
 def _inclusion(n: int, k: int, enters: Callable[[int], float], hit: float | None = None) -> Tensor:
@@ -404,7 +408,7 @@ def _reservoir_mistakes(n: int, k: int) -> Mistakes:
 def _reservoir(answer: Callable) -> Iterator[str]:
     def sample(items: Iterable, k: int, seed: int = 0) -> list:
         try:
-            got = called(answer, items, k, random.Random(seed))
+            got = call_with_copies(answer, items, k, random.Random(seed))
         except TypeError as error:
             hint = (
                 "items is a stream: it has no length and no item number i. Go through it once, with for item in items."
@@ -475,7 +479,7 @@ def _reservoir(answer: Callable) -> Iterator[str]:
         (torch.arange(980, 1000), f"You keep the last k. {rule}"),
     )
     what = "two generators with different seeds give the same sample."
-    expect(sorted(first) != sorted(other), what, lambda: likely(torch.tensor(sorted(first)), ends, hint))
+    expect(sorted(first) != sorted(other), what, lambda: diagnose_mistake(torch.tensor(sorted(first)), ends, hint))
 
     yield "every item has the same chance"
     runs = 4000
@@ -483,7 +487,7 @@ def _reservoir(answer: Callable) -> Iterator[str]:
     for n, k in ((10, 3), (4, 1)):
         generator, counts = random.Random(n), [0] * n
         for _ in range(runs):
-            for item in called(answer, iter(range(n)), k, generator):
+            for item in call_with_copies(answer, iter(range(n)), k, generator):
                 counts[item] += 1
         share, chance = torch.tensor(counts) / runs, k / n
         spread = math.sqrt(chance * (1 - chance) / runs)
@@ -493,7 +497,7 @@ def _reservoir(answer: Callable) -> Iterator[str]:
             f"{100 * chance:.1f} % is right, give or take {100 * 2 * spread:.1f}."
         )
         fair = abs(share[worst] - chance) < 6 * spread  # fails a right answer less than once in ten million times
-        expect(fair, what, lambda share=share, n=n, k=k: likely(share, _reservoir_mistakes(n, k), hint, 0.04))
+        expect(fair, what, lambda share=share, n=n, k=k: diagnose_mistake(share, _reservoir_mistakes(n, k), hint, 0.04))
 
 
 class _Momentum(NamedTuple):
@@ -508,7 +512,7 @@ class _Momentum(NamedTuple):
 
 
 def _mean_size(gradient: Tensor) -> Tensor:
-    return per_image(gradient.abs().flatten(1).mean(1)).clamp_min(1e-30)
+    return broadcast_like(gradient.abs().flatten(1).mean(1)).clamp_min(1e-30)
 
 
 def _with_momentum(
@@ -566,9 +570,9 @@ def _momentum_mistakes(task: _Momentum) -> Mistakes:
         (go(scale=lambda g: len(g)), "The gradients are not normalised, so that the largest one rules. " + each),
         (go(scale=lambda g: g.abs().mean().clamp_min(1e-30)), "You divide by a mean over the whole batch. " + each),
         (go(scale=lambda g: g.norm().clamp_min(1e-30)), "You divide by the length of the whole batch. " + each),
-        (go(scale=lambda g: per_image(g.flatten(1).norm(dim=1))), "You divide by the Euclidean length. " + each),
-        (go(scale=lambda g: per_image(g.abs().flatten(1).amax(1))), "You divide by the largest entry. " + each),
-        (go(scale=lambda g: per_image(g.flatten(1).mean(1))), "You divide by the mean, in which signs cancel. " + each),
+        (go(scale=lambda g: broadcast_like(g.flatten(1).norm(dim=1))), "You divide by the Euclidean length. " + each),
+        (go(scale=lambda g: broadcast_like(g.abs().flatten(1).amax(1))), "You divide by the largest entry. " + each),
+        (go(scale=lambda g: broadcast_like(g.flatten(1).mean(1))), "You divide by the mean, in which signs cancel. " + each),
         (go(stale=True), "You compute the gradient only once, at x. Compute it anew in every step, at the point you have reached."),
         (go(step=lambda memory: memory), "You step along the momentum itself. Take its sign, times eps / steps."),
         (go(step_size=eps), size + " Yours has the size eps."),
@@ -590,10 +594,10 @@ def _momentum_mistakes(task: _Momentum) -> Mistakes:
 
 def _why_momentum(answer: Callable, adv: Tensor, task: _Momentum, otherwise: str) -> str:
     """Return the likely mistake behind a wrong path, from what it gives or from how it depends on the arguments."""
-    if hint := likely(adv, _momentum_mistakes(task), ""):
+    if hint := diagnose_mistake(adv, _momentum_mistakes(task), ""):
         return hint
     for name, other in (("eps", task._replace(eps=task.eps / 2)), ("decay", task._replace(decay=task.decay / 3))):
-        if task.steps > 1 and task.decay and close(adv, called(answer, *other)):
+        if task.steps > 1 and task.decay and close(adv, call_with_copies(answer, *other)):
             return (
                 f"The result is the same for every {name}. Use the {name} that is passed in, not a number of your own."
             )
@@ -606,7 +610,7 @@ def _momentum_fgsm(answer: Callable) -> Iterator[str]:
     x, y = labelled_images(model, 6, SHAPE)
 
     def result() -> Tensor:
-        return as_tensor_like(called(answer, *task), x)
+        return as_tensor_like(call_with_copies(answer, *task), x)
 
     def why(otherwise: str) -> Callable[[], str]:
         return lambda: _why_momentum(answer, adv, task, otherwise)
@@ -667,7 +671,7 @@ def _momentum_fgsm(answer: Callable) -> Iterator[str]:
     )
 
     yield "eps = 0 changes nothing"
-    still = as_tensor_like(called(answer, *task._replace(eps=0.0)), x)
+    still = as_tensor_like(call_with_copies(answer, *task._replace(eps=0.0)), x)
     expect(
         close(still, x, 1e-6),
         "with eps = 0 the images change.",
@@ -680,7 +684,7 @@ def _momentum_fgsm(answer: Callable) -> Iterator[str]:
     yield "leaves an image without a gradient where it is, without NaN"
     blind = climbable(SHAPE, CLASSES)
     nn.init.zeros_(blind[3].weight)
-    adv = as_tensor_like(called(answer, blind, x, y, 0.1, 3, 0.9), x)
+    adv = as_tensor_like(call_with_copies(answer, blind, x, y, 0.1, 3, 0.9), x)
     expect(
         close(adv, x, 1e-6),
         "where the gradient is zero, the image changes.",
@@ -696,4 +700,4 @@ def _momentum_fgsm(answer: Callable) -> Iterator[str]:
 
     yield "leaves no trace on the model and on x"
     for training in (False, True):
-        leaves_alone(answer, "model x y eps steps decay", *task._replace(model=model.train(training)))
+        no_side_effects(answer, "model x y eps steps decay", *task._replace(model=model.train(training)))

@@ -15,19 +15,19 @@ from .inference import predict
 from .layers import BRANCHES, DualBatchNorm1d, DualBatchNorm2d, HalvingConv2d, Normalize, branch, dual_batch_norm
 from .networks import RBFNetwork, class_means, independent_loss, mlp, small_cnn, softmax_regression
 from .pretrained import classifiers_at_hand, imagenet_index, imagenet_labels, load_classifier, top5
-from .sklearn_models import ClassicalVictim, fit_victim, surrogate
+from .sklearn_models import SklearnClassifier, fit_sklearn, surrogate
 from .weights import load_state, load_weights, save_state, save_weights
 
 __all__ = [
     "BRANCHES",
     "GAN",
     "VAE",
-    "ClassicalVictim",
     "DualBatchNorm1d",
     "DualBatchNorm2d",
     "HalvingConv2d",
     "Normalize",
     "RBFNetwork",
+    "SklearnClassifier",
     "branch",
     "class_means",
     "classifiers_at_hand",
@@ -35,7 +35,7 @@ __all__ = [
     "deep_image_prior",
     "dual_batch_norm",
     "ensemble_logits",
-    "fit_victim",
+    "fit_sklearn",
     "imagenet_index",
     "imagenet_labels",
     "independent_loss",

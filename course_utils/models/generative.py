@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..core.validation import Model, check_count, check_images
-from .inference import frozen, predict
+from .inference import frozen_eval, predict
 
 IMAGE = (1, 28, 28)
 PIXELS = 784
@@ -51,7 +51,7 @@ def sample(generator: nn.Module, n: int, *, generator_rng: torch.Generator | Non
     device = next((p.device for p in generator.parameters()), torch.device("cpu"))
     source = device if generator_rng is None else generator_rng.device
     z = torch.randn(n, generator.latent, generator=generator_rng, device=source).to(device)
-    with frozen(generator), torch.no_grad():
+    with frozen_eval(generator), torch.no_grad():
         return generator(z)
 
 

@@ -12,7 +12,7 @@ from ..core.validation import Model, check_count, check_images
 
 
 @contextmanager
-def frozen(model: Model) -> Iterator[None]:
+def frozen_eval(model: Model) -> Iterator[None]:
     """Put a model into eval mode with frozen parameters, and give every module and parameter its own flag back."""
     if not isinstance(model, nn.Module):
         yield
@@ -92,12 +92,12 @@ def predict(model: Model, x: Tensor, *, batch_size: int = 512) -> Tensor:
         ValueError, TypeError: no images; images, a batch size or a model that an attack would refuse, NaN included.
     """
     check_images(x, None)
-    return _logits(model, x, None, batch_size)
+    return batched_logits(model, x, None, batch_size)
 
 
-def _logits(model: Model, x: Tensor, y: Tensor | None, batch_size: int) -> Tensor:
+def batched_logits(model: Model, x: Tensor, y: Tensor | None, batch_size: int) -> Tensor:
     if len(x) == 0:
         raise ValueError("expected at least one image, got none.")
     check_count("batch_size", batch_size)
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         return torch.cat([checked_logits(model, batch, y) for batch in x.split(batch_size)])

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..core import settings
-from ..core.files import TROUBLES, replacing
-from ..core.suggestions import nearest
+from ..core.files import OSERROR_HINTS, atomic_write
+from ..core.suggestions import did_you_mean
 from .inference import predict
 from .layers import Normalize
 from .weights import load_state, unwrapped
@@ -54,7 +54,7 @@ def load_classifier(name: str = OFFLINE, weights: str | Path | None = None) -> n
     Tan and Le, "EfficientNet: rethinking model scaling for convolutional neural networks", 2019.
     """
     if name not in CLASSIFIERS:
-        raise ValueError(f"unknown classifier {name!r}. {nearest(name, CLASSIFIERS)}")
+        raise ValueError(f"unknown classifier {name!r}. {did_you_mean(name, CLASSIFIERS)}")
     path = _weights_file(name) if weights is None else Path(weights).expanduser()
     with torch.device("meta"):  # no time and no random numbers for weights that are replaced at once
         network = _architecture(name)()
@@ -179,10 +179,10 @@ def _hash_in_name(filename: str) -> str:
 
 def _download(url: str, path: Path, cures: str) -> None:
     try:
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             torch.hub.download_url_to_file(url, str(part), hash_prefix=_hash_in_name(path.name))
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the hash is wrong
-        if getattr(error, "errno", None) in TROUBLES:  # the disk's trouble, explained already
+        if getattr(error, "errno", None) in OSERROR_HINTS:  # the disk's trouble, explained already
             raise
         raise OSError(f"could not download {url} ({error}). Check the network and run again, or {cures}") from error
 

@@ -2,7 +2,7 @@
 
 A victim only has to answer; a source of adversarial images also needs a way to find them. Linear models, the RBF
 support vector machine and nearest neighbours have a differentiable `surrogate`, which any attack can follow; a decision
-tree has `tree_attack`. `craft` asks any source, network or not.
+tree has `tree_attack`. `generate` asks any source, network or not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from ..core.suggestions import nearest
+from ..core.suggestions import did_you_mean
 from ..core.validation import check_images, checked_labels, checked_number
 
 # The logit of the answer, where the others are 0: a softmax makes it a probability of 1, a whole vote in an ensemble.
@@ -37,11 +37,11 @@ RECIPES = {
 }
 
 
-class ClassicalVictim(nn.Module):
+class SklearnClassifier(nn.Module):
     """A fitted scikit-learn classifier as a model: images (N, ...) in, logits (N, K) of x's dtype and device out.
 
     Only its label speaks: the logits are 20 for the answer and 0 for the others, so that for every image their argmax
-    is what `estimator.predict` says. There is no gradient through them: see `craft`.
+    is what `estimator.predict` says. There is no gradient through them: see `generate`.
 
     Args:
         estimator: fitted on flat images (N, pixels) and labels 0..K-1.
@@ -50,7 +50,7 @@ class ClassicalVictim(nn.Module):
         TypeError: not a classifier. ValueError: not fitted, or labels that are not 0..K-1 with K >= 2.
 
     >>> tree = DecisionTreeClassifier().fit([[0.0], [1.0]], [0, 1])
-    >>> ClassicalVictim(tree)(torch.tensor([[0.2], [0.9]])).argmax(1)
+    >>> SklearnClassifier(tree)(torch.tensor([[0.2], [0.9]])).argmax(1)
     tensor([0, 1])
     """
 
@@ -81,7 +81,7 @@ class ClassicalVictim(nn.Module):
         return repr(self.estimator)
 
 
-def fit_victim(name: str, x: Tensor, y: Tensor, *, seed: int = 0) -> ClassicalVictim:
+def fit_sklearn(name: str, x: Tensor, y: Tensor, *, seed: int = 0) -> SklearnClassifier:
     """Fit the named classical classifier; seconds for 4,000 digits.
 
     Args:
@@ -92,21 +92,21 @@ def fit_victim(name: str, x: Tensor, y: Tensor, *, seed: int = 0) -> ClassicalVi
         ValueError, TypeError: unknown name; x, y refused as by `fgsm`; labels with a gap.
 
     >>> x, y = torch.tensor([[0.0], [0.1], [0.9], [1.0]]), torch.tensor([0, 0, 1, 1])
-    >>> fit_victim("tree", x, y)(torch.tensor([[0.8]])).argmax(1)
+    >>> fit_sklearn("tree", x, y)(torch.tensor([[0.8]])).argmax(1)
     tensor([1])
     """
     if name not in RECIPES:
-        raise ValueError(f"unknown classifier {name!r}. {nearest(name, RECIPES)}")
+        raise ValueError(f"unknown classifier {name!r}. {did_you_mean(name, RECIPES)}")
     check_images(x, None)
     y = checked_labels(y, x)
     with threadpool_limits(1, "blas"):  # beside another program two threads spend their time waiting for each other
-        return ClassicalVictim(RECIPES[name](seed).fit(_as_numpy(x.flatten(1)), y.cpu().numpy()))
+        return SklearnClassifier(RECIPES[name](seed).fit(_as_numpy(x.flatten(1)), y.cpu().numpy()))
 
 
 # Differentiable surrogates ------------------------------------------------------------------------------------------
 
 
-def surrogate(victim: ClassicalVictim, *, temperature: float | None = None) -> nn.Module:
+def surrogate(victim: SklearnClassifier, *, temperature: float | None = None) -> nn.Module:
     """Return a differentiable model (N, ...) → logits (N, K) that decides as the classifier does, or nearly.
 
     - logistic regression and linear SVM: the same W·x + b, the same decision;
@@ -124,7 +124,7 @@ def surrogate(victim: ClassicalVictim, *, temperature: float | None = None) -> n
         ValueError: a temperature that is not positive, or for another classifier.
 
     >>> x, y = torch.tensor([[0.0], [0.1], [0.9], [1.0]]), torch.tensor([0, 0, 1, 1])
-    >>> surrogate(fit_victim("knn", x, y))(torch.tensor([[0.8]])).argmax(1)
+    >>> surrogate(fit_sklearn("knn", x, y))(torch.tensor([[0.8]])).argmax(1)
     tensor([1])
 
     Papernot, McDaniel and Goodfellow, "Transferability in machine learning", 2016.
@@ -226,8 +226,8 @@ def _training_images(estimator: KNeighborsClassifier) -> tuple[np.ndarray, np.nd
 # What both of them ask of their input -------------------------------------------------------------------------------
 
 
-def _checked_victim(victim: ClassicalVictim, kind: type) -> ClassicalVictim:
-    if not isinstance(victim, ClassicalVictim):
+def _checked_victim(victim: SklearnClassifier, kind: type) -> SklearnClassifier:
+    if not isinstance(victim, SklearnClassifier):
         raise TypeError(f"expected a ClassicalVictim, got {type(victim).__name__}: a network is attacked directly.")
     if not isinstance(victim.estimator, kind):
         raise TypeError(f"expected a victim that wraps a {kind.__name__}, got {victim.estimator!r}.")
@@ -239,7 +239,7 @@ def _as_numpy(x: Tensor) -> np.ndarray:
     return x.detach().cpu().to(torch.float64, copy=True).numpy()
 
 
-def _flat(victim: ClassicalVictim, x: Tensor) -> Tensor:
+def _flat(victim: SklearnClassifier, x: Tensor) -> Tensor:
     """Return the images as rows of pixels (N, pixels), or refuse those that the classifier cannot take."""
     check_images(x, None)
     expected = victim.estimator.n_features_in_

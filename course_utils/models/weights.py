@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.files import replacing
+from ..core.files import atomic_write
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -29,7 +29,7 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
         OSError: as `save_weights`.
     """
     # Through a Python file: torch's own writer reports a full disk as a RuntimeError.
-    with replacing(Path(path)) as part, part.open("wb") as file:
+    with atomic_write(Path(path)) as part, part.open("wb") as file:
         torch.save(state, file)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.files import write_text
 from ..core.settings import PROJECT, local_path
-from ..core.suggestions import nearest
+from ..core.suggestions import did_you_mean
 
 if TYPE_CHECKING:  # two seconds to import, which planning a run does without
     import nbformat
@@ -145,7 +145,7 @@ def find_chapter(text: str, student: bool = False) -> Chapter:
         if wanted in names:
             return chapter
     names = [name for c in known for name in (c.name, c.name[3:])]
-    raise ValueError(f"no chapter {text!r}. {nearest(wanted, names, [c.name for c in known])}")
+    raise ValueError(f"no chapter {text!r}. {did_you_mean(wanted, names, [c.name for c in known])}")
 
 
 def refuse_sources(out_dir: str | Path, *paths: Path) -> None:

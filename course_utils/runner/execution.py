@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..core.files import TROUBLES
+from ..core.files import OSERROR_HINTS
 from ..core.machine import one_gpu
 from .chapters import notebook_text, read_notebook, read_source, refuse_sources, tidy, write_notebook
 from .paper_claims import CLAIMS_MIME, FAILS, NOT_COMPARABLE, RESULTS_MIME
@@ -309,7 +309,7 @@ def _execute(job: Job, scratch: Path, progress: bool) -> tuple[nbformat.Notebook
         except papermill.PapermillExecutionError:
             pass  # the traceback is in the notebook, and cells tagged raises-exception end here too
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in TROUBLES:
+            if isinstance(error, OSError) and error.errno in OSERROR_HINTS:
                 raise  # the disk is full: no fault of the notebook
             failure = error
     return read_notebook(executed if executed.exists() else source), failure

@@ -10,9 +10,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.files import replacing
+from ..core.files import atomic_write
 from ..core.settings import local_path
-from ..core.suggestions import nearest
+from ..core.suggestions import did_you_mean
 from .execution import STATUS, read_record
 from .store import Bucket, Folder, open_store
 
@@ -112,7 +112,7 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> None:
     if path.suffix == ".parquet" and not find_spec("pyarrow"):
         raise ValueError("a .parquet file takes pyarrow: python -m pip install pyarrow, or write a .csv file")
     frame = frame.apply(_storable)
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         frame.to_csv(part, index=False) if path.suffix == ".csv" else frame.to_parquet(part, index=False)
 
 
@@ -146,7 +146,7 @@ def plot_sweep(
     results = list(results or numbers or ["seconds", "peak_memory_mb"])
     for name in filter(None, (x, by, *results)):
         if name not in frame:
-            raise ValueError(f"no column {name!r}. {nearest(name, frame.columns)}")
+            raise ValueError(f"no column {name!r}. {did_you_mean(name, frame.columns)}")
     style = {} if is_numeric_dtype(frame[x]) else {"linestyle": "none"}  # between two names there is nothing
     columns = min(PANELS, len(results))
     fig, panels = figure(-(-len(results) // columns), columns, squeeze=False)

@@ -16,7 +16,7 @@ import yaml
 
 from ..core.intervals import percent
 from ..core.settings import PROJECT
-from ..core.suggestions import nearest
+from ..core.suggestions import did_you_mean
 
 CLAIMS_MIME = "application/vnd.course.claims+json"
 RESULTS_MIME = "application/vnd.course.results+json"
@@ -259,7 +259,7 @@ def judge(measured: Measurement, **setting: Any) -> Verdict:
     """
     claims = _claims()
     if measured.id not in claims:
-        raise ValueError(f"no claim {measured.id!r} in data/claims.yaml. {nearest(measured.id, claims)}")
+        raise ValueError(f"no claim {measured.id!r} in data/claims.yaml. {did_you_mean(measured.id, claims)}")
     claim = claims[measured.id]
     figures, mistaken = _figures(measured.id, measured.figure), _figures(measured.id, measured.mistake)
     if claim.kind == "direction" and len(figures) < MIN_SEEDS:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ..core.suggestions import nearest
+from ..core.suggestions import did_you_mean
 from . import chapters
 from .chapters import Chapter, read_source
 
@@ -93,7 +93,7 @@ def check_values(chapter: str, known: Mapping[str, Parameter], params: Mapping[s
     """
     for name in params:
         if not isinstance(name, str) or not name.isidentifier() or name not in known:
-            raise ValueError(f"{chapter} has no parameter {name!r}. {nearest(str(name), known)}")
+            raise ValueError(f"{chapter} has no parameter {name!r}. {did_you_mean(str(name), known)}")
     return {name: _checked(known[name], value) for name, value in params.items()}
 
 
@@ -157,7 +157,7 @@ def load_preset(name: str) -> dict[str, dict[str, Any]]:
         ValueError: an unknown preset, or a file that is not such a mapping.
     """
     if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}. {nearest(name, PRESETS)}")
+        raise ValueError(f"no preset {name!r}. {did_you_mean(name, PRESETS)}")
     if name == "quick":
         return {}
     path = chapters.NOTEBOOKS / "presets" / f"{name}.yaml"
@@ -208,7 +208,7 @@ def _checked(parameter: Parameter, value: Any) -> Any:
             low, high = parameter.limits
             raise ValueError(f"{parameter.name} must lie in {low:g} to {high:g}, got {item}")
         if parameter.choices and str(item) not in parameter.choices:
-            near = nearest(str(item), parameter.choices)
+            near = did_you_mean(str(item), parameter.choices)
             raise ValueError(f"{parameter.name} must be one of {', '.join(parameter.choices)}, got {item!r}. {near}")
     return value
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..core.files import explained, write_text
+from ..core.files import with_oserror_hint, write_text
 from ..core.settings import is_address, local_path
 
 LOCKS = ".locks"
@@ -73,7 +73,7 @@ class Folder:
         """
         from filelock import FileLock, Timeout
 
-        with explained(self.path):
+        with with_oserror_hint(self.path):
             (self.path / LOCKS).mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / LOCKS / f"{name}.lock", timeout=0)
             try:
@@ -103,7 +103,7 @@ class Folder:
             OSError: as `write`.
         """
         folder = self.path / LOCKS / f"{name}.scratch"
-        with explained(self.path):
+        with with_oserror_hint(self.path):
             if folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir(parents=True)

@@ -11,7 +11,14 @@ from .adversary import ATTACKS, Adversary, FreeAdversary
 from .fitting import augment, fit
 from .generative import train_gan, trained_gan, trained_vae
 from .history import History
-from .substitute import BudgetSpent, Oracle, jacobian_augmentation, query_plan, reservoir_sample, train_substitute
+from .substitute import (
+    Oracle,
+    QueryBudgetExceeded,
+    jacobian_augmentation,
+    query_plan,
+    reservoir_sample,
+    train_substitute,
+)
 from .zoo import RECIPES, Recipe, load_or_train, trained
 
 __all__ = [
@@ -19,10 +26,10 @@ __all__ = [
     "ATTACKS",
     "RECIPES",
     "Adversary",
-    "BudgetSpent",
     "FreeAdversary",
     "History",
     "Oracle",
+    "QueryBudgetExceeded",
     "Recipe",
     "adversarial_fit",
     "augment",

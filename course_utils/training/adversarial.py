@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.suggestions import nearest
+from ..core.suggestions import did_you_mean
 from .adversary import Adversary, FreeAdversary
 from .fitting import fit
 from .history import History
@@ -48,5 +48,5 @@ def adversarial_fit(
     [3.0]
     """
     if recipe not in ADVERSARIAL_RECIPES:
-        raise ValueError(f"unknown recipe {recipe!r}. {nearest(recipe, ADVERSARIAL_RECIPES)}")
+        raise ValueError(f"unknown recipe {recipe!r}. {did_you_mean(recipe, ADVERSARIAL_RECIPES)}")
     return fit(model, x, y, **ADVERSARIAL_RECIPES[recipe](eps) | options)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from .. import attacks
 from ..attacks.gradient_based import fgsm_rs
-from ..attacks.threat_model import noise
-from ..core.suggestions import nearest
+from ..attacks.threat_model import uniform_noise
+from ..core.suggestions import did_you_mean
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-ATTACKS = {"noise": noise, "fgsm": attacks.fgsm, "fgsm_rs": fgsm_rs, "bim": attacks.bim, "pgd": attacks.pgd}
+ATTACKS = {"noise": uniform_noise, "fgsm": attacks.fgsm, "fgsm_rs": fgsm_rs, "bim": attacks.bim, "pgd": attacks.pgd}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Adversary:
 
     def __post_init__(self) -> None:
         if self.attack not in ATTACKS:
-            raise ValueError(f"unknown attack {self.attack!r}. {nearest(self.attack, ATTACKS)}")
+            raise ValueError(f"unknown attack {self.attack!r}. {did_you_mean(self.attack, ATTACKS)}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share of the training, between 0 and 1; got {self.warmup}.")
         parameters = inspect.signature(ATTACKS[self.attack]).parameters.values()
@@ -97,7 +97,7 @@ class FreeAdversary:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the perturbed images of this replay, which wait for their gradient."""
         if x is not self._batch:
-            self._batch, self._next = x, noise(model, x, y, self.eps)
+            self._batch, self._next = x, uniform_noise(model, x, y, self.eps)
         here = self._next
         adv = here.clone().requires_grad_()
         adv.register_hook(lambda gradient: self._step(here, gradient))

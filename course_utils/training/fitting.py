@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ..core.validation import check_batch, check_count, check_images, checked_labels
 from ..evaluation.metrics import accuracy, robust_accuracy
 from ..models import layers
-from ..models.inference import checked_logits, frozen
+from ..models.inference import checked_logits, frozen_eval
 from .adversary import Adversary, Attack
 from .history import History, Run
 
@@ -110,7 +110,7 @@ def fit(
     # A notebook gets several messages for each redraw, and a client that does not read them loses all beyond 1,000
     bar = tqdm(total=steps, disable=not progress, unit="step", mininterval=1)
     with torch.random.fork_rng(devices), bar:
-        with layers.branch(model, branch), frozen(model), torch.no_grad():
+        with layers.branch(model, branch), frozen_eval(model), torch.no_grad():
             checked_logits(model, x[:2], y)  # refused before anything is learned
         torch.manual_seed(seed)  # dropout and random starts draw from the global stream
         try:

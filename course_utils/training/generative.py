@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ..core.validation import check_count
 from ..models.generative import GAN, VAE, _check_digits, take_step
-from ..models.inference import frozen
+from ..models.inference import frozen_eval
 from .fitting import fit
 from .zoo import load_or_train
 
@@ -115,7 +115,7 @@ def train_gan(
                 drawn = gan.generator(torch.randn(size, gan.generator.latent, device=x.device))
                 real, false = gan.verdict(torch.cat([x[index], drawn.detach()])).split(size)
                 take_step(critic, F.softplus(-real).mean() + F.softplus(false).mean(), lr)
-                with frozen(gan.critic):
+                with frozen_eval(gan.critic):
                     take_step(artist, F.softplus(-gan.verdict(drawn)).mean(), lr)
                 mean.update_parameters(gan.generator)
                 bar.update()

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..attacks.threat_model import clamp
 from ..core.validation import Box, Model, check_box, check_count, check_images, checked_labels, checked_number
-from ..models.inference import checked_logits, frozen, predict
+from ..models.inference import checked_logits, frozen_eval, predict
 from .fitting import fit
 
 Item = TypeVar("Item")
@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 # The substitute -----------------------------------------------------------------------------------------------------
 
 
-class BudgetSpent(RuntimeError):
+class QueryBudgetExceeded(RuntimeError):
     """A call would ask an oracle for more labels than are left of its budget."""
 
 
@@ -77,7 +77,7 @@ class Oracle:
             BudgetSpent: says how many are asked for and left.
         """
         if queries > self.left:
-            raise BudgetSpent(f"{queries:,} labels are asked for, {self.left:,} of {self._budget:,} are left.")
+            raise QueryBudgetExceeded(f"{queries:,} labels are asked for, {self.left:,} of {self._budget:,} are left.")
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def jacobian_augmentation(model: Model, x: Tensor, y: Tensor, lam: float, *, cli
     check_box(clip)
     check_images(x, clip)
     y = checked_labels(y, x)
-    with frozen(model), torch.enable_grad():
+    with frozen_eval(model), torch.enable_grad():
         slopes = [_logit_slope(model, *part) for part in zip(x.split(512), y.split(512), strict=True)]
     return clamp(x.detach() + lam * torch.cat(slopes).sign(), clip)
 
@@ -250,8 +250,8 @@ def _check_plan(oracle: Oracle, seeds: Tensor, plan: list[int], clip: Box) -> No
         raise TypeError(f"expected an Oracle, got a {type(oracle).__name__}: a model becomes Oracle(model).")
     try:
         oracle.reserve(sum(plan))
-    except BudgetSpent as error:
-        raise BudgetSpent(
+    except QueryBudgetExceeded as error:
+        raise QueryBudgetExceeded(
             f"the plan of {len(plan)} rounds needs more labels than the oracle has: {error} "
             "Take fewer rounds, fewer seeds or a reservoir."
         ) from None
@@ -265,6 +265,6 @@ def _built(build: Callable[[], nn.Module], x: Tensor, y: Tensor, seed: int) -> n
     if not isinstance(model, nn.Module):
         raise TypeError(f"build() must return a new network (nn.Module), got a {type(model).__name__}.")
     model = model.to(x.device)
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         checked_logits(model, x[:1], y)
     return model

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..core import settings
-from ..core.suggestions import nearest
+from ..core.suggestions import did_you_mean
 from ..models import layers, networks
 from ..models.weights import load_weights, save_weights
 from .adversary import Adversary, FreeAdversary
@@ -137,7 +137,7 @@ def trained(
             an attack that is a function: train with `fit` then. KeyboardInterrupt: Ctrl-C; half a training is not kept.
     """
     if name not in RECIPES:
-        raise ValueError(f"unknown network {name!r}. {nearest(name, RECIPES)}")
+        raise ValueError(f"unknown network {name!r}. {did_you_mean(name, RECIPES)}")
     recipe = RECIPES[name]
     _check_options(name, attack, options)
     validation = options.pop("validation", None)
@@ -172,5 +172,5 @@ def _check_options(name: str, attack: Adversary | FreeAdversary | None, options:
         raise TypeError(f"attack must be an Adversary or a FreeAdversary, got a {type(attack).__name__}: {cure}.")
     unknown = sorted(options.keys() - OPTIONS)
     if unknown:
-        raise TypeError(f"trained has no option {unknown[0]!r}. {nearest(unknown[0], OPTIONS)}")
+        raise TypeError(f"trained has no option {unknown[0]!r}. {did_you_mean(unknown[0], OPTIONS)}")
     _check_validation(options.get("validation"), options.get("validation_eps"), options.get("patience"))

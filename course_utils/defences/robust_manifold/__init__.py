@@ -5,7 +5,7 @@
 - `latent_pairs`: attacks on the generator's range itself; `training`: adversarial training with them
 """
 
-from .adaptive import ADAPTIVE, adaptive_attacks, on_manifold, shortcut, with_gradient
+from .adaptive import ADAPTIVE, adaptive_attacks, autoencoder_surrogate, on_manifold, with_gradient
 from .defence import ManifoldDefense
 from .latent_pairs import LatentPairs, latent_attack
 from .projection import project_to_range
@@ -16,10 +16,10 @@ __all__ = [
     "LatentPairs",
     "ManifoldDefense",
     "adaptive_attacks",
+    "autoencoder_surrogate",
     "latent_attack",
     "on_manifold",
     "project_to_range",
-    "shortcut",
     "train_on_manifold",
     "with_gradient",
 ]

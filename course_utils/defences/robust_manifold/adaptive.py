@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...attacks.gradient_based import pgd
-from ...attacks.threat_model import per_image, project
-from ...core.suggestions import nearest
+from ...attacks.threat_model import broadcast_like, project
+from ...core.suggestions import did_you_mean
 from ...core.validation import check_count, checked_labels
 from ...evaluation.metrics import correct
 from ...models.ensemble import ensemble_logits
@@ -37,7 +37,7 @@ def with_gradient(defence: ManifoldDefense, **settings: object) -> ManifoldDefen
     return ManifoldDefense(defence.classifier, defence.generator, **own | settings).train(defence.training)
 
 
-def shortcut(defence: ManifoldDefense) -> nn.Module:
+def autoencoder_surrogate(defence: ManifoldDefense) -> nn.Module:
     """Return the autoencoder C(G(E(x))): the encoder's guess stands for the search.
 
     Raises:
@@ -62,7 +62,7 @@ def _implicit(defence: ManifoldDefense) -> nn.Module:
 
 # What PGD follows in the place of the defence, from the weakest to the strongest
 SURROGATES: dict[str, Callable[[ManifoldDefense], nn.Module]] = {
-    "autoencoder": shortcut,
+    "autoencoder": autoencoder_surrogate,
     "BPDA": _bpda,
     "unrolled": _unrolled,
     "implicit": _implicit,
@@ -120,7 +120,7 @@ def adaptive_attacks(
         attacks = [name for name in ADAPTIVE if defence.encoder is not None or name != "autoencoder"]
     for name in attacks:
         if name not in ADAPTIVE:
-            raise ValueError(f"unknown attack {name!r}. {nearest(name, ADAPTIVE)}")
+            raise ValueError(f"unknown attack {name!r}. {did_you_mean(name, ADAPTIVE)}")
     options = {"norm": norm, "steps": steps, "generator": generator}
     found = {}
     for name in tqdm(attacks, disable=not progress, unit="attack"):
@@ -159,7 +159,7 @@ def _follow(
         witness = _Witness(defence, some, labels, every=LOOK)
         watched = {"callback": witness if surrogate.differentiable else None, "targeted": restart > 0}
         adv = pgd(averaged, some, goal, eps, **watched, **options)
-        best[standing] = torch.where(per_image(witness.fooled, adv), witness.adv, adv)
+        best[standing] = torch.where(broadcast_like(witness.fooled, adv), witness.adv, adv)
     return best
 
 

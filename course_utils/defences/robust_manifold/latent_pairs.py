@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.validation import check_count, checked_labels, checked_number
-from ...models.inference import checked_logits, frozen, is_fooled
+from ...models.inference import checked_logits, frozen_eval, is_fooled
 from .projection import check_latents, latent_size
 
 Encoder = Callable[[Tensor], Tensor]
@@ -82,7 +82,7 @@ def latent_attack(
     check_latents(z, len(z), latent_size(generator))
     check_count("steps", steps)
     confidence, lr = checked_number("confidence", confidence), checked_number("lr", lr)
-    with frozen(classifier), frozen(generator), torch.enable_grad():
+    with frozen_eval(classifier), frozen_eval(generator), torch.enable_grad():
         y = None if y is None else checked_labels(y, z)
         with torch.no_grad():
             logits = checked_logits(classifier, generator(z), y)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.validation import check_count, check_images, checked_number
-from ...models.inference import frozen
+from ...models.inference import frozen_eval
 
 Callback = Callable[[int, Tensor], None]
 
@@ -66,7 +66,7 @@ def project_to_range(
     if torch.is_inference_mode_enabled():
         raise RuntimeError("the projection needs gradients, which torch.inference_mode() forbids: call it outside.")
     starts = _starts(generator, x, restarts, init, generator_rng)
-    with frozen(generator), torch.enable_grad():
+    with frozen_eval(generator), torch.enable_grad():
         _check_drawing(generator, starts[0, :1], x)
         search = _Search(generator, x.detach(), starts)
         for step in range(steps + 1):
