@@ -289,7 +289,7 @@ def test_the_branch_step_is_the_librarys(mode):
 
 def test_the_stand_in_behaves_as_dual_batch_norm():
     """Switching, switching back after an error, and refusing a name: as `models.branch` does it."""
-    stand_in = adversarial_training._dual_task(4, (1, 6, 6), 5, 0.1).model
+    stand_in = adversarial_training._branch_task(4, (1, 6, 6), 5, 0.1).model
     real = models.dual_batch_norm(nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.BatchNorm1d(16)))
     for model, branch, chosen in ((stand_in, adversarial_training._branch, "chosen"), (real, models.branch, "branch")):
         with pytest.raises(RuntimeError, match=r"True, 'auxiliary'"), branch(model, "auxiliary") as inside:

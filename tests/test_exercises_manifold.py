@@ -11,7 +11,7 @@ from conftest import assert_passes, assert_refused, with_noise
 from torch import nn
 
 from course_utils.defences.robust_manifold import LatentPairs, ManifoldDefense, project_to_range
-from course_utils.exercises import check, engine, pgd, robust_manifold
+from course_utils.exercises import check, engine, inputs, robust_manifold
 from course_utils.exercises.properties import close
 from course_utils.models import decoder
 
@@ -678,13 +678,13 @@ def test_wrong_answers_are_refused_with_the_right_hint(name, case):
 
 def test_every_mistake_gives_something_of_its_own():
     """Else a hint would name a mistake that the student did not make."""
-    step = robust_manifold._step_task(6, robust_manifold.LATENT, pgd.SHAPE, 0.05)
-    restarts = robust_manifold._restarts_task(4, 9, robust_manifold.LATENT, pgd.SHAPE)
-    pairs = robust_manifold._pairs_task(1.5, 0.8, 5, list(range(len(robust_manifold._ROWS))))
+    step = robust_manifold._projection_task(6, robust_manifold.LATENT, inputs.SHAPE, 0.05)
+    restarts = robust_manifold._restart_task(4, 9, robust_manifold.LATENT, inputs.SHAPE)
+    pairs = robust_manifold._pairs_task(1.5, 0.8, 5, list(range(len(robust_manifold._PAIRS))))
     for right, mistakes in (
         (step_reference(*step), robust_manifold._step_mistakes(step)),
-        (restarts_reference(*restarts)[0], robust_manifold._choice_mistakes(restarts, restarts.starts)),
-        (robust_manifold._facts(pairs).masks(), robust_manifold._verdict_mistakes(pairs)),
+        (restarts_reference(*restarts)[0], robust_manifold._restart_mistakes(restarts, restarts.starts)),
+        (robust_manifold._pair_facts(pairs).masks(), robust_manifold._pair_mistakes(pairs)),
     ):
         given = [(right.float(), "right"), *((wrong.float(), hint) for wrong, hint in mistakes)]
         for (first, hint), (second, other) in itertools.combinations(given, 2):

@@ -14,7 +14,7 @@ from conftest import assert_passes, assert_refused, with_noise
 from torch import nn
 
 from course_utils import attacks
-from course_utils.exercises import check, engine, pgd, photographs, properties
+from course_utils.exercises import check, engine, inputs, photographs
 from course_utils.exercises.properties import close
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(108, 5))  # what a notebook may have lying around
@@ -239,8 +239,8 @@ def test_luck_refuses_no_right_answer(seed):
 
 def test_the_network_takes_pixels_and_normalises_inside():
     """It answers as the network without normalisation does, for which its weights make up."""
-    model = photographs._network(photographs.SHAPE, pgd.CLASSES)
-    plain = properties.smooth_network(photographs.SEED, photographs.SHAPE, pgd.CLASSES, spread=0.3)
+    model = photographs._network(photographs.SHAPE, inputs.CLASSES)
+    plain = inputs.smooth_network(photographs.SEED, photographs.SHAPE, inputs.CLASSES, spread=0.3)
     x, _ = photographs._pictures(model, 6, photographs.SHAPE)
     assert torch.equal(x, attacks.quantise(x))
     torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-4)
@@ -652,15 +652,18 @@ def test_wrong_answers_are_refused_with_the_right_hint(name, case):
 def test_every_mistake_gives_something_of_its_own():
     """Else a hint would name a mistake that the student did not make. Of a step, in one of two balls."""
     torch.manual_seed(0)
-    model = photographs._network(photographs.SHAPE, pgd.CLASSES)
+    model = photographs._network(photographs.SHAPE, inputs.CLASSES)
     x, y = photographs._pictures(model, 6, photographs.SHAPE)
-    scene = photographs._scene(5, photographs.SHAPE, pgd.CLASSES, 6)
+    scene = photographs._expectation_task(5, photographs.SHAPE, inputs.CLASSES, 6)
     camera = photographs._Camera(scene.x)
     expected = eot_reference(scene.model, scene.x, scene.y, camera, 6)
-    aims = [photographs._aim(photographs.SHAPE, pgd.CLASSES, eps, 0.06, low=-0.05, reach=1.0) for eps in (0.05, 0.4)]
+    aims = [
+        photographs._targeted_task(photographs.SHAPE, inputs.CLASSES, eps, 0.06, low=-0.05, reach=1.0)
+        for eps in (0.05, 0.4)
+    ]
     for given in (
         [(levels_reference(model, x, y, 8), photographs._level_mistakes(model, x, y, 8))],
-        [(aim_reference(*aim), photographs._aim_mistakes(aim, labels)) for aim, labels in aims],
+        [(aim_reference(*aim), photographs._targeted_mistakes(aim, labels)) for aim, labels in aims],
         [(expected, photographs._expectation_mistakes(scene, camera.draws()))],
     ):
         rows = zip(*([(right, "right"), *mistakes] for right, mistakes in given), strict=True)
@@ -673,7 +676,7 @@ def test_every_mistake_gives_something_of_its_own():
 @pytest.mark.parametrize(("shape", "classes", "eps"), [((3, 32, 32), 4, 4 / 255), ((3, 24, 40), 3, 5 / 255)])
 def test_jpeg_tells_the_attacks_apart(shape, classes, eps):
     """The network reads its pictures rightly, before and after; only what went through JPEG itself fools it there."""
-    model = photographs._Sharp(shape, classes).eval()
+    model = photographs._FineDetailNetwork(shape, classes).eval()
     x, y = model.pictures(8)
 
     def fooled(images):

@@ -85,7 +85,7 @@ def expect(condition: object, what: str, hint: str | Callable[[], str]) -> None:
     """Refuse the answer unless the condition holds; the hint may be a function, called only if it does not.
 
     Raises:
-        Wrong: the condition does not hold.
+        CheckFailed: the condition does not hold.
     """
     if not condition:
         raise CheckFailed(what, hint() if callable(hint) else hint)

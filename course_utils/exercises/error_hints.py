@@ -23,63 +23,24 @@ _DEVICES = (
 )
 _INDEX = "An index takes whole numbers or booleans: convert with .long(), or compare, as in x > 0."
 _LABELS = "Class labels are whole numbers: pass the labels as they came, without .float()."
-_FLOATS = (
-    "Here are whole numbers or booleans where floats are needed. Convert with .float(), and mind that "
-    "torch.tensor([1, 2]) makes whole numbers, torch.tensor([1.0, 2.0]) floats."
-)
+_FLOATS = "Here are whole numbers or booleans where floats are needed. Convert with .float(), and mind that torch.tensor([1, 2]) makes whole numbers, torch.tensor([1.0, 2.0]) floats."
 _SHAPES = "The shapes in a matrix product do not fit. Print them: x is (N, n) and w is (n,), as in x @ w."
-_TYPES = (
-    "Two data types (dtypes) meet that do not fit together. NumPy and .double() make float64, .half() float16, and a "
-    "tensor of whole numbers is int64. Bring both to one type: .to(x.dtype), or .float() for torch's usual float32."
-)
+_TYPES = "Two data types (dtypes) meet that do not fit together. NumPy and .double() make float64, .half() float16, and a tensor of whole numbers is int64. Bring both to one type: .to(x.dtype), or .float() for torch's usual float32."
 
 # A part of PyTorch's or Python's message (any case), and what to try. The first that fits is shown.
-_CURES = (
-    (
-        "does not require grad",
-        "The loss does not know what to differentiate by. Call x = x.clone().detach().requires_grad_() first, then "
-        "compute model(x) from this x, without torch.no_grad(), .detach() or .data on the way to the loss.",
-    ),
-    (
-        "not have been used in the graph",
-        "The loss does not depend on the tensor you differentiate by. Compute model(x) from the very x that got "
-        "requires_grad_(), not from a copy of it, and after that call.",
-    ),
-    (
-        "a leaf variable that requires grad",
-        "You change x in place (x += …, x[…] = … or a function ending in _) while it records gradients. "
-        "Write a new tensor: adv = x + ….",
-    ),
-    (
-        "modified by an inplace operation",
-        "Something was changed in place (+=, [...] = or a function ending in _) that the gradient still needs. "
-        "Write a new tensor instead.",
-    ),
+_HINTS = (
+    ("does not require grad", "The loss does not know what to differentiate by. Call x = x.clone().detach().requires_grad_() first, then compute model(x) from this x, without torch.no_grad(), .detach() or .data on the way to the loss."),
+    ("not have been used in the graph", "The loss does not depend on the tensor you differentiate by. Compute model(x) from the very x that got requires_grad_(), not from a copy of it, and after that call."),
+    ("a leaf variable that requires grad", "You change x in place (x += …, x[…] = … or a function ending in _) while it records gradients. Write a new tensor: adv = x + …."),
+    ("modified by an inplace operation", "Something was changed in place (+=, [...] = or a function ending in _) that the gradient still needs. Write a new tensor instead."),
     ("only for scalar outputs", "The loss has one value per image. Reduce it to one number first, with .sum()."),
     ("of scalar outputs", "The loss has one value per image. Reduce it to one number first, with .sum()."),
-    (
-        "backward through the graph a second time",
-        "Two gradients are taken through one forward pass. Call model(x) anew for each, or take one gradient only.",
-    ),
-    (
-        "'nonetype' object has no attribute",
-        "Something is None that you take for a tensor. Most often it is x.grad: it exists only after loss.backward(), "
-        "and only if this very x had requires_grad_() before model(x).",
-    ),
-    (
-        "nonetype",
-        "Something is None that you take for a tensor. Most often it is x.grad: it exists only after loss.backward(), "
-        "and only if this very x had requires_grad_() before model(x).",
-    ),
+    ("backward through the graph a second time", "Two gradients are taken through one forward pass. Call model(x) anew for each, or take one gradient only."),
+    ("'nonetype' object has no attribute", "Something is None that you take for a tensor. Most often it is x.grad: it exists only after loss.backward(), and only if this very x had requires_grad_() before model(x)."),
+    ("nonetype", "Something is None that you take for a tensor. Most often it is x.grad: it exists only after loss.backward(), and only if this very x had requires_grad_() before model(x)."),
     ("can't call numpy()", "A tensor that records gradients cannot become an array. Stay with torch: no NumPy needed."),
-    (
-        "'tuple' object has no attribute",
-        "That is a tuple: torch.autograd.grad returns one, with one gradient for each input. Write (gradient,) = torch.autograd.grad(loss, x).",
-    ),
-    (
-        "'bool' object has no attribute",
-        "A comparison gave one single bool. Did you compare a tuple? x.max(1) returns values and indices: take x.argmax(1).",
-    ),
+    ("'tuple' object has no attribute", "That is a tuple: torch.autograd.grad returns one, with one gradient for each input. Write (gradient,) = torch.autograd.grad(loss, x)."),
+    ("'bool' object has no attribute", "A comparison gave one single bool. Did you compare a tuple? x.max(1) returns values and indices: take x.argmax(1)."),
     ("expected target dtype", _LABELS),
     ("expected scalar type long", _LABELS),
     *((part, _DEVICES) for part in ("tensors to be on the same device", "torch.cuda.")),
@@ -105,37 +66,22 @@ _CURES = (
     ("equal to src.dtype", _TYPES),  # scatter_
     ("does not match weight dtype", _TYPES),  # recurrent layers
     ("type promoting not supported", _TYPES),  # PReLU
-    (
-        "to match target batch_size",
-        "The loss needs one label for each row of model(x): pass all labels with all images.",
-    ),
+    ("to match target batch_size", "The loss needs one label for each row of model(x): pass all labels with all images."),
     ("boolean value of tensor", "`if`, `and`, `not` want one truth value, a tensor has many: use torch.where, &, ~."),
-    (
-        "only one element tensors",
-        "float(…), int(…) and functions of math take one number. Work with whole tensors: torch has the same functions.",
-    ),
-    (
-        "elements cannot be converted to scalar",
-        "float(…), int(…) and .item() take a tensor with one element. Work with whole tensors, or reduce them first with .mean() or .sum().",
-    ),
+    ("only one element tensors", "float(…), int(…) and functions of math take one number. Work with whole tensors: torch has the same functions."),
+    ("elements cannot be converted to scalar", "float(…), int(…) and .item() take a tensor with one element. Work with whole tensors, or reduce them first with .mean() or .sum()."),
     ("shapes cannot be multiplied", _SHAPES),
     ("size mismatch, got input", _SHAPES),
     ("inconsistent tensor size", _SHAPES),
     ("two dimensions of batch2", _SHAPES),
-    (
-        "must match the size",
-        "Two shapes do not fit together: print both. To combine (N,) with (N, C, H, W), write .view(-1, 1, 1, 1); (N, n) with weights (n,) is x @ w; the classes are dimension 1, as in argmax(1). And a size written as a number fits one data set only.",
-    ),
+    ("must match the size", "Two shapes do not fit together: print both. To combine (N,) with (N, C, H, W), write .view(-1, 1, 1, 1); (N, n) with weights (n,) is x @ w; the classes are dimension 1, as in argmax(1). And a size written as a number fits one data set only."),
     ("is invalid for input of size", "Do not write sizes such as 784 or 28 as numbers: take them from x.shape."),
-    (
-        "class values must be smaller than num_classes",
-        "Do not write the number of classes as a number: the model tells it, as model(x).shape[1].",
-    ),
+    ("class values must be smaller than num_classes", "Do not write the number of classes as a number: the model tells it, as model(x).shape[1]."),
     ("one positional argument", "Use the arguments in the order in which the exercise names them."),
     ("is not defined", "The name is misspelt, or the cell that defines it has not been run."),
     ("cannot access local variable", "The variable is used before it gets a value: look at the order of your lines."),
     ("maximum recursion depth", "Your function calls itself without an end."),
-)
+)  # fmt: skip
 
 
 def arguments_fit(answer: Callable[..., Any], takes: str) -> str:
@@ -166,11 +112,11 @@ def explain(error: BaseException, answer: Callable[..., Any], takes: str) -> tup
     if isinstance(error, KeyboardInterrupt):
         return what, "Leave KeyboardInterrupt to the Interrupt button: end your function with return and the result."
     if "model" not in takes and "does not require grad" in text:
-        return (
-            what,
-            "There is nothing to differentiate in here: return the result, and leave .backward() to the training loop.",
+        hint = (
+            "There is nothing to differentiate in here: return the result, and leave .backward() to the training loop."
         )
-    known = (cure for part, cure in _CURES if part in text.lower())
+        return what, hint
+    known = (hint for part, hint in _HINTS if part in text.lower())
     return what, next(known, f"Call your function by hand on one small input, as {takes}, and read the traceback.")
 
 

@@ -3,95 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import inputs, mistakes
 from .engine import exercise, expect
+from .mistakes import gradient_step, l2_norm, l2_normalized, wrong_steps
 from .properties import (
+    KEEP_APART,
+    NOT_ALONE,
     Mistakes,
     as_share,
     as_tensor_like,
     broadcast_like,
     call_with_copies,
     close,
-    diagnose_mistake,
-    labelled_images,
+    expect_close,
+    expect_in_box,
+    in_both_modes,
     loss_gradient,
     no_side_effects,
-    smooth_network,
+    norms,
+    shown,
+    strong_pixels,
+    with_hint,
 )
 
 EPS = 0.1
-USE_EPS = "The result is the same for every eps. Multiply by the eps that is passed in, not by a number of your own."
-SHAPE, CLASSES = (1, 28, 28), 10  # what the chapter uses …
-OTHER_SHAPE, OTHER_CLASSES = (3, 5, 7), 4  # … and what it does not
+SHAPE, CLASSES = (1, 28, 28), 10  # what the chapter uses
+_ANOTHER = f"for images of shape {inputs.OTHER_SHAPE} and {inputs.OTHER_CLASSES} classes the step is another."
 
 
-def _strong(gradient: Tensor) -> Tensor:
-    """Where the sign of a gradient is no matter of rounding."""
-    return gradient.abs() > 1e-3 * broadcast_like(gradient.abs().flatten(1).amax(1))
+class _Task(NamedTuple):
+    """What a gradient step is given."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    eps: float
 
 
-def _unit(gradient: Tensor) -> Tensor:
-    """Each image's gradient divided by its own length."""
-    return F.normalize(gradient.flatten(1)).view_as(gradient)
+def _step(task: _Task, *, towards: bool = False, **mistake: object) -> Tensor:
+    """Return x after the step, not clipped; keywords as in `gradient_step`."""
+    model, x, y, eps = task
+    return gradient_step(model, x, y, -eps if towards else eps, **mistake)
 
 
-def _slips(model: nn.Module, x: Tensor, y: Tensor, eps: float, direction: Callable, towards: bool) -> list:
+def _step_mistakes(task: _Task, move: Callable, towards: bool) -> Mistakes:
     """What goes wrong in any gradient step: what it gives, and what to say."""
-    sign, label = (-1, "target") if towards else (1, "y")
-    step = sign * eps * direction(loss_gradient(model, x, y))
-    predicted = model(x).argmax(1)
-
-    def instead(labels: Tensor, loss: Callable = F.cross_entropy, sign: int = sign) -> Tensor:
-        return (x + sign * eps * direction(loss_gradient(model, x, labels, loss))).clamp(0, 1)
-
-    def softmaxed(z: Tensor, y: Tensor, **keywords: str) -> Tensor:
-        return F.cross_entropy(z.softmax(1), y, **keywords)
-
-    prediction = f"You use the model's own prediction as the label. Use the {label} that was passed in."
+    model, x, y, eps = task
+    step = partial(_step, task, towards=towards, move=move)
+    change, gradient, label = step() - x, loss_gradient(model, x, y), "target" if towards else "y"
+    prediction = mistakes.OWN_PREDICTION.format(label)
+    wrong_sign = mistakes.WRONG_SIGN
+    both = "You use the model's own prediction as the label, and walk downhill. Use y, and add the step."
     if towards:
-        back, both = (
-            "Your step makes the target less likely: it must go against the gradient of the loss for the target, just once. Count your minus signs.",
-            prediction,
-        )
-    else:
-        back = "You walk downhill: add the step, do not subtract it. The attack makes the loss larger."
-        both = "You use the model's own prediction as the label, and walk downhill. Use y, and add the step."
-    alone = "That is the change alone. Return the changed image: x plus the change."
-    gradient = "That is the gradient. Return the changed image: x plus a step along it."
-    probabilities = (
-        "Cross-entropy wants logits, not probabilities: it applies softmax itself, so give it model(x) as it is."
-    )
+        wrong_sign = "Your step makes the target less likely: it must go against the gradient of the loss for the target, just once. Count your minus signs."
+        both = prediction
     units = "eps is in pixel units already: do not multiply or divide by 255."
-    size = "Every step has another size than eps: multiply by eps, and by nothing else."
-    of_loss = "Every pixel moved the same way. Take the sign of the gradient with respect to x, not of the loss."
-    return [
+    yield from (
         (x, "Nothing changed. Did you return x instead of the new image?"),
-        (x - step, back),
-        (step, alone),
-        (loss_gradient(model, x, y), gradient),
-        (loss_gradient(model, x, y) / len(x), gradient),
-        (x + step - x, alone),
-        (x + step.clamp(0, 1), "Every step down is lost. Clip the new image, (x + change).clamp(0, 1), and not the change."),
-        (instead(predicted), prediction),
-        (instead(predicted, sign=-sign), both),
-        (instead(y, softmaxed), probabilities),
-        (instead(y, softmaxed, -sign), "Check the sign of the step. " + probabilities),
-        (instead(y, F.nll_loss), "F.nll_loss alone wants log-probabilities: use F.cross_entropy, which takes model(x) as it is."),
-        (instead(y, F.nll_loss, -sign), "That differentiates the logit, not the loss: use F.cross_entropy(model(x), y)."),
-        (x + eps, of_loss),
-        (x - eps, of_loss),
-        (x + eps * step, "You multiply by eps twice."),
-        (x + 2 * step, size),
-        (x + step / 2, size),
-        (x + step / 255, units),
-        (x + 255 * step, units),
-        (instead(model(x).argmin(1)), f"You step towards the least likely class. Use the {label} that was passed in."),
-        (255 * (x + step), "Pixels go from 0 to 1 here: do not multiply by 255."),
-    ]  # fmt: skip
+        (step(scale=-1), wrong_sign),
+        (change, mistakes.CHANGE_ALONE.format("")),
+        *with_hint("That is the gradient. Return the changed image: x plus a step along it.", gradient, gradient / len(x)),
+        (x + change.clamp(0, 1), "Every step down is lost. Clip the new image, (x + change).clamp(0, 1), and not the change."),
+        *wrong_steps(
+            step,
+            (prediction, "own prediction"),
+            (both, "own prediction, wrong sign"),
+            (mistakes.SOFTMAX_TWICE.format("x"), "softmax twice"),
+            ("Check the sign of the step. " + mistakes.SOFTMAX_TWICE.format("x"), "softmax twice, wrong sign"),
+            (mistakes.NO_LOG_SOFTMAX.format("x"), "no log-softmax"),
+            ("That differentiates the logit, not the loss: use F.cross_entropy(model(x), y).", "gradient of the logit"),
+        ),
+        *with_hint("Every pixel moved the same way. Take the sign of the gradient with respect to x, not of the loss.", x + eps, x - eps),
+        (step(scale=eps), "You multiply by eps twice."),
+        *wrong_steps(step, ("Every step has another size than eps: multiply by eps, and by nothing else.", "step twice", "half a step")),
+        *with_hint(units, step(scale=1 / 255), step(scale=255)),
+        *wrong_steps(step, (f"You step towards the least likely class. Use the {label} that was passed in.", "least likely label")),
+        (255 * step(), "Pixels go from 0 to 1 here: do not multiply by 255."),
+    )  # fmt: skip
 
 
 def _alike(a: Tensor, b: Tensor, tolerance: float) -> bool:
@@ -99,172 +94,135 @@ def _alike(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return ((a - b).abs() <= tolerance).float().mean().item() > 0.999
 
 
-def _why(answer: Callable, adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float, mistakes: Mistakes) -> str:
+def _why(answer: Callable, adv: Tensor, task: _Task, wrongs: Mistakes) -> str:
     """Return the likely mistake behind a step of the wrong size or direction, or nothing."""
-    moved = (adv != x).flatten(1).any(1)
-    mistakes = list(mistakes)
-    mistakes += [(wrong.clamp(0, 1), hint) for wrong, hint in mistakes]
-    hint = next((hint for wrong, hint in mistakes if _alike(adv, wrong, 1e-5 * eps)), "")
+    moved, wrongs, again = (adv != task.x).flatten(1).any(1), list(wrongs), partial(call_with_copies, answer)
+    wrongs += [(wrong.clamp(0, 1), hint) for wrong, hint in wrongs]
+    hint = next((hint for wrong, hint in wrongs if _alike(adv, wrong, 1e-5 * task.eps)), "")
     if not hint and moved.any() and not moved.all():
-        which = ", ".join(str(i) for i in (~moved).nonzero().flatten().tolist())
-        hint = f"Some images did not move at all (number {which}). Attack every image of the batch, whatever the model makes of it."
-    elif not hint and not close(adv, call_with_copies(answer, model, x, y, eps), 1e-6):
-        hint = "A second call gives another result. There is no randomness in this step: only the gradient decides."
-    elif not hint and close(adv, call_with_copies(answer, model, x, y, eps / 2), 1e-7):
-        hint = USE_EPS
+        return mistakes.SOME_STILL.format(mistakes.listed(~moved))
+    if not hint and not close(adv, again(*task), 1e-6):
+        return "A second call gives another result. There is no randomness in this step: only the gradient decides."
+    if not hint and close(adv, again(*task._replace(eps=task.eps / 2)), 1e-7):
+        return mistakes.USE_EPS
     return hint
 
 
-def _sign_mistakes(model: nn.Module, x: Tensor, y: Tensor, eps: float, towards: bool) -> Mistakes:
+def _sign_mistakes(task: _Task, towards: bool) -> Mistakes:
+    model, x, y, eps = task
     g = (-1 if towards else 1) * loss_gradient(model, x, y)
-    forgotten = "Did you forget to multiply by eps? The sign alone has size 1 in every pixel."
-    saturated = (
-        "Every pixel went all the way to black or white: too far. Multiply the sign by eps, and not by 255 or the like."
-    )
     itself = "You use the gradient itself, whose size differs from pixel to pixel. Take its sign, and multiply by eps."
     clipped = "You clip the gradient to ±eps, which leaves small entries small. Take its sign, and multiply by eps."
     length = "You divide by the gradient's length, which is the step for the Euclidean norm. Here take the sign."
     largest = "You divide by the largest entry, so only one pixel gets the whole eps. Take the sign."
-    mistakes = [
-        *_slips(model, x, y, eps, torch.sign, towards),
-        ((x + g.sign()).clamp(0, 1), saturated),
-        (x + g.sign(), forgotten),
-        (x + eps * _unit(g), length),
-        (x + eps * g / g.norm(), length),
-        (x + eps * g / g.abs().max(), largest),
-        (x + eps * g / broadcast_like(g.abs().flatten(1).amax(1)), largest),
-    ]
+    yield from (
+        *_step_mistakes(task, torch.sign, towards),
+        ((x + g.sign()).clamp(0, 1), "Every pixel went all the way to black or white: too far. Multiply the sign by eps, and not by 255 or the like."),
+        (x + g.sign(), "Did you forget to multiply by eps? The sign alone has size 1 in every pixel."),
+        *with_hint(length, x + eps * l2_normalized(g), x + eps * g / g.norm()),
+        *with_hint(largest, x + eps * g / g.abs().max(), x + eps * mistakes.max_normalized(g)),
+    )  # fmt: skip
     for size in (eps, eps / len(x), 1, 1 / len(x)):  # the loss may be a sum or a mean
-        mistakes += [(x + size * g, itself), (x - size * g, itself), (x + (size * g).clamp(-eps, eps), clipped)]
-    return mistakes
+        yield from with_hint(itself, x + size * g, x - size * g)
+        yield x + (size * g).clamp(-eps, eps), clipped
 
 
-def _in_the_box(answer: Callable, model: nn.Module, eps: float, step: Callable) -> None:
-    """Compare with the clipped step on images with many pixels near black and white; `step` gives the change."""
-    x, y = labelled_images(model, 4, SHAPE, low=0.0)
-    x = (1.1 * x - 0.05).clamp(0, 1)
-    adv = as_tensor_like(call_with_copies(answer, model, x, y, eps), x)
-    low, high, change = adv.min().item(), adv.max().item(), step(x, y)
+def _in_the_box(answer: Callable, task: _Task, step: Callable[[_Task], Tensor]) -> None:
+    """Compare with the clipped step on images with many pixels near black and white."""
+    x, y = inputs.black_and_white_images(task.model, 4, SHAPE)
+    task = task._replace(x=x, y=y)
+    adv, free = as_tensor_like(call_with_copies(answer, *task), x), step(task)
     hint = "There is nothing blacker than 0 or whiter than 1: end with .clamp(0, 1)."
-    if low >= 0 and high > 1:
+    if adv.min() >= 0 and adv.max() > 1:
         hint = "White is 1, not 255, and both ends count: end with .clamp(0, 1)."
-    elif low < 0 and high <= 1:
+    elif adv.min() < 0 and adv.max() <= 1:
         hint = "Black is 0, not −1, and both ends count: end with .clamp(0, 1)."
-    what = f"images with black and white pixels came back with values from {low:.2f} to {high:.2f}."
-    expect(low >= 0 and high <= 1, what, hint)
-    wanted = (x + change).clamp(0, 1)
-    off = ((adv - wanted).abs() > 1e-3 * eps).float().mean().item()
-    left = torch.where((x + change - wanted).abs() > 0, x, wanted)
+    expect_in_box(adv, hint)
+    wanted = free.clamp(0, 1)
+    off = ((adv - wanted).abs() > 1e-3 * task.eps).float().mean().item()
     hint = "Take the step everywhere, then clip the new image to [0, 1]: not the gradient, and not the change."
-    if close(adv, left, 1e-3 * eps):
-        hint = (
-            "You leave a pixel as it is if its step would leave [0, 1]. It may go as far as 0 or 1: use .clamp(0, 1)."
-        )
-    expect(
-        off < 1e-3,
-        f"{100 * off:.0f} % of the pixels of images with black and white are not where they should be.",
-        hint,
-    )
+    if close(adv, torch.where(free == wanted, wanted, x), 1e-3 * task.eps):
+        hint = mistakes.LEFT_OUT.format("0 or 1: use .clamp(0, 1)")
+    what = f"{100 * off:.0f} % of the pixels of images with black and white are not where they should be."
+    expect(off < 1e-3, what, hint)
 
 
-def _alone(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> None:
-    together = call_with_copies(answer, model, x, y, eps)
-    single = [
-        as_tensor_like(call_with_copies(answer, model, a, b, eps), a)
-        for a, b in zip(x.split(1), y.split(1), strict=True)
-    ]
-    alone = torch.cat(single)
-    strong = _strong(loss_gradient(model, x, y))
-    expect(
-        close(together * strong, alone * strong, 1e-3 * eps),
-        "an image comes back different when it is alone in its batch.",
-        "The images must not influence one another: look for a mean, a norm or an index over the whole batch.",
-    )
+def _alone(answer: Callable, task: _Task) -> None:
+    model, x, y, eps = task
+    together, pairs = call_with_copies(answer, *task), zip(x.split(1), y.split(1), strict=True)
+    alone = torch.cat([as_tensor_like(call_with_copies(answer, model, a, b, eps), a) for a, b in pairs])
+    strong = strong_pixels(loss_gradient(model, x, y))
+    expect(close(together * strong, alone * strong, 1e-3 * eps), NOT_ALONE, KEEP_APART)
 
 
-def _scales(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, small: float, size: Callable) -> None:
-    sizes = size((as_tensor_like(call_with_copies(answer, model, x, y, small), x) - x).flatten(1))
+def _scales(answer: Callable, task: _Task, size: Callable) -> None:
+    small, x = 0.001, task.x
+    sizes = size((as_tensor_like(call_with_copies(answer, *task._replace(eps=small)), x) - x).flatten(1))
     hint = "Use the eps that is passed in, not a number of your own."
     if sizes.min() == 0:
         hint = "Some images did not move. Every image takes the step, also if the model is not fooled by it."
     what = f"with eps = {small} the size of the change is {sizes.min():.3g} to {sizes.max():.3g}."
     expect(((sizes - small).abs() < 1e-2 * small).all(), what, hint)
-    still = as_tensor_like(call_with_copies(answer, model, x, y, 0.0), x)
+    still = as_tensor_like(call_with_copies(answer, *task._replace(eps=0.0)), x)
     what, hint = "with eps = 0 the images change.", "The step is eps times a direction; for eps = 0 that is nothing."
     expect(close(still, x, 1e-6), what, hint)
 
 
 def _no_trace(answer: Callable, names: str, seed: int, eps: float) -> None:
-    for training in (False, True):
-        model = smooth_network(seed, SHAPE, CLASSES).train(training)
-        no_side_effects(answer, names, model, *labelled_images(model, 6, SHAPE), eps)
+    model = inputs.smooth_network(seed, SHAPE, CLASSES)
+    in_both_modes(answer, names, model, *inputs.labelled_images(model, 6, SHAPE), eps)
 
 
 def _sign_step(answer: Callable, seed: int, towards: bool) -> Iterator[str]:
     """The properties of FGSM, away from the labels or towards them."""
     sign, name = (-1, "target") if towards else (1, "y")
-    model = smooth_network(seed, SHAPE, CLASSES)
-    x, y = labelled_images(model, 6, SHAPE)
+    model = inputs.smooth_network(seed, SHAPE, CLASSES)
+    task = _Task(model, *inputs.labelled_images(model, 6, SHAPE), EPS)
 
     def why(otherwise: str) -> Callable[[], str]:
-        return lambda: _why(answer, adv, model, x, y, EPS, _sign_mistakes(model, x, y, EPS, towards)) or otherwise
+        return lambda: _why(answer, adv, task, _sign_mistakes(task, towards)) or otherwise
 
     yield "returns new images like x"
-    adv = as_tensor_like(call_with_copies(answer, model, x, y, EPS), x)
+    adv = as_tensor_like(call_with_copies(answer, *task), task.x)
 
     yield "moves every pixel by eps"
-    change, gradient = adv - x, sign * loss_gradient(model, x, y)
-    strong = _strong(gradient)
+    change, gradient = adv - task.x, sign * loss_gradient(*task[:3])
+    strong = strong_pixels(gradient)
     low, high = change[strong].abs().min().item(), change.abs().max().item()
-    expect(
-        low >= EPS - 1e-5 and high <= EPS + 1e-5,
-        f"with eps = {EPS} the pixels changed by {low:.4g} to {high:.4g}.",
-        why("The change is eps times the sign of the gradient, so it has the size eps in every pixel."),
-    )
+    what = f"with eps = {EPS} the pixels changed by {low:.4g} to {high:.4g}."
+    hint = "The change is eps times the sign of the gradient, so it has the size eps in every pixel."
+    expect(low >= EPS - 1e-5 and high <= EPS + 1e-5, what, why(hint))
 
     yield "makes the target more likely" if towards else "steps uphill: away from the label y that it is given"
     agree = (change.sign() == gradient.sign())[strong].float().mean().item()
-    direction = "subtract" if towards else "add"
-    expect(
-        agree == 1,
-        f"{100 * agree:.1f} % of the pixels move in the direction that makes the loss {'smaller' if towards else 'larger'}.",
-        why(
-            f"Differentiate F.cross_entropy(model(x), {name}) with respect to x, and {direction} eps times the sign.",
-        ),
-    )
+    direction, size = ("subtract", "smaller") if towards else ("add", "larger")
+    what = f"{100 * agree:.1f} % of the pixels move in the direction that makes the loss {size}."
+    hint = f"Differentiate F.cross_entropy(model(x), {name}) with respect to x, and {direction} eps times the sign."
+    expect(agree == 1, what, why(hint))
 
     yield "stays inside [0, 1]"
-    _in_the_box(answer, model, EPS, lambda x, y: sign * EPS * loss_gradient(model, x, y).sign())
+    _in_the_box(answer, task, partial(_step, towards=towards))
 
     yield "scales with eps, and changes nothing for eps = 0"
-    _scales(answer, model, x, y, 0.001, lambda change: change.abs().amax(1))
+    _scales(answer, task, lambda change: change.abs().amax(1))
 
     yield "gives an image alone what it gives it in a batch"
-    _alone(answer, model, x, y, EPS)
+    _alone(answer, task)
 
     yield "works for other sizes of images and numbers of classes"
-    other = smooth_network(seed, OTHER_SHAPE, OTHER_CLASSES)
-    x2, y2 = labelled_images(other, 5, OTHER_SHAPE)
-    adv2, gradient = (
-        as_tensor_like(call_with_copies(answer, other, x2, y2, EPS), x2),
-        sign * loss_gradient(other, x2, y2),
-    )
-    strong = _strong(gradient)
-    expect(
-        close((adv2 - x2)[strong], EPS * gradient.sign()[strong]),
-        f"for images of shape {OTHER_SHAPE} and {OTHER_CLASSES} classes the step is another.",
-        "Take shapes and classes from x and from the model, and use nothing but the arguments.",
-    )
+    model = inputs.smooth_network(seed, inputs.OTHER_SHAPE, inputs.OTHER_CLASSES)
+    other = _Task(model, *inputs.labelled_images(model, 5, inputs.OTHER_SHAPE), EPS)
+    change = as_tensor_like(call_with_copies(answer, *other), other.x) - other.x
+    gradient = sign * loss_gradient(*other[:3])
+    strong = strong_pixels(gradient)
+    expect_close(change[strong], EPS * gradient.sign()[strong], _ANOTHER, mistakes.FROM_MODEL)
 
     yield "copes with pixels that do not matter to the model"
-    blind = smooth_network(seed, SHAPE, CLASSES)
+    blind = inputs.smooth_network(seed, SHAPE, CLASSES)
     nn.init.zeros_(blind[1].weight[:, :28])
-    adv = as_tensor_like(call_with_copies(answer, blind, x, y, EPS), x)
-    expect(
-        (adv - x).abs().max() <= EPS + 1e-5,
-        "a pixel whose gradient is 0 moved by more than eps.",
-        "Use g.sign(): it is 0 for 0.",
-    )
+    adv = as_tensor_like(call_with_copies(answer, *task._replace(model=blind)), task.x)
+    what, hint = "a pixel whose gradient is 0 moved by more than eps.", "Use g.sign(): it is 0 for 0."
+    expect((adv - task.x).abs().max() <= EPS + 1e-5, what, hint)
 
     yield "leaves no trace on the model and on x"
     _no_trace(answer, f"model x {name} eps", seed, EPS)
@@ -280,105 +238,85 @@ def _targeted_fgsm(answer: Callable) -> Iterator[str]:
     yield from _sign_step(answer, 1, towards=True)
 
 
-def _l2_mistakes(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Mistakes:
+def _l2_mistakes(task: _Task) -> Mistakes:
+    model, x, y, eps = task
     g = loss_gradient(model, x, y)
-    sizes = g.abs().flatten(1)
-    length = broadcast_like(sizes.norm(dim=1))
+    sizes, length = g.abs().flatten(1), l2_norm(g)
     own = "Divide each gradient by its own length, gradient.flatten(1).norm(dim=1), and multiply by eps. "
     sign = "That is FGSM's sign step: for n pixels its length is eps·√n. Divide the gradient by its length instead."
-    forgotten = "Did you forget to multiply by eps? Your step has the length 1."
     itself = "You use the gradient as it is, whose length differs from image to image. " + own
-    part = (
-        "An image's gradient has one length, over all its pixels. You take it over another part of the tensor. " + own
-    )
-    mistakes = [
-        *_slips(model, x, y, eps, _unit, towards=False),
+    yield from (
+        *_step_mistakes(task, l2_normalized, towards=False),
         (x + eps * g / g.norm(), "You divide by the length of the whole batch, so that all images share one budget. " + own),
         (x + eps * F.normalize(g), sign + " (F.normalize(g) gives the same, when flatten(1) is forgotten: it divides each pixel by itself.)"),
         (x + eps * g.sign(), sign),
-        (x + eps * g.sign() / g[0].numel() ** 0.5, "That has the right length, but the sign forgets the gradient's proportions. " + own),
-        (x + _unit(g), forgotten),
-        (x + eps * g / length**2 * len(x), "You divide by the squared length. Take the square root, as .norm() does. " + own),
-        (x + eps * g / length**2, "You divide by the squared length. Take the square root, as .norm() does. " + own),
+        (x + eps * g.sign() / g[0].numel() ** 0.5, mistakes.SIGN_OF_LENGTH + own),
+        (x + l2_normalized(g), "Did you forget to multiply by eps? Your step has the length 1."),
+        *with_hint(mistakes.SQUARED_LENGTH + own, x + eps * g / length**2 * len(x), x + eps * g / length**2),
         (x + eps * g / length**0.5, "You take the square root of a length, which is a root already. " + own),
         (x + eps * g / broadcast_like(sizes.sum(1)), "You divide by the sum of the absolute values. The Euclidean length is the root of the sum of squares. " + own),
-        (x + eps * g / broadcast_like(sizes.amax(1)), "You divide by the largest entry, not by the length. " + own),
+        (x + eps * mistakes.max_normalized(g), "You divide by the largest entry, not by the length. " + own),
         (x + eps * g / sizes.max(), "You divide by the largest entry of the whole batch. " + own),
         (x + eps * g / broadcast_like(sizes.square().mean(1).sqrt()), "You take the mean of the squares. The length is the root of their sum. " + own),
-    ]  # fmt: skip
-    mistakes += [(x + eps * g / g.norm(dim=dim, keepdim=True), part) for dim in (0, 2, 3)]
-    for size in (eps, eps / len(x), 1, 1 / len(x)):  # the loss may be a sum or a mean
-        mistakes.append((x + size * g, itself))
-    return mistakes
+        *with_hint(mistakes.PART_OF_LENGTH + own, *(x + eps * g / g.norm(dim=dim, keepdim=True) for dim in (0, 2, 3))),
+        *with_hint(itself, *(x + size * g for size in (eps, eps / len(x), 1, 1 / len(x)))),  # the loss may be a sum or a mean
+    )  # fmt: skip
 
 
 @exercise("l2_step", takes="(model, x, y, eps)")
 def _l2_step(answer: Callable) -> Iterator[str]:
-    model, eps = smooth_network(2, SHAPE, CLASSES), 0.4
-    x, y = labelled_images(model, 6, SHAPE)
+    def run(task: _Task) -> Tensor:
+        return as_tensor_like(call_with_copies(answer, *task), task.x)
 
     def why(otherwise: str) -> Callable[[], str]:
-        return lambda: _why(answer, adv, model, x, y, eps, _l2_mistakes(model, x, y, eps)) or otherwise
+        return lambda: _why(answer, adv, task, _l2_mistakes(task)) or otherwise
 
-    def lengths(change: Tensor) -> Tensor:
-        return change.flatten(1).norm(dim=1)
+    model, eps = inputs.smooth_network(2, SHAPE, CLASSES), 0.4
+    x, y = inputs.labelled_images(model, 6, SHAPE)
+    task, step = _Task(model, x, y, eps), partial(_step, move=l2_normalized)
 
     yield "returns new images like x"
-    adv = as_tensor_like(call_with_copies(answer, model, x, y, eps), x)
+    adv = run(task)
 
     yield "moves every image by the distance eps"
-    shown = ", ".join(f"{v:.3g}" for v in lengths(adv - x)[:3].tolist())
+    distances = norms(adv - x)
+    what = f"with eps = {eps} the images moved by the distances {shown(distances[:3])}, …"
     hint = "Divide each gradient by its own length, gradient.flatten(1).norm(dim=1), and multiply by eps."
-    even = ((lengths(adv - x) - eps).abs() < 1e-2 * eps).all()
-    expect(even, f"with eps = {eps} the images moved by the distances {shown}, …", why(hint))
+    expect(((distances - eps).abs() < 1e-2 * eps).all(), what, why(hint))
 
     yield "moves along the gradient"
     cosine = F.cosine_similarity((adv - x).flatten(1), loss_gradient(model, x, y).flatten(1)).min().item()
     hint = "Differentiate F.cross_entropy(model(x), y), and keep the gradient's proportions: no sign, no clamp of the gradient."
-    expect(
-        cosine > 0.9999,
-        f"the cosine of the angle between your step and the gradient is {cosine:.2f}.",
-        why(hint),
-    )
+    expect(cosine > 0.9999, f"the cosine of the angle between your step and the gradient is {cosine:.2f}.", why(hint))
 
     yield "stays inside [0, 1]"
-    _in_the_box(answer, model, 2.0, lambda x, y: 2.0 * _unit(loss_gradient(model, x, y)))
+    _in_the_box(answer, task._replace(eps=2.0), step)
 
     yield "scales with eps, and changes nothing for eps = 0"
-    _scales(answer, model, x, y, 0.001, lambda change: change.norm(dim=1))
+    _scales(answer, task, lambda change: change.norm(dim=1))
 
     yield "gives an image alone what it gives it in a batch"
-    _alone(answer, model, x, y, eps)
+    _alone(answer, task)
 
     yield "works for other sizes of images and numbers of classes"
-    other = smooth_network(2, OTHER_SHAPE, OTHER_CLASSES)
-    x2, y2 = labelled_images(other, 5, OTHER_SHAPE)
-    adv2 = as_tensor_like(call_with_copies(answer, other, x2, y2, eps), x2)
-    expect(
-        close(adv2, x2 + eps * _unit(loss_gradient(other, x2, y2)), 1e-3 * eps),
-        f"for images of shape {OTHER_SHAPE} and {OTHER_CLASSES} classes the step is another.",
-        "The length goes over all channels and pixels of an image: gradient.flatten(1).norm(dim=1). Take sizes from x.shape.",
-    )
+    other = inputs.smooth_network(2, inputs.OTHER_SHAPE, inputs.OTHER_CLASSES)
+    smaller = _Task(other, *inputs.labelled_images(other, 5, inputs.OTHER_SHAPE), eps)
+    expect_close(run(smaller), step(smaller), _ANOTHER, mistakes.ONE_LENGTH, tolerance=1e-3 * eps)
 
     yield "takes the whole step where the gradient is small, and none where it is zero"
-    for scale, wanted in ((1e-4, eps), (0.0, 0.0)):
-        flat = smooth_network(2, SHAPE, CLASSES)
+    guard = "Guard the division by something tiny only: length.clamp_min(1e-12)."
+    for scale, wanted, hint in ((1e-4, eps, guard), (0.0, 0.0, mistakes.NO_DIRECTION)):
+        flat = inputs.smooth_network(2, SHAPE, CLASSES)
         flat[3].weight.data.mul_(scale)
-        moved = lengths(as_tensor_like(call_with_copies(answer, flat, x, y, eps), x) - x)
-        hint = "Guard the division by something tiny only: length.clamp_min(1e-12)."
-        if not scale:
-            hint = "Without a gradient there is no direction: the image stays. Divide by length.clamp_min(1e-12)."
-        expect(
-            (moved - wanted).abs().max() < 1e-2 * eps,
-            f"with a gradient {scale:g} times as large an image moved by {moved[0]:.3g}.",
-            hint,
-        )
+        moved = norms(run(task._replace(model=flat)) - x)
+        what = f"with a gradient {scale:g} times as large an image moved by {moved[0]:.3g}."
+        expect((moved - wanted).abs().max() < 1e-2 * eps, what, hint)
 
     yield "leaves no trace on the model and on x"
     _no_trace(answer, "model x y eps", 2, eps)
 
 
-class _Lookup(nn.Module):
+class _LabelInPixel(nn.Module):
     """Answers what the first pixel of each image says."""
 
     def __init__(self, classes: int):
@@ -390,7 +328,7 @@ class _Lookup(nn.Module):
         return 5 * F.one_hot(labels, self.classes) * self.unused
 
 
-def _told(labels: list[int], classes: int, shape: tuple[int, ...]) -> Tensor:
+def _images_with_labels(labels: list[int], classes: int, shape: tuple[int, ...]) -> Tensor:
     """Images whose first pixel says these labels."""
     x = torch.full((len(labels), *shape), 0.5)
     x[:, 0, 0, 0] = torch.tensor(labels) / classes
@@ -399,8 +337,8 @@ def _told(labels: list[int], classes: int, shape: tuple[int, ...]) -> Tensor:
 
 # Labels before and after the attack, for the true label 0: right → right, fooled, repaired, wrong alike, wrong otherwise.
 # The numbers keep all likely mistakes apart; the order mixes the kinds.
-_KINDS = 6 * [(0, 0)] + 10 * [(0, 1)] + [(1, 0)] + 2 * [(2, 2)] + 2 * [(1, 2)]
-_KINDS = [_KINDS[8 * i % 21] for i in range(21)]
+_OUTCOMES = 6 * [(0, 0)] + 10 * [(0, 1)] + [(1, 0)] + 2 * [(2, 2)] + 2 * [(1, 2)]
+_OUTCOMES = [_OUTCOMES[8 * i % 21] for i in range(21)]
 
 
 def _rate_mistakes(before: Tensor, after: Tensor, y: Tensor) -> Mistakes:
@@ -428,39 +366,30 @@ def _rate_mistakes(before: Tensor, after: Tensor, y: Tensor) -> Mistakes:
     ):  # fmt: skip
         yield (count.sum() / total).item(), hint
     lost = right.sum() - (~wrong).sum()
-    drop = (
-        "That is the drop of the accuracy, in which images that the attack repaired hide others that it fooled. "
-        + select
-    )
-    yield (lost / n).item(), drop
-    yield (lost / right.sum()).item(), drop
-    yield (
-        0.0,
-        "Nothing counts as fooled: take one prediction from x and the other from adv, and divide with / (not //). "
-        + select,
-    )
+    drop = "That is the drop of the accuracy, in which images that the attack repaired hide others that it fooled. "
+    yield from with_hint(drop + select, (lost / n).item(), (lost / right.sum()).item())
+    nothing = "Nothing counts as fooled: take one prediction from x and the other from adv, and divide with / (not //). "  # fmt: skip
+    yield 0.0, nothing + select
     yield 1.0, "Everything counts as fooled: compare the prediction for adv with y. " + select
 
 
 @exercise("success_rate", takes="(model, x, adv, y)")
 def _success_rate(answer: Callable) -> Iterator[str]:
     def rate(before: list[int], after: list[int], y: list[int], classes: int = 10, shape: tuple = (1, 2, 2)) -> float:
-        pair = _told(before, classes, shape), _told(after, classes, shape)
-        return as_share(call_with_copies(answer, _Lookup(classes), *pair, torch.tensor(y)), len(y))
+        pair = _images_with_labels(before, classes, shape), _images_with_labels(after, classes, shape)
+        return as_share(call_with_copies(answer, _LabelInPixel(classes), *pair, torch.tensor(y)), len(y))
 
-    y = [i % 10 for i in range(len(_KINDS))]
-    before, after = ([(label + kind[i]) % 10 for label, kind in zip(y, _KINDS, strict=True)] for i in (0, 1))
+    y = [i % 10 for i in range(len(_OUTCOMES))]
+    before, after = ([(label + kind[i]) % 10 for label, kind in zip(y, _OUTCOMES, strict=True)] for i in (0, 1))
 
     yield "returns one share between 0 and 1"
     share = rate(before, after, y)
 
     yield "counts the images that were classified correctly before the attack, and only those"
     hint = "Select first: before = model(x).argmax(1) == y. Then take the share of wrong answers among adv[before]."
-    expect(
-        abs(share - 10 / 16) < 1e-6,
-        f"of 21 images 16 are right before the attack, and 10 of those 16 are wrong after it: 0.625. Yours: {share:.3f}.",
-        lambda: diagnose_mistake(share, _rate_mistakes(*map(torch.tensor, (before, after, y))), hint),
-    )
+    what = f"of 21 images 16 are right before the attack, and 10 of those 16 are wrong after it: 0.625. Yours: {share:.3f}."
+    wrongs = _rate_mistakes(*map(torch.tensor, (before, after, y)))
+    expect_close(share, 10 / 16, what, hint, wrongs, 1e-6)
 
     yield "is 0 when nothing changes and 1 when everything falls"
     none, every = rate(before, before, y), rate(before, [(label + 3) % 10 for label in y], y)
@@ -471,8 +400,8 @@ def _success_rate(answer: Callable) -> Iterator[str]:
     for a, b, y, wanted in (([0, 1, 2, 2], [1, 1, 2, 0], [0, 1, 2, 1], 1 / 3), ([2], [0], [2], 1.0)):
         share = rate(a, b, y, 3, (3, 4, 5))
         what = f"for {len(y)} images of shape (3, 4, 5) and 3 classes it gives {share:.3f}, not {wanted:.3f}."
-        expect(abs(share - wanted) < 1e-6, what, "Take sizes from the arguments, and use nothing but the arguments.")
+        expect(abs(share - wanted) < 1e-6, what, mistakes.ONLY_ARGUMENTS.format("sizes"))
 
     yield "changes none of the images and no weight"
-    x = _told(before, 10, (1, 2, 2))
-    no_side_effects(answer, "model x adv y", _Lookup(10).eval(), x, x.clone(), torch.tensor(before))
+    x = _images_with_labels(before, 10, (1, 2, 2))
+    no_side_effects(answer, "model x adv y", _LabelInPixel(10).eval(), x, x.clone(), torch.tensor(before))

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from .engine import expect
 
 Mistakes = Iterable[tuple[Any, str]]  # what a known mistake gives, and what to say about it
+Hint = str | Callable[[], str]
+
+NOT_ALONE = "an image comes back different when it is alone in its batch."
+KEEP_APART = "The images must not influence one another: look for a mean, a norm or an index over the whole batch."
 
 
 def call_with_copies(answer: Callable, *args: Any) -> Any:
@@ -22,11 +26,9 @@ def call_with_copies(answer: Callable, *args: Any) -> Any:
     with torch.enable_grad():
         result = answer(*(_copy(a) for a in args))
     expect(result is not None, "it returned None.", "End your function with return and the result.")
-    expect(
-        not (inspect.isgenerator(result) or inspect.iscoroutine(result)),
-        f"it returned a {type(result).__name__}.",
-        "Write return instead of yield, and def instead of async def.",
-    )
+    what = f"it returned a {type(result).__name__}."
+    hint = "Write return instead of yield, and def instead of async def."
+    expect(not (inspect.isgenerator(result) or inspect.iscoroutine(result)), what, hint)
     return result
 
 
@@ -62,11 +64,8 @@ _NOT_A_TENSOR = {
 def as_tensor_like(value: Any, x: Tensor, name: str = "x", mistakes: Mistakes = ()) -> Tensor:
     """Return value if it is a finite float tensor of x's shape, dtype and device without a graph."""
     kind = type(value).__name__
-    expect(
-        isinstance(value, Tensor),
-        f"it returned a {kind}.",
-        diagnose_mistake(value, mistakes, _NOT_A_TENSOR.get(kind, f"Return a torch tensor with the shape of {name}.")),
-    )
+    hint = _NOT_A_TENSOR.get(kind, f"Return a torch tensor with the shape of {name}.")
+    expect(isinstance(value, Tensor), f"it returned a {kind}.", diagnose_mistake(value, mistakes, hint))
     hint = f"Keep the shape of {name}: look for a sum, a mean, a flatten or an index too many."
     shapes = f"{name} has the shape {tuple(x.shape)}, your result {tuple(value.shape)}."
     expect(value.shape == x.shape, shapes, diagnose_mistake(value, mistakes, hint))
@@ -75,17 +74,44 @@ def as_tensor_like(value: Any, x: Tensor, name: str = "x", mistakes: Mistakes = 
         hint += " NumPy and .double() make float64; .to(x.dtype) goes back."
     expect(value.dtype == x.dtype, f"it returned {value.dtype}.", hint)
     expect(value.device == x.device, f"it returned a tensor on {value.device}.", f"Stay on the device of {name}.")
-    zero = (
-        "Look for a division by zero, such as g / g.abs() or g / g.norm() where g is 0 (.clamp_min(1e-12) guards "
-        "a length), or for a root or logarithm of something negative."
-    )
+    zero = "Look for a division by zero, such as g / g.abs() or g / g.norm() where g is 0 (.clamp_min(1e-12) guards a length), or for a root or logarithm of something negative."
     expect(value.isfinite().all(), "the result contains NaN or infinite values.", zero)
-    expect(
-        not value.requires_grad,
-        "the result still hangs on its gradient graph.",
-        "Return result.detach(): otherwise the memory of the whole computation is kept alive.",
-    )
+    hint = "Return result.detach(): otherwise the memory of the whole computation is kept alive."
+    expect(not value.requires_grad, "the result still hangs on its gradient graph.", hint)
     return value
+
+
+class Attempt:
+    """Runs an answer beside the reference, and refuses it with the hint of the mistake that gives the same.
+
+    Args:
+        answer: the student's function. reference: gives what is right. mistakes: give what is wrong. explain: names a
+            mistake from what the answer gives, or returns nothing. All take a task, a tuple with the answer's arguments.
+    """
+
+    def __init__(
+        self,
+        answer: Callable,
+        reference: Callable[[Any], Tensor],
+        mistakes: Callable[[Any], Mistakes],
+        explain: Callable[[Any, Tensor], str] = lambda task, got: "",
+    ):
+        self.answer, self.reference, self.mistakes, self.explain = answer, reference, mistakes, explain
+
+    def __call__(self, task: Any) -> tuple[Any, Tensor, Tensor]:
+        """Return the task, what the answer gives, and what is right."""
+        self.task, self.right = task, self.reference(task)
+        self.got = as_tensor_like(call_with_copies(self.answer, *task), task.x)
+        return task, self.got, self.right
+
+    def why(self, otherwise: str) -> Callable[[], str]:
+        """Return a function that returns the likely mistake behind the last result, or else `otherwise`."""
+        task, got = self.task, self.got
+        return lambda: diagnose_mistake(got, self.mistakes(task), "") or self.explain(task, got) or otherwise
+
+    def agrees(self, what: str, hint: str, tolerance: float = 1e-5) -> None:
+        """Refuse the last result unless it is the right one."""
+        expect(close(self.got, self.right, tolerance), what, self.why(hint))
 
 
 def close(a: Any, b: Any, tolerance: float = 1e-5) -> bool:
@@ -101,15 +127,51 @@ def diagnose_mistake(got: Any, mistakes: Mistakes, otherwise: str, tolerance: fl
     return next((hint for wrong, hint in mistakes if close(got, wrong, tolerance)), otherwise)
 
 
+def with_hint(hint: str, *wrongs: Any) -> list[tuple[Any, str]]:
+    """Return mistakes that share a hint."""
+    return [(wrong, hint) for wrong in wrongs]
+
+
+def expect_close(got: Any, right: Any, what: str, hint: str, mistakes: Mistakes = (), tolerance: float = 1e-5) -> None:
+    """Refuse what is not the right result, with the hint of the mistake that gives the same, else with `hint`."""
+    expect(close(got, right, tolerance), what, lambda: diagnose_mistake(got, mistakes, hint, tolerance))
+
+
+def expect_in_box(images: Tensor, hint: Hint, subject: str = "images with black and white pixels") -> None:
+    """Refuse images with a pixel outside of [0, 1]."""
+    low, high = images.min().item(), images.max().item()
+    expect(low >= 0 and high <= 1, f"{subject} came back with values from {low:.2f} to {high:.2f}.", hint)
+
+
+def shown(values: Tensor) -> str:
+    """Return numbers in words."""
+    return ", ".join(f"{v:.3g}" for v in values.tolist())
+
+
+def percent_off(images: Tensor, right: Tensor) -> float:
+    """Return how many per cent of the pixels are not the right ones."""
+    return 100 * (~torch.isclose(images, right, atol=1e-5)).float().mean().item()
+
+
+def misplaced(setting: str, model: nn.Module, y: Tensor, x: Tensor, images: Tensor, right: Tensor, of: str = "") -> str:
+    """Return in words how far the images and their loss for y are from the right ones; the attack began at x."""
+    before, got, best = (F.cross_entropy(model(v), y).item() for v in (x, images, right))
+    off = f"{setting}{percent_off(images, right):.0f} % of the pixels are not where they should be"
+    return f"{off}: the loss{of} went from {before:.3g} to {got:.3g}, and not to {best:.3g}."
+
+
+def in_both_modes(answer: Callable, names: str, model: nn.Module, *args: Any) -> None:
+    """Refuse side effects, as `no_side_effects` does, in evaluation mode and in training mode."""
+    for training in (False, True):
+        no_side_effects(answer, names, model.train(training), *args)
+
+
 def no_side_effects(answer: Callable, names: str, *args: Any) -> None:
     """Refuse an answer that changes one of its arguments or leaves a trace on it; `names` as in "model x y"."""
     copies = [_copy(a) for a in args]
     answer(*copies)
-    expect(
-        torch.is_grad_enabled(),
-        "your function left gradients switched off everywhere.",
-        "Write `with torch.no_grad():` around the lines that need it; that switches back at its end.",
-    )
+    hint = "Write `with torch.no_grad():` around the lines that need it; that switches back at its end."
+    expect(torch.is_grad_enabled(), "your function left gradients switched off everywhere.", hint)
     for name, before, after in zip(names.split(), args, copies, strict=True):
         if isinstance(before, nn.Module):
             _same_model(before, after)
@@ -128,84 +190,55 @@ def _copy(argument: Any) -> Any:
 
 
 def _same_tensor(before: Tensor, after: Tensor, name: str) -> None:
-    expect(
-        torch.equal(before, after),
-        f"your function changed {name} in place.",
-        "Whoever called you still needs the original: write new = x + … instead of x += …, x[…] = … or x.data, "
-        "and mind the functions ending in _, which change their tensor.",
-    )
-    expect(
-        not after.requires_grad and after.grad is None,
-        f"your function left requires_grad or a .grad on {name}.",
-        "A second call would add to that gradient. Make a tensor of your own first: x = x.clone().detach().requires_grad_().",
-    )
+    hint = "Whoever called you still needs the original: write new = x + … instead of x += …, x[…] = … or x.data, and mind the functions ending in _, which change their tensor."
+    expect(torch.equal(before, after), f"your function changed {name} in place.", hint)
+    what = f"your function left requires_grad or a .grad on {name}."
+    hint = "A second call would add to that gradient. Make a tensor of your own first: x = x.clone().detach().requires_grad_()."
+    expect(not after.requires_grad and after.grad is None, what, hint)
 
 
 def _same_list(before: list, after: list, name: str) -> None:
-    expect(
-        len(before) == len(after),
-        f"your function left {len(after)} entries in the list {name}, of {len(before)}.",
-        f"Go through it with for … in {name}: append, pop and the like change the list of whoever called you.",
-    )
+    what = f"your function left {len(after)} entries in the list {name}, of {len(before)}."
+    hint = f"Go through it with for … in {name}: append, pop and the like change the list of whoever called you."
+    expect(len(before) == len(after), what, hint)
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
         if isinstance(old, Tensor):
             _same_tensor(old, new, f"{name}[{i}]")
 
 
 def _same_model(before: nn.Module, after: nn.Module) -> None:
-    expect(
-        all(p.grad is None or not p.grad.any() for p in after.parameters()),
-        "your function left gradients on the model's parameters.",
-        "loss.backward() adds to every p.grad, and the next training step would use them. "
-        "Ask for the one gradient you need: torch.autograd.grad(loss, x).",
-    )
+    what = "your function left gradients on the model's parameters."
+    hint = "loss.backward() adds to every p.grad, and the next training step would use them. Ask for the one gradient you need: torch.autograd.grad(loss, x)."
+    expect(all(p.grad is None or not p.grad.any() for p in after.parameters()), what, hint)
     weights = after.state_dict()
     same = all(torch.equal(old, weights[key]) for key, old in before.state_dict().items())
     expect(same, "your function changed the model's weights.", "An attack changes the image, never the model.")
-    expect(
-        all(p.requires_grad for p in after.parameters()),
-        "your function left the model's parameters without requires_grad: it cannot be trained any more.",
-        "Switch it back before you return, or leave it alone: torch.autograd.grad(loss, x) needs no frozen model.",
-    )
-    expect(
-        [m.training for m in before.modules()] == [m.training for m in after.modules()],
-        f"the model came in {_mode(before)} mode, and your function left it in {_mode(after)} mode.",
-        "Leave the mode alone, or switch it back before you return: whoever called you may be in the middle of training.",
-    )
+    what = "your function left the model's parameters without requires_grad: it cannot be trained any more."
+    hint = "Switch it back before you return, or leave it alone: torch.autograd.grad(loss, x) needs no frozen model."
+    expect(all(p.requires_grad for p in after.parameters()), what, hint)
+    what = f"the model came in {_mode(before)} mode, and your function left it in {_mode(after)} mode."
+    hint = "Leave the mode alone, or switch it back before you return: whoever called you may be in the middle of training."
+    expect([m.training for m in before.modules()] == [m.training for m in after.modules()], what, hint)
 
 
 def _mode(model: nn.Module) -> str:
     return "training" if model.training else "evaluation"
 
 
-# A model to attack, and images whose gradients are known.
-
-
-def smooth_network(seed: int, shape: tuple[int, ...], classes: int, spread: float = 1.5) -> nn.Module:
-    """Return a smooth, untrained little network for images of this shape (C, H, W); `spread` makes it more confident."""
-    generator = torch.Generator().manual_seed(seed)
-    n = shape[0] * shape[1] * shape[2]
-    model = nn.Sequential(nn.Flatten(), nn.Linear(n, 16), nn.Tanh(), nn.Linear(16, classes)).eval()
-    nn.init.normal_(model[1].weight, 0, 8 * n**-0.5, generator=generator)
-    nn.init.normal_(model[3].weight, 0, spread, generator=generator)
-    nn.init.normal_(model[3].bias, 0, 0.3, generator=generator)
-    model[1].bias.data = -0.5 * model[1].weight.data.sum(1)  # grey has no influence, so that the answers vary
-    return model
-
-
-def labelled_images(model: nn.Module, n: int, shape: tuple[int, ...], low: float = 0.3) -> tuple[Tensor, Tensor]:
-    """Return images with pixels in [low, 1 - low], and labels: the model is right about the first two, wrong about the rest."""
-    generator = torch.Generator().manual_seed(n)
-    x = low + (1 - 2 * low) * torch.rand(n, *shape, generator=generator)
-    with torch.no_grad():
-        logits = model(x)
-    return x, (logits.argmax(1) + (torch.arange(n) - 1).clamp_min(0)) % logits.shape[1]
-
-
 def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Callable = F.cross_entropy) -> Tensor:
     """Return the gradient of each image's own loss, like x."""
     x = x.detach().clone().requires_grad_()
     return torch.autograd.grad(loss(model(x), y, reduction="sum"), x)[0]
+
+
+def strong_pixels(gradient: Tensor) -> Tensor:
+    """Tell for each pixel whether the sign of its gradient is no matter of rounding."""
+    return gradient.abs() > 1e-3 * broadcast_like(gradient.abs().flatten(1).amax(1))
+
+
+def norms(images: Tensor) -> Tensor:
+    """Return each image's Euclidean norm, (N,)."""
+    return images.flatten(1).norm(dim=1)
 
 
 def broadcast_like(values: Tensor) -> Tensor:
@@ -218,8 +251,4 @@ def treats_each_alone(answer: Callable, count: int, arguments: Callable[[slice],
     together = call_with_copies(answer, *arguments(slice(None)))
     alone = [call_with_copies(answer, *arguments(slice(i, i + 1))) for i in range(count)]
     same = all(close(single, together[i : i + 1], tolerance) for i, single in enumerate(alone))
-    expect(
-        same,
-        "an image comes back different when it is alone in its batch.",
-        "The images must not influence one another: look for a mean, a norm or an index over the whole batch.",
-    )
+    expect(same, NOT_ALONE, KEEP_APART)

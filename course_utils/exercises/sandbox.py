@@ -318,7 +318,7 @@ class Answer:
         """Look once more at what the answer did: what it returned may have run since.
 
         Raises:
-            Wrong: it has replaced something.
+            CheckFailed: it has replaced something.
         """
         self.replaced.update(self._undo())
         self._refuse_replacements()

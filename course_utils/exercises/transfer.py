@@ -5,42 +5,40 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import inputs, mistakes
 from .engine import exercise, expect
-from .pgd import (
-    CLASSES,
-    OTHER_CLASSES,
-    OTHER_SHAPE,
-    SHAPE,
-    WANTS_LOGITS,
-    WANTS_LOGS,
-    ascend,
-    climbable,
-    put_back,
-    softmaxed,
-)
+from .mistakes import gradient_step, pgd, project, wrong_steps
 from .properties import (
+    Attempt,
     Mistakes,
     as_tensor_like,
     broadcast_like,
     call_with_copies,
     close,
     diagnose_mistake,
-    labelled_images,
+    expect_close,
+    expect_in_box,
+    in_both_modes,
     loss_gradient,
+    misplaced,
     no_side_effects,
+    percent_off,
+    shown,
     treats_each_alone,
+    with_hint,
 )
 
-ONLY_ARGUMENTS = "Take sizes and numbers from the arguments, and use nothing but the arguments."
+ONLY_ARGUMENTS = mistakes.ONLY_ARGUMENTS.format("sizes and numbers")
 
 
-class _Crowd(NamedTuple):
+class _NeighbourTask(NamedTuple):
     """Images to attack, and the labelled images that a nearest-neighbour classifier knows."""
 
     x: Tensor
@@ -50,15 +48,15 @@ class _Crowd(NamedTuple):
     eps: float
 
 
-def _crowd(n: int, m: int, shape: tuple[int, ...], classes: int, eps: float) -> _Crowd:
+def _neighbour_task(n: int, m: int, shape: tuple[int, ...], classes: int, eps: float) -> _NeighbourTask:
     generator = torch.Generator().manual_seed(m)
     x, x_train = (torch.rand(count, *shape, generator=generator) for count in (n, m))
     bright = torch.rand(m, generator=generator) < 0.5
     x_train[bright] = x_train[bright].sqrt()  # so that other distances find other neighbours
-    return _Crowd(x, torch.arange(n) % classes, x_train, torch.arange(m) % classes, eps)
+    return _NeighbourTask(x, torch.arange(n) % classes, x_train, torch.arange(m) % classes, eps)
 
 
-def _neighbour(task: _Crowd, *, p: float = 2.0, allowed: Callable = torch.ne, farthest: bool = False) -> Tensor:
+def _neighbour(task: _NeighbourTask, *, p: float = 2.0, allowed: Callable = torch.ne, farthest: bool = False) -> Tensor:
     """Return the nearest training image with another label; or by another distance, among others, or the farthest."""
     distance = torch.cdist(task.x.flatten(1), task.x_train.flatten(1), p=p)
     worst = -math.inf if farthest else math.inf
@@ -66,7 +64,7 @@ def _neighbour(task: _Crowd, *, p: float = 2.0, allowed: Callable = torch.ne, fa
     return task.x_train[distance.argmax(1) if farthest else distance.argmin(1)]
 
 
-def _neighbour_mistakes(task: _Crowd) -> Mistakes:
+def _neighbour_mistakes(task: _NeighbourTask) -> Mistakes:
     x, y, x_train, y_train, eps = task
     nearest = _neighbour(task)
 
@@ -77,25 +75,22 @@ def _neighbour_mistakes(task: _Crowd) -> Mistakes:
         return (a == a) & (b == b)
 
     change = nearest - x
-    far = broadcast_like(change.flatten(1).norm(dim=1))
+    far = mistakes.l2_norm(change)
     means = torch.stack([x_train[y_train == k].mean(0) for k in y_train.unique()])
-    to_means = _Crowd(x, y, means, y_train.unique(), eps)
+    to_means = _NeighbourTask(x, y, means, y_train.unique(), eps)
     pixelwise = "Do not move by the sign alone: a pixel that is closer to the neighbour's than eps goes only that far. Clamp the change."
     limit = "Each pixel has a limit of its own: (neighbour - x).clamp(-eps, eps)."
     yield from (
         (x, "Nothing changed: add (neighbour - x).clamp(-eps, eps) to x."),
         (nearest, "That is the neighbour itself. No pixel may move by more than eps: x + (neighbour - x).clamp(-eps, eps)."),
-        (change, "That is the change alone. Return the changed image: x plus the clamped change."),
-        (change.clamp(-eps, eps), "That is the change alone. Return the changed image: x plus the change."),
-        (x + eps * change.sign(), pixelwise),
-        ((x + eps * change.sign()).clamp(0, 1), pixelwise),
+        (change, mistakes.CHANGE_ALONE.format("clamped ")),
+        (change.clamp(-eps, eps), mistakes.CHANGE_ALONE.format("")),
+        *with_hint(pixelwise, x + eps * change.sign(), (x + eps * change.sign()).clamp(0, 1)),
         (x - change.clamp(-eps, eps), "You move away from the neighbour: the change is neighbour - x, not x - neighbour."),
         (x + eps * change, "You go the share eps of the way. " + limit),
-        (x + change * (eps / far).clamp(max=1), "You limit the Euclidean length of the change. " + limit),
-        (x + eps * change / far, "You limit the Euclidean length of the change. " + limit),
+        *with_hint("You limit the Euclidean length of the change. " + limit, x + change * (eps / far).clamp(max=1), x + eps * change / far),
         (x + change * (eps / broadcast_like(change.abs().flatten(1).amax(1))).clamp(max=1), "You shrink the whole change. " + limit),
-        (x + change.clamp(max=eps), "Clamp the change at both ends, from −eps to eps."),
-        (x + change.clamp(min=-eps), "Clamp the change at both ends, from −eps to eps."),
+        *with_hint("Clamp the change at both ends, from −eps to eps.", x + change.clamp(max=eps), x + change.clamp(min=-eps)),
         (x + change.clamp(0, eps), "Every step down is lost: clamp the change from −eps to eps."),
         (nearest.clamp(-eps, eps), "You clamp the neighbour, and not the change neighbour - x. Then add x."),
         (towards(_neighbour(to_means)), "You go to the mean image of another class. The classifier knows single images: go to the nearest of them."),
@@ -114,22 +109,21 @@ def _neighbour_mistakes(task: _Crowd) -> Mistakes:
         yield goals, hint + " And no pixel may move by more than eps."
 
 
+def _to_neighbour(task: _NeighbourTask) -> Tensor:
+    return task.x + (_neighbour(task) - task.x).clamp(-task.eps, task.eps)
+
+
 @exercise("neighbour_step", takes="(x, y, x_train, y_train, eps)")
 def _neighbour_step(answer: Callable) -> Iterator[str]:
-    def why(otherwise: str) -> Callable[[], str]:
-        return lambda: diagnose_mistake(adv, _neighbour_mistakes(task), otherwise)
-
-    def right() -> Tensor:
-        return task.x + (_neighbour(task) - task.x).clamp(-task.eps, task.eps)
+    attempt = Attempt(answer, _to_neighbour, _neighbour_mistakes)
 
     yield "returns new images like x"
-    task = _crowd(6, 30, SHAPE, 3, 0.2)
-    adv = as_tensor_like(call_with_copies(answer, *task), task.x)
+    task, adv, right = attempt(_neighbour_task(6, 30, inputs.SHAPE, 3, 0.2))
 
     yield "no pixel moves by more than eps"
     farthest = (adv - task.x).abs().max().item()
     hint = "Clamp the change, not the image: x + (neighbour - x).clamp(-eps, eps)."
-    expect(farthest <= 0.2 + 1e-6, f"with eps = 0.2 a pixel moved by {farthest:.3g}.", why(hint))
+    expect(farthest <= 0.2 + 1e-6, f"with eps = 0.2 a pixel moved by {farthest:.3g}.", attempt.why(hint))
 
     yield "goes to the nearest image with another label"
     goal = _neighbour(task)
@@ -137,35 +131,32 @@ def _neighbour_step(answer: Callable) -> Iterator[str]:
     on_the_way = ((adv - task.x) * (goal - task.x) >= -1e-6).flatten(1).all(1) & moving
     what = f"{int(on_the_way.sum())} of 6 images move towards that neighbour in all of their pixels."
     hint = "Distances of the shape (N, M) from torch.cdist(x.flatten(1), x_train.flatten(1)); infinite where the labels agree; argmin(1)."
-    expect(on_the_way.all(), what, why(hint))
+    expect(on_the_way.all(), what, attempt.why(hint))
 
     yield "stays between x and the neighbour, and goes as far as it may"
     low, high = torch.minimum(task.x, goal), torch.maximum(task.x, goal)
-    beyond = ((adv < low - 1e-6) | (adv > high + 1e-6)).float().mean().item()
-    off = (~torch.isclose(adv, right(), atol=1e-5)).float().mean().item()
-    what = f"{100 * beyond:.0f} % of the pixels overshoot the neighbour's, and {100 * off:.0f} % are not where they should be."
+    beyond = 100 * ((adv < low - 1e-6) | (adv > high + 1e-6)).float().mean().item()
+    what = f"{beyond:.0f} % of the pixels overshoot the neighbour's, and {percent_off(adv, right):.0f} % are not where they should be."
     hint = "A pixel goes to its value in the neighbour, but by no more than eps: x + (neighbour - x).clamp(-eps, eps)."
-    expect(close(adv, right()), what, why(hint))
+    attempt.agrees(what, hint)
 
     yield "eps = 0 changes nothing, and eps = 1 gives the neighbour itself"
     for eps in (0.0, 1.0):
-        task = task._replace(eps=eps)
-        adv = as_tensor_like(call_with_copies(answer, *task), task.x)
-        what = f"with eps = {eps:.0f} a pixel is {(adv - right()).abs().max():.3g} away from where it should be."
-        expect(close(adv, right()), what, why("Use the eps that is passed in, not a number of your own."))
+        task, adv, right = attempt(task._replace(eps=eps))
+        what = f"with eps = {eps:.0f} a pixel is {(adv - right).abs().max():.3g} away from where it should be."
+        attempt.agrees(what, "Use the eps that is passed in, not a number of your own.")
 
     yield "works for other numbers and sizes of images"
-    for n, m, shape, classes in ((5, 4, OTHER_SHAPE, 2), (1, 12, (1, 28, 28), 10), (3, 60, (1, 2, 2), 5)):
-        task = _crowd(n, m, shape, classes, 0.1)
-        adv = as_tensor_like(call_with_copies(answer, *task), task.x)
+    for n, m, shape, classes in ((5, 4, inputs.OTHER_SHAPE, 2), (1, 12, (1, 28, 28), 10), (3, 60, (1, 2, 2), 5)):
+        task, _, _ = attempt(_neighbour_task(n, m, shape, classes, 0.1))
         what = f"for {n} images of shape {shape}, {m} training images and {classes} classes the result is another."
-        expect(close(adv, right()), what, why(ONLY_ARGUMENTS))
+        attempt.agrees(what, ONLY_ARGUMENTS)
 
     yield "leaves its arguments as they were"
     no_side_effects(answer, "x y x_train y_train eps", *task)
 
 
-def _logits(seed: int, models: int, n: int, classes: int, scale: float = 3.0) -> list[Tensor]:
+def _random_logits(seed: int, models: int, n: int, classes: int, scale: float = 3.0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return list(scale * torch.randn(models, n, classes, generator=generator))
 
@@ -179,15 +170,13 @@ def _log_mean_mistakes(logits: list[Tensor]) -> Mistakes:
     stacked = torch.stack(logits)
     shares, logs, count = stacked.softmax(2), stacked.log_softmax(2), len(logits)
     form = "The average is over probabilities: the logarithm comes last."
-    single = "That is one model's answer alone. Use all the models in the list."
     yield from (
         (shares.mean(0), "That is the mean of the probabilities. Return its logarithm."),
         (shares.sum(0), "That is the sum of the probabilities. Take the mean, and return its logarithm."),
         (stacked.mean(0), "That is the mean of the logits. Each model's logits become probabilities first. " + form),
         (stacked.mean(0).log_softmax(1), "You average the logits. Each model's logits become probabilities first. " + form),
         (stacked.sum(0).log_softmax(1), "You add the logits. Each model's logits become probabilities first. " + form),
-        (logs.mean(0), "You average the log-probabilities, which gives the geometric mean. " + form),
-        (logs.mean(0).log_softmax(1), "You average the log-probabilities, which gives the geometric mean. " + form),
+        *with_hint("You average the log-probabilities, which gives the geometric mean. " + form, logs.mean(0), logs.mean(0).log_softmax(1)),
         (logs.sum(0), "You add the log-probabilities, which multiplies the probabilities. " + form),
         (logs.logsumexp(0), "That is the logarithm of the sum. Subtract math.log(len(logits)) to get the mean."),
         (logs.logsumexp(0) + math.log(count), "To divide by the number of models, subtract its logarithm; you add it."),
@@ -196,47 +185,37 @@ def _log_mean_mistakes(logits: list[Tensor]) -> Mistakes:
         (logs.logsumexp(0) - math.log2(count), "Subtract the natural logarithm, math.log(len(logits))."),
         (logs.logsumexp(0) - math.log(stacked.shape[1]), "Divide by the number of models, not by the number of images."),
         (logs.logsumexp(0) - math.log(stacked.shape[2]), "Divide by the number of models, not by the number of classes."),
-        (stacked.logsumexp(0) - math.log(count), "Those are logits, not log-probabilities: log_softmax(1) of each model comes first."),
-        (stacked.logsumexp(0), "Those are logits, not log-probabilities: log_softmax(1) of each model comes first."),
+        *with_hint("Those are logits, not log-probabilities: log_softmax(1) of each model comes first.", stacked.logsumexp(0) - math.log(count), stacked.logsumexp(0)),
         (logs.amax(0), "That is the most confident model for each class. Take the mean over the models."),
         (-_log_mean(logits), "The sign is wrong: logarithms of probabilities are negative."),
-        (shares.mean(0).log2(), "Use the natural logarithm, torch.log."),
-        (shares.mean(0).log10(), "Use the natural logarithm, torch.log."),
+        *with_hint("Use the natural logarithm, torch.log.", shares.mean(0).log2(), shares.mean(0).log10()),
         (stacked.softmax(1).mean(0).log(), "Your softmax runs over the images. In (N, K) the classes are dimension 1."),
         (stacked.softmax(0).mean(0).log(), "Your softmax runs over the models. In (N, K) the classes are dimension 1; stacked, they are dimension 2."),
-        (logs[0], single),
-        (logs[-1], single),
+        *with_hint("That is one model's answer alone. Use all the models in the list.", logs[0], logs[-1]),
     )  # fmt: skip
 
 
 @exercise("log_mean_probability", takes="(logits)")
 def _log_mean_probability(answer: Callable) -> Iterator[str]:
     def result() -> Tensor:
-        return as_tensor_like(
-            call_with_copies(answer, logits), logits[0], "each model's logits", _log_mean_mistakes(logits)
-        )
-
-    def shown(values: Tensor) -> str:
-        return ", ".join(f"{v:.3g}" for v in values.tolist())
+        got = call_with_copies(answer, logits)
+        return as_tensor_like(got, logits[0], "each model's logits", _log_mean_mistakes(logits))
 
     yield "returns one number for each image and class"
-    logits = _logits(0, 3, 5, 4)
+    logits = _random_logits(0, 3, 5, 4)
     got = result()
 
     yield "is the logarithm of the mean of the models' probabilities"
     what = f"for the first image it gives {shown(got[0])}; right are {shown(_log_mean(logits)[0])}."
     hint = "Turn each model's logits into log-probabilities with log_softmax(1), then take the logarithm of the mean of their exp: logsumexp over the models, minus math.log(len(logits))."
-    expect(
-        close(got, _log_mean(logits), 1e-4), what, lambda: diagnose_mistake(got, _log_mean_mistakes(logits), hint, 1e-4)
-    )
+    expect_close(got, _log_mean(logits), what, hint, _log_mean_mistakes(logits), 1e-4)
 
     yield "works for any number of models, images and classes"
     for models, n, classes in ((1, 4, 6), (2, 1, 10), (5, 7, 2)):
-        logits = _logits(models, models, n, classes)
+        logits = _random_logits(models, models, n, classes)
         got = result()
         what = f"for {models} models, {n} images and {classes} classes a value is {(got - _log_mean(logits)).abs().max():.3g} off."
-        why = diagnose_mistake(got, _log_mean_mistakes(logits), ONLY_ARGUMENTS, 1e-4)
-        expect(close(got, _log_mean(logits), 1e-4), what, why)
+        expect_close(got, _log_mean(logits), what, ONLY_ARGUMENTS, _log_mean_mistakes(logits), 1e-4)
 
     yield "is right for logits such as 1000 and −1000"
     rows = ([1000.0, 0.0, -1000.0], [1000.0, 0.0, -500.0]), ([0.0, 0.0, 0.0], [-1000.0, 1000.0, 1000.0])
@@ -247,10 +226,10 @@ def _log_mean_probability(answer: Callable) -> Iterator[str]:
     expect(close(got, exact, 1e-2), what, hint)
 
     yield "leaves the logits as they were"
-    no_side_effects(answer, "logits", _logits(0, 3, 5, 4))
+    no_side_effects(answer, "logits", _random_logits(0, 3, 5, 4))
 
     yield "has a gradient with respect to every model's logits"
-    logits, label = [z.requires_grad_() for z in _logits(1, 2, 3, 4)], torch.tensor([0, 1, 2])
+    logits, label = [z.requires_grad_() for z in _random_logits(1, 2, 3, 4)], torch.tensor([0, 1, 2])
     with torch.enable_grad():
         got, exact = F.nll_loss(answer(logits), label), F.nll_loss(_log_mean(logits), label)
     hint = "An attack differentiates this: no .detach(), .data, .item(), NumPy or torch.no_grad() on the way."
@@ -265,68 +244,62 @@ def _logit(logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
 
 
 def _jacobian_mistakes(model: nn.Module, x: Tensor, labels: Tensor, lam: float) -> Mistakes:
-    def moved(loss: Callable = _logit, labels: Tensor = labels, size: float = lam) -> Tensor:
-        return x + size * loss_gradient(model, x, labels, loss).sign()
+    def step(size: float = lam, labels: Tensor = labels, **mistake: Any) -> Tensor:
+        return gradient_step(model, x, labels, size, **{"loss": _logit, **mistake})
 
     slope, predicted = loss_gradient(model, x, labels, _logit), model(x).argmax(1)
     of_loss = "You differentiate the cross-entropy or the probability, which mix in the other logits. Differentiate the logit of the label alone: model(x).gather(1, labels[:, None]).sum()."
     own = "You use the model's own prediction. Use the labels that were passed in: the black box has given them."
-    itself = "You step along the gradient itself. Take its sign, times lam."
-    alone = "That is the change alone. Return the new points: x plus lam times the sign."
     signed = "lam may be negative, and then the step goes the other way: no abs, no clamp of lam."
-    mistakes = [
-        (moved(size=abs(lam)), signed),
-        (moved(size=max(lam, 0.0)), signed),
+    pick = "Pick the one of the label: model(x).gather(1, labels[:, None])."
+    wrongs = [
+        *with_hint(signed, step(abs(lam)), step(max(lam, 0.0))),
         (x, "Nothing changed. Return the new points, x plus lam times the sign of the gradient."),
-        (moved(size=-lam), "You step the wrong way: add lam times the sign of the logit's gradient."),
-        (moved(F.cross_entropy), of_loss),
-        (moved(F.cross_entropy, size=-lam), of_loss),
-        (moved(labels=predicted), own),
-        (moved(labels=predicted, size=-lam), own),
-        (moved(F.cross_entropy, predicted), own + " And differentiate the logit, not the loss."),
-        (moved(F.cross_entropy, predicted, -lam), own + " And differentiate the logit, not the loss."),
-        (moved(lambda z, y, reduction: z.sum()), "You differentiate the sum of all logits. Pick the one of the label: model(x).gather(1, labels[:, None])."),
-        (moved(lambda z, y, reduction: z[:, 0].sum()), "You differentiate the first logit. Pick the one of the label: model(x).gather(1, labels[:, None])."),
-        (moved(lambda z, y, reduction: z[:, y].sum()), "model(x)[:, labels] picks the logits of all labels for every image. Pick one for each: model(x).gather(1, labels[:, None])."),
-        (moved(size=1.0), "Did you forget to multiply by lam? The sign alone has size 1."),
-        (moved(size=lam * lam), "You multiply by lam twice."),
-        (x + lam * slope, itself),
-        (x + lam * slope / len(x), itself),
-        (x + lam * slope / broadcast_like(slope.flatten(1).norm(dim=1)), "You divide the gradient by its length. Take its sign, times lam."),
-        (moved() - x, alone),
+        *wrong_steps(step, ("You step the wrong way: add lam times the sign of the logit's gradient.", "wrong sign")),
+        *with_hint(of_loss, step(loss=F.cross_entropy), step(-lam, loss=F.cross_entropy)),
+        *with_hint(own, step(labels=predicted), step(-lam, predicted)),
+        *wrong_steps(step, (own + " And differentiate the logit, not the loss.", "own prediction", "own prediction, wrong sign")),
+        (step(loss=lambda z, y, reduction: z.sum()), "You differentiate the sum of all logits. " + pick),
+        (step(loss=lambda z, y, reduction: z[:, 0].sum()), "You differentiate the first logit. " + pick),
+        (step(loss=lambda z, y, reduction: z[:, y].sum()), "model(x)[:, labels] picks the logits of all labels for every image. Pick one for each: model(x).gather(1, labels[:, None])."),
+        (step(1.0), "Did you forget to multiply by lam? The sign alone has size 1."),
+        (step(lam * lam), "You multiply by lam twice."),
+        *wrong_steps(
+            step,
+            ("You step along the gradient itself. Take its sign, times lam.", "no sign", "no sign, batch mean"),
+            ("You divide the gradient by its length. Take its sign, times lam.", "Euclidean"),
+        ),
+        (step() - x, "That is the change alone. Return the new points: x plus lam times the sign."),
         (slope, "That is the gradient. Return the new points: x plus lam times its sign."),
         (slope.sign(), "That is the sign of the gradient. Return the new points: x plus lam times it."),
     ]  # fmt: skip
-    return [*mistakes, *((wrong.clamp(0, 1), hint) for wrong, hint in mistakes)]
+    return [*wrongs, *((wrong.clamp(0, 1), hint) for wrong, hint in wrongs)]
 
 
 @exercise("jacobian_augment", takes="(model, x, labels, lam)")
 def _jacobian_augment(answer: Callable) -> Iterator[str]:
-    model = climbable(SHAPE, CLASSES)
-    x, labels = labelled_images(model, 6, SHAPE)
-
-    def new_points(lam: float) -> Tensor:
+    def run(lam: float) -> tuple[float, Tensor, Tensor]:
+        """Return lam, what the answer gives, and what is right."""
         got = call_with_copies(answer, model, x, labels, lam)
         shapes = f"x has the shape {tuple(x.shape)}, and your result {tuple(getattr(got, 'shape', ()))}."
         joined = isinstance(got, Tensor) and got.shape == (2 * len(x), *x.shape[1:])
         hint = "Return the new points only, one for each of x: no torch.cat with x. The caller puts them together."
         expect(not joined, shapes, hint)
-        return as_tensor_like(got, x)
-
-    def right(lam: float) -> Tensor:
-        return (x + lam * loss_gradient(model, x, labels, _logit).sign()).clamp(0, 1)
+        return lam, as_tensor_like(got, x), gradient_step(model, x, labels, lam, loss=_logit).clamp(0, 1)
 
     def why(otherwise: str) -> Callable[[], str]:
         return lambda: diagnose_mistake(got, _jacobian_mistakes(model, x, labels, lam), otherwise)
 
-    def misplaced() -> str:
-        off = 100 * (~torch.isclose(got, right(lam), atol=1e-5)).float().mean().item()
-        rise, best = ((_logit(model(v), labels, "") - _logit(model(x), labels, "")) / len(x) for v in (got, right(lam)))
-        return f"with lam = {lam} the logit of the label changes by {rise:.3g} on average, and not by {best:.3g}; {off:.0f} % of the pixels are not where they should be."
+    def agrees(hint: str) -> None:
+        rise, best = ((_logit(model(v), labels, "") - _logit(model(x), labels, "")) / len(x) for v in (got, right))
+        what = f"with lam = {lam} the logit of the label changes by {rise:.3g} on average, and not by {best:.3g}; {percent_off(got, right):.0f} % of the pixels are not where they should be."
+        expect(close(got, right), what, why(hint))
+
+    model = inputs.unsaturated_network(inputs.SHAPE, inputs.CLASSES)
+    x, labels = inputs.labelled_images(model, 6, inputs.SHAPE)
 
     yield "returns one new point for each of x"
-    lam = 0.1
-    got = new_points(lam)
+    lam, got, right = run(0.1)
 
     yield "moves every pixel by lam"
     change = (got - x).abs()
@@ -334,50 +307,35 @@ def _jacobian_augment(answer: Callable) -> Iterator[str]:
     expect(close(change, torch.full_like(x, lam)), what, why("The change is lam times the sign of a gradient."))
 
     yield "moves along the gradient of the logit of the label"
-    hint = "Differentiate model(x).gather(1, labels[:, None]).sum() with respect to x, and add lam times the sign."
-    expect(close(got, right(lam)), misplaced(), why(hint))
+    agrees("Differentiate model(x).gather(1, labels[:, None]).sum() with respect to x, and add lam times the sign.")
 
     yield "goes the other way for a negative lam, and nowhere for 0"
-    for lam in (-0.05, 0.0):
-        got = new_points(lam)
-        expect(
-            close(got, right(lam)),
-            misplaced(),
-            why("Use the lam that is passed in, with its sign, and not a number of your own."),
-        )
+    for size in (-0.05, 0.0):
+        lam, got, right = run(size)
+        agrees("Use the lam that is passed in, with its sign, and not a number of your own.")
 
     yield "stays inside [0, 1]"
-    x, labels = labelled_images(model, 4, SHAPE, low=0.0)
-    lam = 0.3
-    got = new_points(lam)
+    x, labels = inputs.labelled_images(model, 4, inputs.SHAPE, low=0.0)
+    lam, got, right = run(0.3)
     what = f"with lam = 0.3 the new points have values from {got.min():.2f} to {got.max():.2f}."
-    expect(
-        got.min() >= 0 and got.max() <= 1,
-        what,
-        "There is nothing blacker than 0 or whiter than 1: end with .clamp(0, 1).",
-    )
-    expect(
-        close(got, right(lam)),
-        misplaced(),
-        why("Take the step everywhere, then clip the new point to [0, 1]: not the change."),
-    )
+    hint = "There is nothing blacker than 0 or whiter than 1: end with .clamp(0, 1)."
+    expect(got.min() >= 0 and got.max() <= 1, what, hint)
+    agrees("Take the step everywhere, then clip the new point to [0, 1]: not the change.")
 
     yield "gives an image alone what it gives it in a batch"
     treats_each_alone(answer, 4, lambda part: (model, x[part], labels[part], 0.1), 1e-5)
 
     yield "works for other sizes of images and numbers of classes"
-    model = climbable(OTHER_SHAPE, OTHER_CLASSES)
-    x, labels = labelled_images(model, 5, OTHER_SHAPE)
-    lam = 0.1
-    got = new_points(lam)
-    expect(close(got, right(lam)), misplaced(), ONLY_ARGUMENTS)
+    model = inputs.unsaturated_network(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES)
+    x, labels = inputs.labelled_images(model, 5, inputs.OTHER_SHAPE)
+    lam, got, right = run(0.1)
+    agrees(ONLY_ARGUMENTS)
 
     yield "leaves no trace on the model and on x"
-    for training in (False, True):
-        no_side_effects(answer, "model x labels lam", model.train(training), x, labels, lam)
+    in_both_modes(answer, "model x labels lam", model, x, labels, lam)
 
 
-def _inclusion(n: int, k: int, enters: Callable[[int], float], hit: float | None = None) -> Tensor:
+def _inclusion_probabilities(n: int, k: int, enters: Callable[[int], float], hit: float | None = None) -> Tensor:
     """Return each item's chance to be in the sample: item i >= k enters with a chance, and hits a given one of the k."""
     chances = []
     for i in range(n):
@@ -389,50 +347,51 @@ def _inclusion(n: int, k: int, enters: Callable[[int], float], hit: float | None
 def _reservoir_mistakes(n: int, k: int) -> Mistakes:
     places = torch.arange(n)
     rule = "Item number i, counted from 1, enters with the chance k/i and then replaces one of the k at random."
-    one_place = _inclusion(n, k, lambda i: k / (i + 1), hit=1.0)
+    one_place = _inclusion_probabilities(n, k, lambda i: k / (i + 1), hit=1.0)
     one_place[1:k] = 1.0
     yield from (
         ((places < k).float(), "You keep the first k. A later item must be able to replace one of them. " + rule),
         ((places >= n - k).float(), "You keep the last k. " + rule),
-        (_inclusion(n, k, lambda i: 1.0), "Every new item replaces one, so that the late ones win. " + rule),
-        (_inclusion(n, k, lambda i: 0.5), "Every new item enters with the same chance, so that the late ones win. " + rule),
-        (_inclusion(n, k, lambda i: min(1.0, k / i)), "Late items come too often: the draw is off by one. With i counted from 0, item i enters if generator.randrange(i + 1) < k."),
-        (_inclusion(n, k, lambda i: k / (i + 2)), "Late items come too seldom: the draw is off by one. With i counted from 0, item i enters if generator.randrange(i + 1) < k; randint includes its upper end."),
-        (_inclusion(n, k, lambda i: 1 / (i + 1)), "A new item enters with the chance 1/i. It is k/i: there are k places. " + rule),
-        (_inclusion(n, k, lambda i: 1 / k), "The chance to enter must fall with the number of items seen. " + rule),
+        (_inclusion_probabilities(n, k, lambda i: 1.0), "Every new item replaces one, so that the late ones win. " + rule),
+        (_inclusion_probabilities(n, k, lambda i: 0.5), "Every new item enters with the same chance, so that the late ones win. " + rule),
+        (_inclusion_probabilities(n, k, lambda i: min(1.0, k / i)), "Late items come too often: the draw is off by one. With i counted from 0, item i enters if generator.randrange(i + 1) < k."),
+        (_inclusion_probabilities(n, k, lambda i: k / (i + 2)), "Late items come too seldom: the draw is off by one. With i counted from 0, item i enters if generator.randrange(i + 1) < k; randint includes its upper end."),
+        (_inclusion_probabilities(n, k, lambda i: 1 / (i + 1)), "A new item enters with the chance 1/i. It is k/i: there are k places. " + rule),
+        (_inclusion_probabilities(n, k, lambda i: 1 / k), "The chance to enter must fall with the number of items seen. " + rule),
         (one_place, "A new item always takes the same place. It must replace any of the k, at random. " + rule),
     )  # fmt: skip
 
 
-@exercise("reservoir", takes="(items, k, generator)")
-def _reservoir(answer: Callable) -> Iterator[str]:
-    def sample(items: Iterable, k: int, seed: int = 0) -> list:
-        try:
-            got = call_with_copies(answer, items, k, random.Random(seed))
-        except TypeError as error:
-            hint = (
-                "items is a stream: it has no length and no item number i. Go through it once, with for item in items."
-            )
-            stream = any(part in str(error) for part in ("has no len()", "not subscriptable", "must be a sequence"))
-            expect(not stream, f"it raised TypeError: {error}", hint)
-            raise
-        kind = f"it returned a {type(got).__name__}."
-        expect(isinstance(got, list), kind, "Return a list, also if it holds one item only.")
-        return got
+def _sample(answer: Callable, items: Iterable, k: int, seed: int = 0) -> list:
+    """Return the answer's sample, which must be a list."""
+    try:
+        got = call_with_copies(answer, items, k, random.Random(seed))
+    except TypeError as error:
+        hint = "items is a stream: it has no length and no item number i. Go through it once, with for item in items."  # fmt: skip
+        stream = any(part in str(error) for part in ("has no len()", "not subscriptable", "must be a sequence"))
+        expect(not stream, f"it raised TypeError: {error}", hint)
+        raise
+    kind = f"it returned a {type(got).__name__}."
+    expect(isinstance(got, list), kind, "Return a list, also if it holds one item only.")
+    return got
 
-    def shown(got: list) -> str:
-        return f"[{', '.join(map(str, got[:6]))}{', …' if len(got) > 6 else ''}]"
 
+def _listed(got: list) -> str:
+    return f"[{', '.join(map(str, got[:6]))}{', …' if len(got) > 6 else ''}]"
+
+
+def _keeps_items(sample: Callable[..., list]) -> Iterator[str]:
+    """The properties of the items that are returned."""
     yield "returns a list of k items"
     for n, k in ((20, 5), (6, 1), (4, 4)):
         got = sample(range(n), k)
         hint = "Keep k items: a new one replaces an old one."
-        expect(len(got) == k, f"of {n} items with k = {k} it returns {len(got)}: {shown(got)}.", hint)
+        expect(len(got) == k, f"of {n} items with k = {k} it returns {len(got)}: {_listed(got)}.", hint)
 
     yield "the items come from the stream, and none of them twice"
     for seed in range(30):
         got = sample(range(100, 108), 5, seed)
-        what = f"of the items 100 to 107 with k = 5 it returns {shown(got)}."
+        what = f"of the items 100 to 107 with k = 5 it returns {_listed(got)}."
         hint = "Keep the items themselves, not their numbers or places."
         expect(all(item in range(100, 108) for item in got), what, hint)
         hint = "Draw without putting back: each item of the stream enters at most once, at one place."
@@ -440,32 +399,29 @@ def _reservoir(answer: Callable) -> Iterator[str]:
 
     yield "reads a stream of unknown length, once"
     got = sample((number for number in range(50)), 5)
-    what = f"of a generator with 50 items and k = 5 it returns {shown(got)}."
+    what = f"of a generator with 50 items and k = 5 it returns {_listed(got)}."
     hint = "A generator can be read only once. Go through it with one for loop, or make a list of it first."
     expect(len(got) == 5 and len(set(got)) == 5, what, hint)
 
     yield "returns all items if there are no more than k"
     for n, k in ((3, 5), (0, 2), (1, 1)):
         got = sample(iter(range(n)), k)
-        what = f"of {n} items with k = {k} it returns {shown(got)}."
-        expect(
-            len(got) == n and all(i in got for i in range(n)),
-            what,
-            "As long as the list is not full, every item is appended.",
-        )
+        what = f"of {n} items with k = {k} it returns {_listed(got)}."
+        hint = "As long as the list is not full, every item is appended."
+        expect(len(got) == n and all(i in got for i in range(n)), what, hint)
 
     yield "copes with items that are equal, and with items of any kind"
     got = sample(iter([7] * 6), 3)
-    expect(
-        got == [7, 7, 7],
-        f"of six sevens with k = 3 it returns {shown(got)}.",
-        "Equal items are items, too: use no set, and ask no `in`.",
-    )
+    hint = "Equal items are items, too: use no set, and ask no `in`."
+    expect(got == [7, 7, 7], f"of six sevens with k = 3 it returns {_listed(got)}.", hint)
     tensors = [torch.full((2,), float(i)) for i in range(6)]
     got = sample(iter(tensors), 3)
     same = sum(any(item is tensor for tensor in tensors) for item in got)
     expect(same == 3, "of six tensors it returns something else.", "Return the items as they came.")
 
+
+def _draws_from_generator(sample: Callable[..., list]) -> Iterator[str]:
+    """The property of the generator from which is drawn."""
     yield "draws from the generator that is passed in"
     state = random.getstate()
     first, again = (sample(range(1000), 20, seed=5) for _ in range(2))
@@ -474,12 +430,17 @@ def _reservoir(answer: Callable) -> Iterator[str]:
     expect(sorted(first) == sorted(again), "two generators with the same seed give different samples.", hint)
     expect(random.getstate() == state, "it draws from Python's global stream.", hint)
     rule = "A later item replaces one of the k with a chance that falls from item to item."
-    ends = (
-        (torch.arange(20), f"You keep the first k. {rule}"),
-        (torch.arange(980, 1000), f"You keep the last k. {rule}"),
-    )
+    first_k, last_k = torch.arange(20), torch.arange(980, 1000)
+    ends = (first_k, f"You keep the first k. {rule}"), (last_k, f"You keep the last k. {rule}")
     what = "two generators with different seeds give the same sample."
     expect(sorted(first) != sorted(other), what, lambda: diagnose_mistake(torch.tensor(sorted(first)), ends, hint))
+
+
+@exercise("reservoir", takes="(items, k, generator)")
+def _reservoir(answer: Callable) -> Iterator[str]:
+    sample = partial(_sample, answer)
+    yield from _keeps_items(sample)
+    yield from _draws_from_generator(sample)
 
     yield "every item has the same chance"
     runs = 4000
@@ -492,15 +453,12 @@ def _reservoir(answer: Callable) -> Iterator[str]:
         share, chance = torch.tensor(counts) / runs, k / n
         spread = math.sqrt(chance * (1 - chance) / runs)
         worst = int((share - chance).abs().argmax())
-        what = (
-            f"in {runs} samples of {k} out of {n}, item {worst} (the first is 0) came in {100 * share[worst]:.1f} %; "
-            f"{100 * chance:.1f} % is right, give or take {100 * 2 * spread:.1f}."
-        )
+        what = f"in {runs} samples of {k} out of {n}, item {worst} (the first is 0) came in {100 * share[worst]:.1f} %; {100 * chance:.1f} % is right, give or take {100 * 2 * spread:.1f}."
         fair = abs(share[worst] - chance) < 6 * spread  # fails a right answer less than once in ten million times
         expect(fair, what, lambda share=share, n=n, k=k: diagnose_mistake(share, _reservoir_mistakes(n, k), hint, 0.04))
 
 
-class _Momentum(NamedTuple):
+class _MomentumTask(NamedTuple):
     """What the attack with momentum is given."""
 
     model: nn.Module
@@ -515,189 +473,161 @@ def _mean_size(gradient: Tensor) -> Tensor:
     return broadcast_like(gradient.abs().flatten(1).mean(1)).clamp_min(1e-30)
 
 
-def _with_momentum(
-    task: _Momentum,
+def _mi_fgsm(
+    task: _MomentumTask,
     *,
-    mix: Callable[[Any, Tensor], Any] | None = None,
-    scale: Callable[[Tensor], Tensor] = _mean_size,
+    update: Callable[[Any, Tensor], Any] | None = None,
+    normalization: Callable[[Tensor], Tensor] = _mean_size,
     step: Callable[[Tensor], Tensor] = torch.sign,
     step_size: float | None = None,
-    **keywords: Any,
+    **mistake: Any,
 ) -> Tensor:
-    """Return where the right attack leads, or one with another memory (mix), normalisation (scale) or step."""
+    """Return where the right attack leads, or one with another update of the momentum, normalisation or step."""
     model, x, y, eps, steps, decay = task
-    memory: Any = 0.0
+    momentum: Any = 0.0
 
     def move(gradient: Tensor) -> Tensor:
-        nonlocal memory
-        new = gradient / scale(gradient)
-        memory = mix(memory, new) if mix else decay * memory + new
-        return step(memory)
+        nonlocal momentum
+        new = gradient / normalization(gradient)
+        momentum = update(momentum, new) if update else decay * momentum + new
+        return step(momentum)
 
     size = eps / max(steps, 1) if step_size is None else step_size
-    return ascend(model, x, y, eps, steps, size, move=move, **{"keep": lambda new, _: new.clamp(0, 1), **keywords})
+    return pgd(model, x, y, eps, steps, size, move=move, **{"keep": lambda new, _: new.clamp(0, 1), **mistake})
 
 
-def _momentum_mistakes(task: _Momentum) -> Mistakes:
-    model, x, _, eps, steps, decay = task
+def _update_mistakes(task: _MomentumTask) -> Mistakes:
+    """What goes wrong in the momentum and in the normalisation of the gradient, and what to say."""
+    decay = task.decay
 
-    def go(**keywords: Any) -> Tensor:
-        return _with_momentum(task, **keywords)
+    def updated(update: Callable) -> Tensor:
+        return _mi_fgsm(task, update=update)
 
-    def longer(more: int, **keywords: Any) -> Tensor:
-        return _with_momentum(task._replace(steps=steps + more), step_size=eps / steps, **keywords)
+    def normalized(by: Callable) -> Tensor:
+        return _mi_fgsm(task, normalization=by)
+
+    each = "Divide each gradient by its own mean absolute value: gradient.abs().mean(dim=(1, 2, 3), keepdim=True)."
+    yield from (
+        (updated(lambda m, g: g), "There is no momentum in it: each step forgets the last. momentum = decay * momentum + the new gradient."),
+        (updated(lambda m, g: m + g), "decay takes no part in it: momentum = decay * momentum + the new gradient."),
+        (updated(lambda m, g: m + decay * g), "You multiply the new gradient by decay. Multiply the old momentum: momentum = decay * momentum + the new gradient."),
+        (updated(lambda m, g: decay * m + (1 - decay) * g), "That is a moving average, with 1 − decay before the new gradient. Here it is added whole: decay * momentum + the new gradient."),
+        (updated(lambda m, g: (1 - decay) * m + decay * g), "That is a moving average. Here it is decay * momentum + the new gradient."),
+        (updated(lambda m, g: decay * m - g), "You subtract the new gradient from the momentum. Add it."),
+        (updated(lambda m, g: (decay * m + g).sign()), "You keep the sign as momentum. Keep the sum itself, and take the sign for the step only."),
+        (updated(lambda m, g: decay * m + g.sign()), "You add up signs. Add up the gradients, each divided by its mean absolute value, and take the sign last."),
+        (updated(lambda m, g: (lambda new: new / _mean_size(new))(decay * m + g)), "You divide the momentum. Divide each new gradient before it is added."),
+        (task.x, "Nothing changed. Do you return x instead of the new image?"),
+        *with_hint("The gradients are not normalised, so that the largest one rules. " + each, normalized(lambda g: 1.0), normalized(len)),
+        (normalized(lambda g: g.abs().mean().clamp_min(1e-30)), "You divide by a mean over the whole batch. " + each),
+        (normalized(lambda g: g.norm().clamp_min(1e-30)), "You divide by the length of the whole batch. " + each),
+        (normalized(mistakes.l2_norm), "You divide by the Euclidean length. " + each),
+        (normalized(lambda g: broadcast_like(g.abs().flatten(1).amax(1))), "You divide by the largest entry. " + each),
+        (normalized(lambda g: broadcast_like(g.flatten(1).mean(1))), "You divide by the mean, in which signs cancel. " + each),
+    )  # fmt: skip
+
+
+def _momentum_mistakes(task: _MomentumTask) -> Mistakes:
+    model, x, _, eps, steps, _ = task
+    go = partial(_mi_fgsm, task)
+
+    def longer(more: int, **mistake: Any) -> Tensor:
+        return _mi_fgsm(task._replace(steps=steps + more), step_size=eps / steps, **mistake)
 
     def in_ball(new: Tensor, last: Tensor) -> Tensor:
-        return put_back(new, x, eps)
+        return project(new, x, eps)
 
     size = "Every step has the size eps / steps, so that all of them together reach eps."
-    each = "Divide each gradient by its own mean absolute value: gradient.abs().mean(dim=(1, 2, 3), keepdim=True)."
-    prediction = "You use the model's own prediction as the label. Use the y that was passed in, in all steps."
+    far = 2.5 * eps / steps
     yield from (
-        (go(sign=-1), "You walk downhill: add the step, do not subtract it. The attack makes the loss larger."),
+        *wrong_steps(go, (mistakes.WRONG_SIGN, "wrong sign")),
         (go() - x, "That is the change alone. Return the changed image."),
-        (go(mix=lambda memory, g: g), "There is no momentum in it: each step forgets the last. momentum = decay * momentum + the new gradient."),
-        (go(mix=lambda memory, g: memory + g), "decay takes no part in it: momentum = decay * momentum + the new gradient."),
-        (go(mix=lambda memory, g: memory + decay * g), "You multiply the new gradient by decay. Multiply the old momentum: momentum = decay * momentum + the new gradient."),
-        (go(mix=lambda memory, g: decay * memory + (1 - decay) * g), "That is a moving average, with 1 − decay before the new gradient. Here it is added whole: decay * momentum + the new gradient."),
-        (go(mix=lambda memory, g: (1 - decay) * memory + decay * g), "That is a moving average. Here it is decay * momentum + the new gradient."),
-        (go(mix=lambda memory, g: decay * memory - g), "You subtract the new gradient from the momentum. Add it."),
-        (go(mix=lambda memory, g: (decay * memory + g).sign()), "You keep the sign as momentum. Keep the sum itself, and take the sign for the step only."),
-        (go(mix=lambda memory, g: decay * memory + g.sign()), "You add up signs. Add up the gradients, each divided by its mean absolute value, and take the sign last."),
-        (go(mix=lambda memory, g: (lambda new: new / _mean_size(new))(decay * memory + g)), "You divide the momentum. Divide each new gradient before it is added."),
-        (x, "Nothing changed. Do you return x instead of the new image?"),
-        (go(scale=lambda g: 1.0), "The gradients are not normalised, so that the largest one rules. " + each),
-        (go(scale=lambda g: len(g)), "The gradients are not normalised, so that the largest one rules. " + each),
-        (go(scale=lambda g: g.abs().mean().clamp_min(1e-30)), "You divide by a mean over the whole batch. " + each),
-        (go(scale=lambda g: g.norm().clamp_min(1e-30)), "You divide by the length of the whole batch. " + each),
-        (go(scale=lambda g: broadcast_like(g.flatten(1).norm(dim=1))), "You divide by the Euclidean length. " + each),
-        (go(scale=lambda g: broadcast_like(g.abs().flatten(1).amax(1))), "You divide by the largest entry. " + each),
-        (go(scale=lambda g: broadcast_like(g.flatten(1).mean(1))), "You divide by the mean, in which signs cancel. " + each),
+        *_update_mistakes(task),
         (go(stale=True), "You compute the gradient only once, at x. Compute it anew in every step, at the point you have reached."),
-        (go(step=lambda memory: memory), "You step along the momentum itself. Take its sign, times eps / steps."),
-        (go(step_size=eps), size + " Yours has the size eps."),
-        (go(step_size=eps, keep=in_ball), size + " Yours has the size eps."),
-        (go(step_size=2.5 * eps / steps), size),
-        (go(step_size=2.5 * eps / steps, keep=in_ball), size),
+        (go(step=lambda momentum: momentum), "You step along the momentum itself. Take its sign, times eps / steps."),
+        *with_hint(size + " Yours has the size eps.", go(step_size=eps), go(step_size=eps, keep=in_ball)),
+        *with_hint(size, go(step_size=far), go(step_size=far, keep=in_ball)),
         (longer(-1), "You took one step too few: for _ in range(steps) takes all of them."),
-        (longer(1), "You took one step too many: for _ in range(steps) takes all of them."),
-        (longer(1, keep=in_ball), "You took one step too many: for _ in range(steps) takes all of them."),
+        *with_hint("You took one step too many: for _ in range(steps) takes all of them.", longer(1), longer(1, keep=in_ball)),
         (longer(1 - steps), "You took only one step. Does return stand inside the loop?"),
-        (_with_momentum(task._replace(y=model(x).argmax(1))), prediction),
-        (go(loss=softmaxed), WANTS_LOGITS),
-        (go(loss=F.nll_loss), WANTS_LOGS),
+        (_mi_fgsm(task._replace(y=model(x).argmax(1))), mistakes.OWN_PREDICTION.format("y")[:-1] + ", in all steps."),
+        *wrong_steps(
+            go,
+            (mistakes.SOFTMAX_TWICE.format("adv"), "softmax twice"),
+            (mistakes.NO_LOG_SOFTMAX.format("adv"), "no log-softmax"),
+        ),
         (go(keep=lambda new, last: new), "There is nothing blacker than 0 or whiter than 1: .clamp(0, 1) after every step."),
         (go(keep=lambda new, last: new).clamp(0, 1), "You clip to [0, 1] only after the last step. Do it after every step, inside the loop."),
         (go(keep=lambda new, last: (x + new - last).clamp(0, 1)), "Every step starts at x again. Start it at the point the last one has reached."),
     )  # fmt: skip
 
 
-def _why_momentum(answer: Callable, adv: Tensor, task: _Momentum, otherwise: str) -> str:
-    """Return the likely mistake behind a wrong path, from what it gives or from how it depends on the arguments."""
-    if hint := diagnose_mistake(adv, _momentum_mistakes(task), ""):
-        return hint
+def _explain(answer: Callable, task: _MomentumTask, adv: Tensor) -> str:
+    """Return what is wrong with images from how they depend on the arguments, or nothing."""
     for name, other in (("eps", task._replace(eps=task.eps / 2)), ("decay", task._replace(decay=task.decay / 3))):
         if task.steps > 1 and task.decay and close(adv, call_with_copies(answer, *other)):
-            return (
-                f"The result is the same for every {name}. Use the {name} that is passed in, not a number of your own."
-            )
-    return otherwise
+            return mistakes.SAME_FOR_EVERY.format(name)
+    return ""
 
 
 @exercise("momentum_fgsm", takes="(model, x, y, eps, steps, decay)")
 def _momentum_fgsm(answer: Callable) -> Iterator[str]:
-    model = climbable(SHAPE, CLASSES)
-    x, y = labelled_images(model, 6, SHAPE)
+    attempt = Attempt(answer, _mi_fgsm, _momentum_mistakes, partial(_explain, answer))
 
-    def result() -> Tensor:
-        return as_tensor_like(call_with_copies(answer, *task), x)
+    def agrees(hint: str) -> None:
+        setting = f"after {task.steps} steps with eps = {task.eps} and decay = {task.decay}, "
+        attempt.agrees(misplaced(setting, model, y, x, adv, right), hint)
 
-    def why(otherwise: str) -> Callable[[], str]:
-        return lambda: _why_momentum(answer, adv, task, otherwise)
-
-    def misplaced() -> str:
-        right = _with_momentum(task)
-        off = 100 * (~torch.isclose(adv, right, atol=1e-5)).float().mean().item()
-        before, got, best = (F.cross_entropy(model(v), y).item() for v in (x, adv, right))
-        return (
-            f"after {task.steps} steps with eps = {task.eps} and decay = {task.decay}, {off:.0f} % of the pixels are not where they should be: "
-            f"the loss went from {before:.3g} to {got:.3g}, and not to {best:.3g}."
-        )
+    model = inputs.unsaturated_network(inputs.SHAPE, inputs.CLASSES)
+    x, y = inputs.labelled_images(model, 6, inputs.SHAPE)
 
     yield "returns new images like x"
-    task = _Momentum(model, x, y, 0.1, 5, 0.9)
-    adv = result()
+    attempt(_MomentumTask(model, x, y, 0.1, 5, 0.9))
 
     yield "one step is FGSM: every pixel moves by eps, uphill"
-    task = _Momentum(model, x, y, 0.1, 1, 0.9)
-    adv, right = result(), _with_momentum(task)
-    uphill = ((adv - x).sign() == (right - x).sign()).float().mean().item()
-    change = (adv - x).abs()
+    task, adv, right = attempt(_MomentumTask(model, x, y, 0.1, 1, 0.9))
+    uphill, change = ((adv - x).sign() == (right - x).sign()).float().mean(), (adv - x).abs()
     what = f"with steps = 1 and eps = 0.1 the pixels changed by {change.min():.3g} to {change.max():.3g}, {100 * uphill:.0f} % of them in the direction that makes the loss larger."
-    expect(
-        close(adv, right),
-        what,
-        why("Differentiate F.cross_entropy(model(adv), y) with respect to adv, and add eps / steps times the sign."),
-    )
+    hint = "Differentiate F.cross_entropy(model(adv), y) with respect to adv, and add eps / steps times the sign."
+    attempt.agrees(what, hint)
 
     yield "without momentum, decay = 0, it is FGSM in steps of eps / steps"
-    task = _Momentum(model, x, y, 0.1, 5, 0.0)
-    adv = result()
+    task, adv, right = attempt(_MomentumTask(model, x, y, 0.1, 5, 0.0))
     hint = "In every step: the gradient at the point you have reached, then eps / steps times the sign of the momentum from there."
-    expect(close(adv, _with_momentum(task)), misplaced(), why(hint))
+    agrees(hint)
 
     yield "adds decay times the old momentum to each new gradient, divided by its mean absolute value"
     hint = "momentum = decay * momentum + gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True), starting from zeros."
     for decay in (1.0, 0.5):
-        task = _Momentum(model, x, y, 0.15, 6, decay)
-        adv = result()
-        expect(close(adv, _with_momentum(task)), misplaced(), why(hint))
+        task, adv, right = attempt(_MomentumTask(model, x, y, 0.15, 6, decay))
+        agrees(hint)
 
     yield "stays inside [0, 1], in every step"
-    x, y = labelled_images(model, 4, SHAPE, low=0.0)
-    x = (1.1 * x - 0.05).clamp(0, 1)
-    task = _Momentum(model, x, y, 0.3, 6, 0.9)
-    adv = result()
-    what = f"images with black and white pixels came back with values from {adv.min():.2f} to {adv.max():.2f}."
-    expect(
-        adv.min() >= 0 and adv.max() <= 1,
-        what,
-        why("There is nothing blacker than 0 or whiter than 1: .clamp(0, 1) after every step."),
-    )
-    expect(
-        close(adv, _with_momentum(task)),
-        misplaced(),
-        why("Clip the new image to [0, 1] after every step, and not the change."),
-    )
+    x, y = inputs.black_and_white_images(model, 4, inputs.SHAPE)
+    task, adv, right = attempt(_MomentumTask(model, x, y, 0.3, 6, 0.9))
+    expect_in_box(adv, attempt.why("There is nothing blacker than 0 or whiter than 1: .clamp(0, 1) after every step."))
+    agrees("Clip the new image to [0, 1] after every step, and not the change.")
 
     yield "eps = 0 changes nothing"
-    still = as_tensor_like(call_with_copies(answer, *task._replace(eps=0.0)), x)
-    expect(
-        close(still, x, 1e-6),
-        "with eps = 0 the images change.",
-        "Steps of the size eps / steps: for eps = 0 that is nothing.",
-    )
+    _, still, _ = attempt(_MomentumTask(model, x, y, 0.0, 6, 0.9))
+    hint = "Steps of the size eps / steps: for eps = 0 that is nothing."
+    expect(close(still, x, 1e-6), "with eps = 0 the images change.", hint)
 
     yield "gives an image alone what it gives it in a batch"
     treats_each_alone(answer, 4, lambda part: (model, x[part], y[part], 0.15, 4, 0.9), 1e-5)
 
     yield "leaves an image without a gradient where it is, without NaN"
-    blind = climbable(SHAPE, CLASSES)
-    nn.init.zeros_(blind[3].weight)
-    adv = as_tensor_like(call_with_copies(answer, blind, x, y, 0.1, 3, 0.9), x)
-    expect(
-        close(adv, x, 1e-6),
-        "where the gradient is zero, the image changes.",
-        "0/0 is NaN: divide by gradient.abs().mean(…).clamp_min(1e-12). The sign of zero is zero.",
-    )
+    model = inputs.unsaturated_network(inputs.SHAPE, inputs.CLASSES)
+    nn.init.zeros_(model[3].weight)
+    _, adv, _ = attempt(_MomentumTask(model, x, y, 0.1, 3, 0.9))
+    hint = "0/0 is NaN: divide by gradient.abs().mean(…).clamp_min(1e-12). The sign of zero is zero."
+    expect(close(adv, x, 1e-6), "where the gradient is zero, the image changes.", hint)
 
     yield "works for other sizes of images and numbers of classes"
-    model = climbable(OTHER_SHAPE, OTHER_CLASSES)
-    x, y = labelled_images(model, 5, OTHER_SHAPE)
-    task = _Momentum(model, x, y, 0.1, 4, 0.9)
-    adv = result()
-    expect(close(adv, _with_momentum(task)), misplaced(), ONLY_ARGUMENTS)
+    model = inputs.unsaturated_network(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES)
+    x, y = inputs.labelled_images(model, 5, inputs.OTHER_SHAPE)
+    task, adv, right = attempt(_MomentumTask(model, x, y, 0.1, 4, 0.9))
+    agrees(ONLY_ARGUMENTS)
 
     yield "leaves no trace on the model and on x"
-    for training in (False, True):
-        no_side_effects(answer, "model x y eps steps decay", *task._replace(model=model.train(training)))
+    in_both_modes(answer, "model x y eps steps decay", *task)

@@ -1,0 +1,154 @@
+"""Mistakes in gradient steps, each once and under the field's name: what the exercises of several chapters know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .properties import Mistakes, broadcast_like, loss_gradient, norms
+
+ONLY_ARGUMENTS = "Take {} from the arguments, and use nothing but the arguments."
+FROM_MODEL = "Take shapes and classes from x and from the model, and use nothing but the arguments."
+SAME_FOR_EVERY = "The result is the same for every {0}. Use the {0} that is passed in, not a number of your own."
+USE_EPS = "The result is the same for every eps. Multiply by the eps that is passed in, not by a number of your own."
+WRONG_SIGN = "You walk downhill: add the step, do not subtract it. The attack makes the loss larger."
+OWN_PREDICTION = "You use the model's own prediction as the label. Use the {} that was passed in."
+SOFTMAX_TWICE = (
+    "Cross-entropy wants logits, not probabilities: it applies softmax itself, so give it model({}) as it is."
+)
+NO_LOG_SOFTMAX = "F.nll_loss alone wants log-probabilities: use F.cross_entropy, which takes model({}) as it is."
+NO_SIGN = "You step along the gradient itself, whose size differs from pixel to pixel. Take its sign, times step_size."
+CHANGE_ALONE = "That is the change alone. Return the changed image: x plus the {}change."
+LEFT_OUT = "You leave a pixel as it is if its step would leave [0, 1]. It may go as far as {}."
+WIDE_BALL = "Your ball is twice as wide: a pixel may be eps away from x, on either side."
+TWO_CLAMPS = "x + (adv - x).clamp(-eps, eps) puts adv into the ball; .clamp(0, 1) after it puts it into the box."
+
+SIGN_OF_LENGTH = "That has the right length, but the sign forgets the gradient's proportions. "
+PART_OF_LENGTH = (
+    "An image's gradient has one length, over all its pixels. You take it over another part of the tensor. "
+)
+SQUARED_LENGTH = "You divide by the squared length. Take the square root, as .norm() does. "
+ONE_LENGTH = "The length goes over all channels and pixels of an image: gradient.flatten(1).norm(dim=1). Take sizes from x.shape."
+NO_DIRECTION = "Without a gradient there is no direction: the image stays. Divide by length.clamp_min(1e-12)."
+SOME_STILL = (
+    "Some images did not move at all (number {}). Attack every image of the batch, whatever the model makes of it."
+)
+
+
+def listed(mask: Tensor) -> str:
+    """Return the places where a mask (N,) is true, in words."""
+    return ", ".join(map(str, mask.nonzero().flatten().tolist()))
+
+
+def project(images: Tensor, x: Tensor, eps: float) -> Tensor:
+    """Return the images projected into the ball around x, and then into [0, 1]."""
+    return (x + (images - x).clamp(-eps, eps)).clamp(0, 1)
+
+
+def l2_norm(images: Tensor) -> Tensor:
+    """Return each image's Euclidean norm in a shape that divides images, (N, 1, 1, 1)."""
+    return broadcast_like(norms(images))
+
+
+def l2_normalized(gradient: Tensor) -> Tensor:
+    """Return each image's gradient divided by its own Euclidean norm."""
+    return gradient / l2_norm(gradient).clamp_min(1e-12)
+
+
+def max_normalized(gradient: Tensor) -> Tensor:
+    """Return each image's gradient divided by its own largest entry."""
+    return gradient / broadcast_like(gradient.abs().flatten(1).amax(1))
+
+
+def softmax_twice(logits: Tensor, y: Tensor, reduction: str) -> Tensor:
+    """Return the cross-entropy of probabilities taken for logits."""
+    return F.cross_entropy(logits.softmax(1), y, reduction=reduction)
+
+
+def of_prediction(logits: Tensor, y: Tensor, reduction: str) -> Tensor:
+    """Return the cross-entropy of the predicted label."""
+    return F.cross_entropy(logits, logits.argmax(1), reduction=reduction)
+
+
+def of_least_likely(logits: Tensor, y: Tensor, reduction: str) -> Tensor:
+    """Return the cross-entropy of the least likely label."""
+    return F.cross_entropy(logits, logits.argmin(1), reduction=reduction)
+
+
+def gradient_step(
+    model: nn.Module,
+    start: Tensor,
+    labels: Tensor,
+    size: float,
+    *,
+    scale: float = 1.0,
+    at: Tensor | None = None,
+    loss: Callable = F.cross_entropy,
+    move: Callable[[Tensor], Tensor] = torch.sign,
+) -> Tensor:
+    """Return start after one step, not clipped; each keyword makes one mistake.
+
+    Args:
+        model, start, labels: of the loss. size: of the step; a negative one goes down the loss.
+        scale: another size, −1 the other way. at: where the gradient is taken. loss: what is differentiated.
+        move: the step's direction from the gradient.
+    """
+    return start + scale * size * move(loss_gradient(model, start if at is None else at, labels, loss))
+
+
+STEPS: dict[str, dict[str, Any]] = {  # the keywords with which a step makes a mistake
+    "wrong sign": {"scale": -1},
+    "own prediction": {"loss": of_prediction},
+    "own prediction, wrong sign": {"loss": of_prediction, "scale": -1},
+    "least likely label": {"loss": of_least_likely},
+    "softmax twice": {"loss": softmax_twice},
+    "softmax twice, wrong sign": {"loss": softmax_twice, "scale": -1},
+    "no log-softmax": {"loss": F.nll_loss},
+    "gradient of the logit": {"loss": F.nll_loss, "scale": -1},
+    "no sign": {"move": lambda g: g},
+    "no sign, batch mean": {"move": lambda g: g / len(g)},
+    "Euclidean": {"move": l2_normalized},
+    "step twice": {"scale": 2},
+    "half a step": {"scale": 0.5},
+}
+
+
+def wrong_steps(step: Callable[..., Tensor], *rows: tuple[str, ...]) -> Mistakes:
+    """Yield what a step gives with mistakes of `STEPS`, and what to say.
+
+    Args:
+        step: takes the keywords `scale`, `loss` and `move`, as `gradient_step` does. rows: a hint and the names of the
+            mistakes that it explains.
+    """
+    return ((step(**STEPS[name]), hint) for hint, *names in rows for name in names)
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    steps: int,
+    step_size: float,
+    *,
+    sign: int = 1,
+    keep: Callable[[Tensor, Tensor], Tensor] | None = None,
+    stale: bool = False,
+    **mistake: Any,
+) -> Tensor:
+    """Return where projected gradient steps lead from x; each keyword makes one mistake.
+
+    Args:
+        model, x, y, eps, steps, step_size: as the exercise `pgd` takes them. sign: −1 goes down the loss.
+        keep: what becomes of a new point, from it and the last one. stale: the gradient is that at x for all steps.
+        mistake: more keywords of `gradient_step`.
+    """
+    point = x
+    for _ in range(steps):
+        new = gradient_step(model, point, y, sign * step_size, at=x if stale else None, **mistake)
+        point = keep(new, point) if keep else project(new, x, eps)
+    return point
