@@ -154,7 +154,7 @@ def eot_functional(model, x, y, transformation, samples):
     return torch.stack([torch.func.grad(loss)(x) for _ in range(samples)]).mean(0).detach()
 
 
-def climb(model, x, y, eps, steps=8, slope=None, move=torch.sign, put=into_both):
+def signed_steps(model, x, y, eps, steps=8, slope=None, move=torch.sign, put=into_both):
     """PGD with a slope(model, adv, y), a direction and a way back of one's own."""
     adv = x.clone()
     for _ in range(steps):
@@ -192,7 +192,7 @@ def survive_from_the_library(model, x, y, eps):
 
 
 def survive_several_qualities(model, x, y, eps):
-    return climb(model, x, y, eps, slope=through(lambda v: attacks.jpeg(v, random.choice([60, 75, 90]))))
+    return signed_steps(model, x, y, eps, slope=through(lambda v: attacks.jpeg(v, random.choice([60, 75, 90]))))
 
 
 def survive_in_one_step(model, x, y, eps):
@@ -200,11 +200,11 @@ def survive_in_one_step(model, x, y, eps):
 
 
 def survive_by_detaching(model, x, y, eps):
-    return climb(model, x, y, eps, slope=through(lambda v: v + (attacks.jpeg(v.detach()) - v).detach()))
+    return signed_steps(model, x, y, eps, slope=through(lambda v: v + (attacks.jpeg(v.detach()) - v).detach()))
 
 
 def survive_behind_a_blur(model, x, y, eps):
-    return climb(model, x, y, eps, slope=through(lambda v: attacks.blur(v, 1.0)))
+    return signed_steps(model, x, y, eps, slope=through(lambda v: attacks.blur(v, 1.0)))
 
 
 def survive_in_eight_bits(model, x, y, eps):
@@ -624,15 +624,15 @@ WRONG = {
         ("pgd", attacks.pgd, FOOLS, "too fine for JPEG"),
         ("pgd, long", lambda *task: attacks.pgd(*task, steps=100), FOOLS, "too fine for JPEG"),
         ("bim", attacks.bim, FOOLS, "too fine for JPEG"),
-        ("pgd in 8 bits", lambda *task: attacks.quantise(climb(*task)), FOOLS, "too fine for JPEG"),
+        ("pgd in 8 bits", lambda *task: attacks.quantise(signed_steps(*task)), FOOLS, "too fine for JPEG"),
         ("noise", lambda model, x, y, eps: (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1), FOOLS, "Too few fool the model"),
-        ("downhill", lambda model, x, y, eps: climb(model, x, y, eps, move=lambda g: -g.sign()), FOOLS, "Too few fool the model"),
-        ("noise in the way", lambda *task: climb(*task, slope=through(noisy)), FOOLS, "too fine for JPEG"),
+        ("downhill", lambda model, x, y, eps: signed_steps(model, x, y, eps, move=lambda g: -g.sign()), FOOLS, "Too few fool the model"),
+        ("noise in the way", lambda *task: signed_steps(*task, slope=through(noisy)), FOOLS, "too fine for JPEG"),
         ("what JPEG gives back", lambda *task: attacks.jpeg(survive_reference(*task)), BALL, "is no answer"),
         ("twice the budget", lambda model, x, y, eps: survive_reference(model, x, y, 2 * eps), BALL, "keeps to the budget"),
         ("own budget", lambda model, x, y, eps: survive_reference(model, x, y, EPS / 4), FOOLS, "with all of eps"),
         ("rounds out of the ball", lambda model, x, y, eps: attacks.quantise((x + (eps + 0.6 / 255) * gradient(model, attacks.jpeg(x), y).sign()).clamp(0, 1)), BALL, "keeps to the budget"),
-        ("no box", lambda *task: climb(*task, slope=through(lambda v: attacks.jpeg(v.clamp(0, 1))), put=lambda adv, x, eps: x + (adv - x).clamp(-eps, eps)), BOX, "then .clamp(0, 1)"),
+        ("no box", lambda *task: signed_steps(*task, slope=through(lambda v: attacks.jpeg(v.clamp(0, 1))), put=lambda adv, x, eps: x + (adv - x).clamp(-eps, eps)), BOX, "then .clamp(0, 1)"),
         ("p.grad", survive_polluting, NO_TRACE, "gradients on the model's parameters"),
         ("change alone", lambda model, x, y, eps: survive_reference(model, x, y, eps) - x, BALL, "comes last"),
         ("uint8", lambda *task: (255 * survive_reference(*task)).round().to(torch.uint8), LIKE_X, "Keep the type"),
@@ -683,7 +683,7 @@ def test_jpeg_tells_the_attacks_apart(shape, classes, eps):
         return (model(images).argmax(1) != y).float().mean().item()
 
     assert fooled(x) == fooled(attacks.jpeg(x)) == 0
-    plain, aware = climb(model, x, y, eps), survive_reference(model, x, y, eps)
+    plain, aware = signed_steps(model, x, y, eps), survive_reference(model, x, y, eps)
     assert fooled(plain) == fooled(attacks.jpeg(aware)) == 1
     assert fooled(attacks.jpeg(plain)) <= 0.25
 
