@@ -31,12 +31,13 @@ pytestmark = [
 SCREENSHOTS = PROJECT / "build" / "screenshots"
 SET_UP = """
 import torch
-from course_utils import demos, generators
+from course_utils import demos
+from course_utils.models import decoder
 torch.manual_seed(0)
 x = torch.rand(4, 1, 28, 28)
 linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
 y = linear(x).argmax(1)
-painter = generators.decoder(latent=2, hidden=8)
+generator = decoder(latent=2, hidden=8)
 """
 # The demo, the slider to drag, and words of the line that says what is seen
 DEMOS = {
@@ -53,8 +54,8 @@ DEMOS = {
     "accuracy_curves": ("demos.accuracy_curves({'linear': linear}, x, y)", "steps", "Accuracy under"),
     "model_comparer": ("demos.model_comparer({'a': linear, 'b': linear}, x, y)", "ε", "a says"),
     "loss_tilt": ("demos.loss_tilt({'a': linear, 'b': linear}, x, y)", "tilt", "along the line"),
-    "projection_slider": ("demos.projection_slider(linear, painter, x, y)", "steps", "the squared distance is"),
-    "latent_walk": ("demos.latent_walk(linear, painter, torch.randn(4, 2), torch.ones(4, 2))", "way", "of the way"),
+    "projection_slider": ("demos.projection_slider(linear, generator, x, y)", "steps", "the squared distance is"),
+    "latent_walk": ("demos.latent_walk(linear, generator, torch.randn(4, 2), torch.ones(4, 2))", "way", "of the way"),
     "photo_lab": (
         "demos.photo_lab(linear, dict(zip('abcd', x)), names=[*'0123456789'], targets=['7'])",
         "ε in 1/255",
@@ -77,10 +78,10 @@ WITH_SLIDER = {"01": "ε", "02": "ε", "03": "step", "04": "ε", "05": "steps", 
 
 # A gallery of the same small demos
 GALLERY = (
-    "from dataclasses import replace\nfrom course_utils.demos import lecture\nbuilders = {\n"
+    "from dataclasses import replace\nfrom course_utils.demos import overview\nbuilders = {\n"
     + "".join(f"    {name!r}: lambda: {source},\n" for name, (source, *_) in DEMOS.items())
     + "}\nlisted = demos.catalogue()\nsmall = {n: replace(listed[n], build=build) for n, build in builders.items()}\n"
-    + "lecture.catalogue = lambda: small\ndemos.gallery()"
+    + "overview.catalogue = lambda: small\ndemos.gallery()"
 )
 
 

@@ -3,6 +3,7 @@
 import inspect
 import io
 import re
+from dataclasses import replace
 from datetime import datetime
 
 import nbformat
@@ -16,7 +17,7 @@ from course_utils import demos
 from course_utils.attacks import bim, fgsm, pgd
 from course_utils.data import load_images
 from course_utils.defences.robust_manifold import project_to_range
-from course_utils.demos.draw_digit import as_mnist, ink_from, ink_of
+from course_utils.demos.draw_digit import image_to_sketch, sketch_to_image, to_mnist
 from course_utils.evaluation import robust_accuracy, transfer_matrix
 from course_utils.models import decoder
 from course_utils.runner import chapters
@@ -49,15 +50,15 @@ def test_margin_bar_at_every_position(margin_bar, signs, clip):
     demo, _ = margin_bar
     for image in range(3):
         for step in range(0, demos.EPS_STEPS + 1):
-            frame = demo.frame(image=image, eps=0.3 * step / demos.EPS_STEPS, signs=signs, clip=clip)
-            assert frame["adv"].min() >= 0
-            assert frame["adv"].max() <= 1
+            values = demo.compute(image=image, eps=0.3 * step / demos.EPS_STEPS, signs=signs, clip=clip)
+            assert values["adv"].min() >= 0
+            assert values["adv"].max() <= 1
             if signs == "random":
-                assert frame["predicted"] is None
+                assert values["predicted"] is None
             elif not clip:  # the formula is exact
-                assert frame["measured"] == pytest.approx(frame["predicted"], rel=1e-4, abs=1e-2)
+                assert values["measured"] == pytest.approx(values["predicted"], rel=1e-4, abs=1e-2)
             else:
-                assert frame["measured"] >= frame["predicted"] - 1e-3
+                assert values["measured"] >= values["predicted"] - 1e-3
 
 
 def test_fgsm_slider_shows_what_the_attack_makes(fgsm_slider):
@@ -65,14 +66,14 @@ def test_fgsm_slider_shows_what_the_attack_makes(fgsm_slider):
     for name in models:
         for image in range(3):
             for eps in (0.0, 0.05, 0.3):
-                frame = demo.frame(model=name, image=image, eps=eps)
+                values = demo.compute(model=name, image=image, eps=eps)
                 expected = fgsm(models[name], x[image : image + 1], y[image : image + 1], eps)[0]
-                torch.testing.assert_close(frame["adv"], expected, atol=1e-6, rtol=0)
-                assert frame["probabilities"].sum() == pytest.approx(1, abs=1e-5)
+                torch.testing.assert_close(values["adv"], expected, atol=1e-6, rtol=0)
+                assert values["probabilities"].sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["margin_bar", "fgsm_slider"])
-def test_the_picture_follows_the_handle_and_keeps_its_size(name, request):
+def test_the_picture_follows_the_slider_and_keeps_its_size(name, request):
     demo, _ = request.getfixturevalue(name)
     _, _, picture, message = demo.widget().children
     first, said = picture.value, message.value
@@ -88,12 +89,12 @@ def test_the_picture_follows_the_handle_and_keeps_its_size(name, request):
 def test_an_error_becomes_a_message_and_the_demo_goes_on(fgsm_slider):
     demo, _ = fgsm_slider
 
-    def frame(eps, **state):
+    def compute(eps, **state):
         if eps > 0.1:
             raise ValueError("too <far>")
-        return demo.frame(eps=eps, **state)
+        return demo.compute(eps=eps, **state)
 
-    fragile = demos.Demo(demo.title, demo.controls, frame, demo.draw, demo.alt, demo.size, demo.static, demo.handle)
+    fragile = replace(demo, compute=compute)
     _, _, picture, message = fragile.widget().children
     before = picture.value
     demo.controls["eps"].value = 0.2
@@ -189,11 +190,11 @@ def test_pgd_scrubber_shows_the_path_of_the_attack(fgsm_slider, start):
     options = {"random_start": start, "generator": torch.Generator().manual_seed(0)}
     pgd(models["two"], x[1:2], y[1:2], 0.1, steps=8, callback=lambda r, t, adv, loss: path.append(adv[0]), **options)
     for step, expected in enumerate(path):
-        frame = demo.frame(model="two", image=1, start=start, step=step)
-        assert torch.equal(frame["adv"], expected)
-        assert frame["probabilities"].sum() == pytest.approx(1, abs=1e-5)
+        values = demo.compute(model="two", image=1, start=start, step=step)
+        assert torch.equal(values["adv"], expected)
+        assert values["probabilities"].sum() == pytest.approx(1, abs=1e-5)
         loss = torch.nn.functional.cross_entropy(models["two"](expected[None]), y[1:2]).item()
-        assert frame["losses"][step] == pytest.approx(loss, rel=1e-4, abs=1e-5)
+        assert values["losses"][step] == pytest.approx(loss, rel=1e-4, abs=1e-5)
     assert demo.controls["step"].max == 8
     assert f"After step {8}" in demo.describe(step=8)
     assert demo.render(step=0) != demo.render(step=8)
@@ -207,21 +208,21 @@ def test_optimised_noise_is_a_minimum_between_length_and_target(fgsm_slider):
     demo = demos.optimised_noise_slider(models, x, y)
     model, goal = models["two"], torch.tensor([7])
     for c in demos.NOISE_WEIGHTS:
-        frame = demo.frame(model="two", image=1, target="7", c=c)
-        noise = frame["noise"][None].clone().requires_grad_()
+        values = demo.compute(model="two", image=1, target="7", c=c)
+        noise = values["noise"][None].clone().requires_grad_()
         cost = c * noise.square().sum() + F.cross_entropy(model(x[1:2] + noise), goal)
         (slope,) = torch.autograd.grad(cost, noise)
-        stopped = (frame["adv"][None] == 0) & (slope > 0) | (frame["adv"][None] == 1) & (slope < 0)
+        stopped = (values["adv"][None] == 0) & (slope > 0) | (values["adv"][None] == 1) & (slope < 0)
         assert slope[~stopped].abs().max() < 0.05
-        assert frame["length"] == pytest.approx(noise.norm().item(), rel=1e-5)
-        torch.testing.assert_close(frame["probabilities"], model(frame["adv"][None]).softmax(1)[0])
+        assert values["length"] == pytest.approx(noise.norm().item(), rel=1e-5)
+        torch.testing.assert_close(values["probabilities"], model(values["adv"][None]).softmax(1)[0])
 
 
 def test_optimised_noise_grows_and_arrives_as_length_gets_cheaper(fgsm_slider):
     _, (models, x, y) = fgsm_slider
     demo = demos.optimised_noise_slider(models, x, y)
-    frames = [demo.frame(model="one", image=0, target="4", c=c) for c in demos.NOISE_WEIGHTS]
-    lengths, sure = ([f["length"] for f in frames], [float(f["probabilities"][4]) for f in frames])
+    rows = [demo.compute(model="one", image=0, target="4", c=c) for c in demos.NOISE_WEIGHTS]
+    lengths, sure = ([f["length"] for f in rows], [float(f["probabilities"][4]) for f in rows])
     assert lengths == sorted(lengths)
     assert sure == sorted(sure)
     assert "the target is 4" in demo.describe(target="4")
@@ -244,9 +245,9 @@ def test_transfer_picker_is_a_cell_of_the_matrix(transfer_picker):
         matrix = transfer_matrix(models, models, x, y, eps)
         for source in models:
             for victim in models:
-                frame = demo.frame(source=source, victim=victim, image=0, eps=eps)
-                assert frame["fooled"]["victim"] == pytest.approx(matrix.loc[source, victim])
-                assert frame["fooled"]["source"] == pytest.approx(matrix.loc[source, source])
+                values = demo.compute(source=source, victim=victim, image=0, eps=eps)
+                assert values["fooled"]["victim"] == pytest.approx(matrix.loc[source, victim])
+                assert values["fooled"]["source"] == pytest.approx(matrix.loc[source, source])
     assert demo.controls["image"].max == matrix.attrs["n"] - 1
 
 
@@ -272,7 +273,7 @@ def test_accuracy_curves_show_what_each_attack_leaves(fgsm_slider):
     y = models["one"](x).argmax(1)
     demo = demos.accuracy_curves(models, x, y, largest=0.1)
     for steps in demos.ATTACK_STEPS:
-        curves = demo.frame(steps=steps)["curves"]
+        curves = demo.compute(steps=steps)["curves"]
         assert curves["one"][0] == 1.0  # y is what it says without an attack
         for name, model in models.items():
             options = (
@@ -287,9 +288,9 @@ def test_accuracy_curves_show_what_each_attack_leaves(fgsm_slider):
 def test_accuracy_curves_attack_once_for_each_number_of_steps(fgsm_slider, monkeypatch):
     _, (models, x, y) = fgsm_slider
     demo = demos.accuracy_curves(models, x, y)
-    first = demo.frame(steps=3)
+    first = demo.compute(steps=3)
     monkeypatch.setattr("course_utils.demos.adversarial_training.pgd", None)  # a second attack would fail
-    assert demo.frame(steps=3) == first
+    assert demo.compute(steps=3) == first
 
 
 def test_accuracy_curves_refuse_labels_that_do_not_match(fgsm_slider):
@@ -306,22 +307,22 @@ def test_model_comparer_shows_what_each_models_own_attack_makes(fgsm_slider):
     demo = demos.model_comparer(models, x, y, steps=3)
     for eps in (0.0, 0.1, 0.3):
         for attack in demos.COMPARED_ATTACKS:
-            frame = demo.frame(image=1, attack=attack, eps=eps)
+            values = demo.compute(image=1, attack=attack, eps=eps)
             for place, model in enumerate(models.values()):
                 stream = torch.Generator().manual_seed(0)
                 options = (x[1:2], y[1:2], eps)
                 adv = fgsm(model, *options) if attack == "FGSM" else pgd(model, *options, steps=3, generator=stream)
-                torch.testing.assert_close(frame["adv"][place], adv[0])
+                torch.testing.assert_close(values["adv"][place], adv[0])
                 probabilities = model(adv).softmax(1)[0].detach()
-                assert frame["said"][place] == probabilities.argmax()
-                assert frame["sure"][place] == pytest.approx(float(probabilities[y[1]]), abs=1e-5)
+                assert values["predicted"][place] == probabilities.argmax()
+                assert values["true_probability"][place] == pytest.approx(float(probabilities[y[1]]), abs=1e-5)
 
 
 @pytest.mark.parametrize("sideways", demos.SIDEWAYS)
 def test_loss_tilt_turns_from_one_edge_of_the_plane_to_the_other(fgsm_slider, sideways):
     _, (models, x, y) = fgsm_slider
     demo = demos.loss_tilt(models, x, y, eps=0.3)
-    flat, upright = (demo.frame(image=2, sideways=sideways, tilt=tilt) for tilt in (0, 90))
+    flat, upright = (demo.compute(image=2, sideways=sideways, tilt=tilt) for tilt in (0, 90))
     for name, model in models.items():
         plane = flat["planes"][name]
         clean = F.cross_entropy(model(x[2:3]), y[2:3])
@@ -336,7 +337,7 @@ def test_loss_tilt_finds_what_pgd_finds(fgsm_slider):
     _, (models, x, y) = fgsm_slider
     demo = demos.loss_tilt(models, x, y, eps=0.3)
     adv = pgd(models["one"], x[:1], y[:1], 0.3, steps=10, generator=torch.Generator().manual_seed(0))
-    profile = demo.frame(image=0, sideways="PGD", tilt=90)["profiles"]["one"]
+    profile = demo.compute(image=0, sideways="PGD", tilt=90)["profiles"]["one"]
     assert profile[-1] == pytest.approx(F.cross_entropy(models["one"](adv), y[:1]).item(), rel=1e-3)
 
 
@@ -349,7 +350,7 @@ def digits():
 
 
 def test_digits_drawn_back_are_mnists_own(digits):
-    back = torch.stack([as_mnist(ink_of(ink_from(x))) for x in digits])
+    back = torch.stack([to_mnist(sketch_to_image(image_to_sketch(x))) for x in digits])
     assert (back - digits).flatten(1).norm(dim=1).mean() < 0.35 * digits.flatten(1).norm(dim=1).mean()
     places = torch.arange(28.0)
     for dim in (2, 3):
@@ -365,15 +366,15 @@ def test_where_and_how_large_a_digit_is_drawn_does_not_matter():
     stroke[0, 34:40, 20:44] = 1
     moved = stroke.roll((30, 25), (1, 2))
     larger = F.interpolate(stroke[None], scale_factor=2)[0]
-    torch.testing.assert_close(as_mnist(moved), as_mnist(stroke))
-    torch.testing.assert_close(as_mnist(larger), as_mnist(stroke), atol=0.15, rtol=0)
+    torch.testing.assert_close(to_mnist(moved), to_mnist(stroke))
+    torch.testing.assert_close(to_mnist(larger), to_mnist(stroke), atol=0.15, rtol=0)
 
 
 @pytest.mark.parametrize(
     "ink", [torch.zeros(1, 84, 84), torch.ones(1, 84, 84), torch.eye(84)[None, :1].expand(1, 84, 84)]
 )
 def test_any_sketch_becomes_a_digit(ink):
-    digit = as_mnist(ink)
+    digit = to_mnist(ink)
     assert digit.shape == (1, 28, 28)
     assert digit.min() >= 0
     assert digit.max() <= 1
@@ -383,15 +384,15 @@ def test_any_sketch_becomes_a_digit(ink):
 def test_draw_digit_attacks_what_the_model_sees(fgsm_slider, digits):
     _, (models, _, _) = fgsm_slider
     demo = demos.draw_digit(models, example=digits[0])
-    sketch = ink_from(digits[1])
-    x = as_mnist(ink_of(sketch))[None]
+    sketch = image_to_sketch(digits[1])
+    x = to_mnist(sketch_to_image(sketch))[None]
     answer = models["one"](x).argmax(1)
     for eps in (0.0, 0.1, 0.3):
-        frame = demo.frame(sketch=sketch, model="one", eps=eps)
-        torch.testing.assert_close(frame["adv"], fgsm(models["one"], x, answer, eps)[0], atol=1e-6, rtol=0)
-        assert frame["answer"] == answer
+        values = demo.compute(sketch=sketch, model="one", eps=eps)
+        torch.testing.assert_close(values["adv"], fgsm(models["one"], x, answer, eps)[0], atol=1e-6, rtol=0)
+        assert values["answer"] == answer
     assert "The square is empty" in demo.describe(eps=0.2)
-    assert "without attack" in demo.describe(**demo.static)
+    assert "without attack" in demo.describe(**demo.static_state)
 
 
 def test_a_sketch_arrives_as_the_browser_sends_it(fgsm_slider, digits):
@@ -400,8 +401,8 @@ def test_a_sketch_arrives_as_the_browser_sends_it(fgsm_slider, digits):
     *_, message = demo.widget().children
     assert "The square is empty" in message.value
     sketch = demo.controls["sketch"]
-    sketch.set_state({"value": memoryview(ink_from(digits[3]))})
-    assert sketch.value == ink_from(digits[3])
+    sketch.set_state({"value": memoryview(image_to_sketch(digits[3]))})
+    assert sketch.value == image_to_sketch(digits[3])
     assert "the model says" in message.value
     with pytest.raises(TraitError, match="84 × 84 bytes"):
         sketch.value = b"12"
@@ -413,54 +414,56 @@ def test_a_sketch_arrives_as_the_browser_sends_it(fgsm_slider, digits):
 
 
 @pytest.fixture(scope="module")
-def painter():
+def generator():
     torch.manual_seed(0)
     return decoder(latent=2, hidden=8)
 
 
-def test_projection_slider_shows_the_projection_from_its_starts(fgsm_slider, painter):
+def test_projection_slider_shows_the_projection_from_its_starts(fgsm_slider, generator):
     _, (models, x, y) = fgsm_slider
-    demo = demos.projection_slider(models["one"], painter, x, y, steps=30, restarts=3)
+    demo = demos.projection_slider(models["one"], generator, x, y, steps=30, restarts=3)
     starts = torch.randn(3, 3, 2, generator=torch.Generator().manual_seed(0))
     for restarts in (1, 2, 3):
         for steps in (1, 30):
-            frame = demo.frame(image=1, restarts=restarts, steps=steps)
+            values = demo.compute(image=1, restarts=restarts, steps=steps)
             init = starts[:restarts, 1:2]
-            _, expected = project_to_range(painter, x[1:2], steps=steps, restarts=restarts, init=init)
-            torch.testing.assert_close(frame["x_star"], expected[0])
-            assert frame["before"] == models["one"](x[1:2]).argmax()
+            _, expected = project_to_range(generator, x[1:2], steps=steps, restarts=restarts, init=init)
+            torch.testing.assert_close(values["x_star"], expected[0])
+            assert values["before"] == models["one"](x[1:2]).argmax()
     assert (demo.controls["restarts"].max, demo.controls["steps"].max) == (3, 30)
     assert "1 restart " in demo.describe(restarts=1)
     assert demo.render(steps=1) != demo.render(steps=30)
 
 
-def test_more_effort_brings_the_projection_no_farther_away(fgsm_slider, painter):
+def test_more_effort_brings_the_projection_no_farther_away(fgsm_slider, generator):
     _, (models, x, y) = fgsm_slider
-    demo = demos.projection_slider(models["one"], painter, x, y)
-    few, many = (demo.frame(image=0, restarts=restarts, steps=100)["error"] for restarts in (1, 6))
+    demo = demos.projection_slider(models["one"], generator, x, y)
+    few, many = (demo.compute(image=0, restarts=restarts, steps=100)["error"] for restarts in (1, 6))
     assert many <= few * (1 + 1e-4)
-    assert demo.frame(image=0, restarts=1, steps=100)["error"] < demo.frame(image=0, restarts=1, steps=1)["error"]
+    assert demo.compute(image=0, restarts=1, steps=100)["error"] < demo.compute(image=0, restarts=1, steps=1)["error"]
 
 
-def test_latent_walk_is_a_straight_line_between_two_images(fgsm_slider, painter):
+def test_latent_walk_is_a_straight_line_between_two_images(fgsm_slider, generator):
     _, (models, _, _) = fgsm_slider
     z, z_prime = torch.zeros(2, 2), torch.tensor([[1.0, 2.0], [3.0, -1.0]])
-    demo = demos.latent_walk(models["one"], painter, z, z_prime)
+    demo = demos.latent_walk(models["one"], generator, z, z_prime)
     for way in (0.0, 0.25, 1.0):
-        frame = demo.frame(pair=1, way=way)
-        torch.testing.assert_close(frame["here"], painter(way * z_prime[1:]).detach()[0])
-        assert frame["distance"] == pytest.approx((painter(way * z_prime[1:]) - painter(z[1:])).norm().item(), abs=1e-5)
-        assert frame["first"] == models["one"](painter(z[1:])).argmax()
+        values = demo.compute(pair=1, way=way)
+        torch.testing.assert_close(values["here"], generator(way * z_prime[1:]).detach()[0])
+        assert values["distance"] == pytest.approx(
+            (generator(way * z_prime[1:]) - generator(z[1:])).norm().item(), abs=1e-5
+        )
+        assert values["first"] == models["one"](generator(z[1:])).argmax()
         assert f"After {way:.0%} of the way" in demo.describe(pair=1, way=way)
     assert demo.render(way=0.0) != demo.render(way=1.0)
 
 
-def test_latent_walk_refuses_ends_that_do_not_match(fgsm_slider, painter):
+def test_latent_walk_refuses_ends_that_do_not_match(fgsm_slider, generator):
     _, (models, _, _) = fgsm_slider
     with pytest.raises(ValueError, match="at least one walk"):
-        demos.latent_walk(models["one"], painter, torch.zeros(0, 2), torch.zeros(0, 2))
+        demos.latent_walk(models["one"], generator, torch.zeros(0, 2), torch.zeros(0, 2))
     with pytest.raises(ValueError, match="expected a z for each of 2 images"):
-        demos.latent_walk(models["one"], painter, torch.zeros(2, 2), torch.zeros(2, 3))
+        demos.latent_walk(models["one"], generator, torch.zeros(2, 2), torch.zeros(2, 3))
 
 
 # The photo lab
@@ -501,11 +504,11 @@ def test_photo_lab_shows_what_the_attacks_make(photo_lab):
                 "targeted PGD": bim(model, x, torch.tensor([2]), eps, targeted=True),
             }
             for attack, adv in expected.items():
-                frame = demo.frame(photo=name, upload=(), attack=attack, target="daisy", level=level)
-                torch.testing.assert_close(frame["adv"], adv[0], atol=1e-6, rtol=0)
-                torch.testing.assert_close(frame["change"], (adv - x)[0], atol=1e-6, rtol=0)
-                torch.testing.assert_close(frame["probabilities"], model(adv).softmax(1)[0])
-                assert frame["true"] == y
+                values = demo.compute(photo=name, upload=(), attack=attack, target="daisy", level=level)
+                torch.testing.assert_close(values["adv"], adv[0], atol=1e-6, rtol=0)
+                torch.testing.assert_close(values["change"], (adv - x)[0], atol=1e-6, rtol=0)
+                torch.testing.assert_close(values["probabilities"], model(adv).softmax(1)[0])
+                assert values["true"] == y
 
 
 def test_photo_lab_attacks_once_for_each_position(photo_lab, monkeypatch):
@@ -532,9 +535,9 @@ def test_photo_lab_takes_a_dropped_photo(photo_lab):
     assert picture.value != before
     assert "without attack" in message.value
     colour = torch.tensor([200, 30, 90]).div(255).view(3, 1, 1).expand(3, 16, 16)
-    frame = demo.frame(photo=demos.UPLOADED, upload=dropped(png()), attack="PGD", target="daisy", level=0)
-    torch.testing.assert_close(frame["adv"], colour)
-    assert frame["true"] == model(colour[None]).argmax()
+    values = demo.compute(photo=demos.UPLOADED, upload=dropped(png()), attack="PGD", target="daisy", level=0)
+    torch.testing.assert_close(values["adv"], colour)
+    assert values["true"] == model(colour[None]).argmax()
 
 
 @pytest.mark.parametrize(
@@ -552,13 +555,13 @@ def test_photo_lab_says_what_is_wrong_with_a_dropped_file_and_goes_on(photo_lab,
     *_, picture, message = demo.widget().children
     before = picture.value
     demo.controls["upload"].value = dropped(content)
-    assert "role='alert'" in message.value
+    assert 'role="alert"' in message.value
     assert words in message.value
     assert picture.value == before
     demo.controls["photo"].value = "two"
-    assert "role='status'" in message.value
+    assert 'role="status"' in message.value
     demo.controls["upload"].value = dropped(png())
-    assert "role='status'" in message.value
+    assert 'role="status"' in message.value
 
 
 def test_photo_lab_offers_an_upload_when_there_is_one(photo_lab):
@@ -567,7 +570,7 @@ def test_photo_lab_offers_an_upload_when_there_is_one(photo_lab):
     demo.controls["upload"].value = dropped(png())
     assert demo.state["photo"] == demos.UPLOADED
     demo.reset()
-    assert demo.state == demo.first
+    assert demo.state == demo.initial_state
     assert demos.UPLOADED not in demo.controls["photo"].options
 
 

@@ -1,6 +1,6 @@
-"""Demos with a slider. Each is a pure function from a state to a frame, a picture updated in place, and a thin shell.
+"""Demos with a slider: a pure function from the controls' state to values, and panels of a figure that draw these.
 
-- `widget`: the shell that all demos share; `artists`: the parts of a picture that are updated in place
+- `widget`: what all demos share; `panels`: the parts of a figure, which are updated in place
 - `registry`: all demos with what to try; `overview`: one page with all of them
 - `static_export`: demos as web pages without a kernel
 - one file for the demos of each subject
@@ -23,7 +23,7 @@ from .overview import gallery
 from .photographs import PHOTO_ATTACKS, PHOTO_LEVELS, UPLOADED, photo_lab
 from .registry import Entry, catalogue
 from .robust_manifold import latent_walk, projection_slider
-from .static_export import export, fragment, in_place_of
+from .static_export import export, fragment, fragment_for
 from .transfer import transfer_picker
 from .widget import EPS_STEPS, Demo, alert, eps_slider
 
@@ -47,8 +47,8 @@ __all__ = [
     "export",
     "fgsm_slider",
     "fragment",
+    "fragment_for",
     "gallery",
-    "in_place_of",
     "latent_walk",
     "loss_tilt",
     "margin_bar",

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import ipywidgets as widgets
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..attacks.gradient_based import pgd
 from ..attacks.gradients import input_gradient
 from ..models.inference import predict
-from .artists import called, moving_classes, moving_curve, moving_image
-from .widget import Demo, Update, check_images, eps_slider
+from .panels import Values, class_name, class_panel, image_panel, path_panel, top_class
+from .widget import Demo, check_images, dropdown, eps_slider, int_slider
 
 
 def fgsm_slider(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, names: Sequence[str] | None = None) -> Demo:
@@ -32,39 +30,24 @@ def fgsm_slider(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, names:
     def sign(model: str, image: int) -> Tensor:
         return input_gradient(models[model], x[image : image + 1], y[image : image + 1]).sign()
 
-    def frame(model: str, image: int, eps: float) -> dict[str, Any]:
-        one, label = x[image : image + 1], y[image : image + 1]
+    def compute(model: str, image: int, eps: float) -> Values:
+        one = x[image : image + 1]
         adv = (one + eps * sign(model, image)).clamp(0, 1)
         probabilities = predict(models[model], adv).softmax(1)[0]
-        return {"adv": adv[0], "change": (adv - one)[0], "probabilities": probabilities, "true": int(label), "eps": eps}
+        true = int(y[image])
+        return {"adv": adv[0], "change": (adv - one)[0], "probabilities": probabilities, "true": true, "eps": eps}
 
-    def draw(fig: Figure) -> Update:
-        left, middle, right = fig.axes
-        show_image = moving_image(left, x.shape[1:])
-        show_change = moving_image(middle, x.shape[2:], signed=True)
-        show_classes = moving_classes(right, names)
+    def alt(values: Values) -> str:
+        top, true = top_class(values["probabilities"], names), class_name(values["true"], names)
+        return f"At ε = {values['eps']:.3f} the model says {top}; true is {true}."
 
-        def update(f: dict[str, Any]) -> None:
-            show_image(f["adv"], f"ε = {f['eps']:.3f}")
-            show_change(f["change"].mean(0), "change, magnified")
-            show_classes(f["probabilities"], f["true"])
-
-        return update
-
-    def alt(f: dict[str, Any]) -> str:
-        best = int(f["probabilities"].argmax())
-        said, true = called(best, names), called(f["true"], names)
-        return (
-            f"At ε = {f['eps']:.3f} the model says {said} with {100 * f['probabilities'][best]:.0f} %; true is {true}."
-        )
-
-    controls = {
-        "model": widgets.Dropdown(options=list(models), description="model"),
-        "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),
-        "eps": eps_slider(),
-    }
-    size = {"rows": 1, "columns": 3, "width": 2.5, "height": 2.5}
-    return Demo("FGSM on one image", controls, frame, draw, alt, size, {"eps": 0.1}, handle="eps", example="image")
+    panels = [
+        image_panel(x.shape[1:], lambda values: (values["adv"], f"ε = {values['eps']:.3f}")),
+        image_panel(x.shape[2:], lambda values: (values["change"].mean(0), "change, magnified"), signed=True),
+        class_panel(names),
+    ]
+    controls = {"model": dropdown("model", models), "image": int_slider("image", len(x) - 1), "eps": eps_slider()}
+    return Demo("FGSM on one image", controls, compute, panels, alt, {"eps": 0.1}, slider="eps", example="image")
 
 
 NOISE_WEIGHTS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.002, 0.001)
@@ -79,9 +62,9 @@ def optimised_noise_slider(
     lr: float = 0.3,
     names: Sequence[str] | None = None,
 ) -> Demo:
-    """Show the noise r that minimises c·‖r‖² + cross-entropy(x + r, target); the handle sets c (chapter 03).
+    """Show the noise r that minimises c·‖r‖² + cross-entropy(x + r, target); the slider sets c (chapter 03).
 
-    All positions of the handle are one batch of gradient descent, computed once for each model, image and target.
+    All positions of the slider are one batch of gradient descent, computed once for each model, image and target.
 
     Args:
         models: by the name shown. x: images (N, C, H, W) in [0, 1]. y: labels (N,).
@@ -89,63 +72,49 @@ def optimised_noise_slider(
     """
     check_images(x, y)
     classes = predict(next(iter(models.values())), x[:1]).shape[1]
-    c = torch.tensor(NOISE_WEIGHTS).to(x).view(-1, *[1] * (x.ndim - 1))
+    labels = [class_name(k, names) for k in range(classes)]
+    weights = torch.tensor(NOISE_WEIGHTS).to(x).view(-1, *[1] * (x.ndim - 1))
 
     @cache
     def optimised(model: str, image: int, target: int) -> tuple[Tensor, Tensor]:
-        copies = x[image].expand(len(c), *x.shape[1:])
-        goal = y.new_full((len(c),), target)
+        copies = x[image].expand(len(weights), *x.shape[1:])
+        goal = y.new_full((len(weights),), target)
         noise = torch.zeros_like(copies)
         for _ in range(steps):
-            slope = 2 * c * noise + input_gradient(models[model], copies + noise, goal)
-            noise = (copies + noise - lr * slope).clamp(0, 1) - copies
+            gradient = 2 * weights * noise + input_gradient(models[model], copies + noise, goal)
+            noise = (copies + noise - lr * gradient).clamp(0, 1) - copies
         adv = (copies + noise).clamp(0, 1)
         return adv, predict(models[model], adv).softmax(1)
 
-    def frame(model: str, image: int, target: str, c: float) -> dict[str, Any]:
-        goal, place = labels.index(target), NOISE_WEIGHTS.index(c)
-        adv, probabilities = (part[place] for part in optimised(model, image, goal))
-        noise = adv - x[image]
-        return {
-            "adv": adv,
-            "noise": noise,
-            "length": float(noise.norm()),
-            "probabilities": probabilities,
-            "target": goal,
-            "true": int(y[image]),
-            "c": c,
-        }
+    def compute(model: str, image: int, target: str, c: float) -> Values:
+        goal, index = labels.index(target), NOISE_WEIGHTS.index(c)
+        adv, probabilities = (part[index] for part in optimised(model, image, goal))
+        noise, true = adv - x[image], int(y[image])
+        values = {"adv": adv, "noise": noise, "length": float(noise.norm()), "probabilities": probabilities}
+        return values | {"target": goal, "true": true, "c": c}
 
-    def draw(fig: Figure) -> Update:
-        left, middle, right = fig.axes
-        show_image = moving_image(left, x.shape[1:])
-        show_noise = moving_image(middle, x.shape[2:], signed=True)
-        show_classes = moving_classes(right, names, "hatched: the target")
-
-        def update(f: dict[str, Any]) -> None:
-            show_image(f["adv"], f"c = {f['c']:g}")
-            show_noise(f["noise"].mean(0), f"r, magnified; ‖r‖₂ = {f['length']:.2f}")
-            show_classes(f["probabilities"], f["target"])
-
-        return update
-
-    def alt(f: dict[str, Any]) -> str:
-        best = int(f["probabilities"].argmax())
+    def alt(values: Values) -> str:
+        target, true = (class_name(values[which], names) for which in ("target", "true"))
         return (
-            f"With c = {f['c']:g} the noise has length {f['length']:.2f}, and the model says {called(best, names)} "
-            f"with {100 * f['probabilities'][best]:.0f} %; the target is {called(f['target'], names)}, true is "
-            f"{called(f['true'], names)}."
+            f"With c = {values['c']:g} the noise has length {values['length']:.2f}, and the model says "
+            f"{top_class(values['probabilities'], names)}; the target is {target}, true is {true}."
         )
 
-    labels = [called(k, names) for k in range(classes)]
+    def noise_and_length(values: Values) -> tuple[Tensor, str]:
+        return values["noise"].mean(0), f"r, magnified; ‖r‖₂ = {values['length']:.2f}"
+
+    panels = [
+        image_panel(x.shape[1:], lambda values: (values["adv"], f"c = {values['c']:g}")),
+        image_panel(x.shape[2:], noise_and_length, signed=True),
+        class_panel(names, "hatched: the target", hatched="target"),
+    ]
     controls = {
-        "model": widgets.Dropdown(options=list(models), description="model"),
-        "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),
-        "target": widgets.Dropdown(options=labels, value=labels[(int(y[0]) + 1) % classes], description="target"),
+        "model": dropdown("model", models),
+        "image": int_slider("image", len(x) - 1),
+        "target": dropdown("target", labels, labels[(int(y[0]) + 1) % classes]),
         "c": widgets.SelectionSlider(options=NOISE_WEIGHTS, description="c"),
     }
-    size = {"rows": 1, "columns": 3, "width": 2.5, "height": 2.5}
-    return Demo("Optimised noise", controls, frame, draw, alt, size, {"c": 0.03}, handle="c", example="image")
+    return Demo("Optimised noise", controls, compute, panels, alt, {"c": 0.03}, slider="c", example="image")
 
 
 def pgd_scrubber(
@@ -159,7 +128,7 @@ def pgd_scrubber(
 ) -> Demo:
     """Show PGD on one image step by step: image, magnified change, the loss so far, class bars (chapter 03).
 
-    A path is computed once for each model, image and start; the handle then only looks into it.
+    The attack runs once for each model, image and start; the slider chooses one of its steps.
 
     Args:
         models: by the name shown. x: images (N, C, H, W) in [0, 1]. y: labels (N,).
@@ -178,52 +147,35 @@ def pgd_scrubber(
         one, label = x[image : image + 1], y[image : image + 1]
         generator = torch.Generator(x.device).manual_seed(0)
         pgd(models[model], one, label, eps, steps=steps, random_start=start, generator=generator, callback=keep)
-        whole = torch.stack(points)
-        return whole, losses, predict(models[model], whole).softmax(1)
+        stacked = torch.stack(points)
+        return stacked, losses, predict(models[model], stacked).softmax(1)
 
-    def frame(model: str, image: int, start: bool, step: int) -> dict[str, Any]:
+    def compute(model: str, image: int, start: bool, step: int) -> Values:
         points, losses, probabilities = path(model, image, start)
-        return {
-            "adv": points[step],
-            "change": points[step] - x[image],
-            "losses": losses,
-            "probabilities": probabilities[step],
-            "true": int(y[image]),
-            "step": step,
-        }
+        values = {"adv": points[step], "change": points[step] - x[image], "probabilities": probabilities[step]}
+        return values | {"losses": losses, "true": int(y[image]), "step": step}
 
-    def draw(fig: Figure) -> Update:
-        left, middle, curve, right = fig.axes
-        show_image = moving_image(left, x.shape[1:])
-        show_change = moving_image(middle, x.shape[2:], signed=True, limit=eps)
-        show_classes = moving_classes(right, names)
-        show_losses = moving_curve(curve, range(steps + 1))
-        curve.set(xlabel="step")
-        curve.set_title("loss", fontsize=9)
-
-        def update(f: dict[str, Any]) -> None:
-            show_image(f["adv"], f"step {f['step']} of {steps}, ε = {eps:g}")
-            show_change(f["change"].mean(0), "change (full colour: ε)")
-            show_losses(f["losses"], f["step"])
-            show_classes(f["probabilities"], f["true"])
-
-        return update
-
-    def alt(f: dict[str, Any]) -> str:
-        best = int(f["probabilities"].argmax())
-        said, true = (str(k) if names is None else names[k] for k in (best, f["true"]))
+    def alt(values: Values) -> str:
+        step, top = values["step"], top_class(values["probabilities"], names)
         return (
-            f"After step {f['step']} the loss is {f['losses'][f['step']]:.2f} and the model says {said} with "
-            f"{100 * f['probabilities'][best]:.0f} %; true is {true}."
+            f"After step {step} the loss is {values['losses'][step]:.2f} and the model says {top}; "
+            f"true is {class_name(values['true'], names)}."
         )
 
+    def change(values: Values) -> tuple[Tensor, str]:
+        return values["change"].mean(0), "change (full colour: ε)"
+
+    panels = [
+        image_panel(x.shape[1:], lambda values: (values["adv"], f"step {values['step']} of {steps}, ε = {eps:g}")),
+        image_panel(x.shape[2:], change, signed=True, limit=eps),
+        path_panel(range(steps + 1), lambda values: (values["losses"], values["step"]), xlabel="step", title="loss"),
+        class_panel(names),
+    ]
     controls = {
-        "model": widgets.Dropdown(options=list(models), description="model"),
-        "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),
+        "model": dropdown("model", models),
+        "image": int_slider("image", len(x) - 1),
         "start": widgets.Checkbox(True, description="random start"),
-        "step": widgets.IntSlider(0, min=0, max=steps, description="step"),
+        "step": int_slider("step", steps),
     }
-    size = {"rows": 1, "columns": 4, "width": 2.3, "height": 2.3}
-    return Demo(
-        "PGD step by step", controls, frame, draw, alt, size, {"step": steps // 4}, handle="step", example="image"
-    )
+    static_state, layout = {"step": steps // 4}, {"width": 2.3, "height": 2.3}
+    return Demo("PGD step by step", controls, compute, panels, alt, static_state, "step", "image", layout)

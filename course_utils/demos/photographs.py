@@ -8,22 +8,21 @@ from typing import Any
 
 import ipywidgets as widgets
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..attacks.gradient_based import bim
 from ..attacks.gradients import input_gradient
 from ..data.photos import preprocess, read_photo
 from ..models.inference import predict
-from .artists import moving_classes, moving_image
-from .widget import Demo, Update
+from .panels import Values, class_panel, image_panel, top_class
+from .widget import Demo, dropdown
 
 PHOTO_LEVELS = (0, 0.25, 0.5, 1, 2, 4, 8)
-AIMED = "targeted PGD"
-PHOTO_ATTACKS = ("FGSM", "PGD", AIMED)
+TARGETED = "targeted PGD"
+PHOTO_ATTACKS = ("FGSM", "PGD", TARGETED)
 UPLOADED = "your upload"
-KEPT = 64  # attacked photos, of about a megabyte each
-MAGNIFIED = 16  # how much larger the change is shown than it is
+CACHED_PHOTOS = 64  # attacked photos, of about a megabyte each
+MAGNIFICATION = 16  # how much larger the change is shown than it is
 
 
 def photo_lab(
@@ -34,9 +33,9 @@ def photo_lab(
     targets: Sequence[str],
     steps: int = 10,
 ) -> Demo:
-    """Show a photo under attack: the picture, the magnified change, the five likeliest classes (chapter 07).
+    """Show a photo under attack: the picture, the magnified change, the five most likely classes (chapter 07).
 
-    The label is what the model says on the clean photo. A photo can be dropped in; it is cut to the size of the others.
+    The label is what the model says on the clean photo. A photo can be uploaded; it is cut to the size of the others.
     What an attack makes is kept: FGSM asks for one gradient of each photo, PGD for `steps` at each position.
 
     Args:
@@ -52,20 +51,20 @@ def photo_lab(
         raise ValueError(f"{unknown[0]!r} is no name of a class.")
     one = next(iter(photos.values()))
 
-    @lru_cache(KEPT)
-    def opened(photo: str | bytes) -> tuple[Tensor, Tensor]:
+    @lru_cache(CACHED_PHOTOS)
+    def clean(photo: str | bytes) -> tuple[Tensor, Tensor]:
         """Return a photo of that name, or of that content, (1, 3, H, W), and the model's answer to it (1,)."""
         x = preprocess(read_photo(photo), one.shape[-1]).to(one) if isinstance(photo, bytes) else photos[photo][None]
         return x, predict(model, x).argmax(1)
 
-    @lru_cache(KEPT)
+    @lru_cache(CACHED_PHOTOS)
     def signs(photo: str | bytes) -> Tensor:
-        return input_gradient(model, *opened(photo)).sign()
+        return input_gradient(model, *clean(photo)).sign()
 
-    @lru_cache(KEPT)
+    @lru_cache(CACHED_PHOTOS)
     def attacked(photo: str | bytes, attack: str, target: str | None, level: float) -> tuple[Tensor, Tensor]:
-        """Return what the attack makes of a photo, (1, 3, H, W), and the probabilities that the model gives it (K,)."""
-        (x, y), eps = opened(photo), level / 255
+        """Return the attacked photo, (1, 3, H, W), and the probabilities that the model gives it (K,)."""
+        (x, y), eps = clean(photo), level / 255
         if attack == "FGSM":
             adv = (x + eps * signs(photo)).clamp(0, 1)
         else:
@@ -73,62 +72,43 @@ def photo_lab(
             adv = bim(model, x, goal, eps, steps=steps, targeted=target is not None)
         return adv, predict(model, adv).softmax(1)[0]
 
-    def frame(photo: str, upload: Sequence[Mapping[str, Any]], attack: str, target: str, level: float) -> dict:
+    def compute(photo: str, upload: Sequence[Mapping[str, Any]], attack: str, target: str, level: float) -> Values:
         key = bytes(upload[-1]["content"]) if photo == UPLOADED else photo
-        x, y = opened(key)
-        adv, probabilities = attacked(key, attack, target if attack == AIMED else None, level)
-        return {
-            "adv": adv[0],
-            "change": (adv - x)[0],
-            "probabilities": probabilities,
-            "true": int(y),
-            "title": f"{attack}, ε = {level:g}/255",
-        }
+        x, y = clean(key)
+        adv, probabilities = attacked(key, attack, target if attack == TARGETED else None, level)
+        values = {"adv": adv[0], "change": (adv - x)[0], "probabilities": probabilities}
+        return values | {"true": int(y), "title": f"{attack}, ε = {level:g}/255"}
 
-    def draw(fig: Figure) -> Update:
-        left, middle, right = fig.axes
-        show_photo, show_change = (moving_image(ax, one.shape) for ax in (left, middle))
-        show_classes = moving_classes(right, names, "hatched: the answer without attack")
+    def alt(values: Values) -> str:
+        top = top_class(values["probabilities"], names)
+        return f"{values['title']}: the model says {top}; without attack it says {names[values['true']]}."
 
-        def update(f: dict[str, Any]) -> None:
-            show_photo(f["adv"], f["title"])
-            show_change(0.5 + MAGNIFIED * f["change"], f"change × {MAGNIFIED}")
-            show_classes(f["probabilities"], f["true"])
+    def change(values: Values) -> tuple[Tensor, str]:
+        return 0.5 + MAGNIFICATION * values["change"], f"change × {MAGNIFICATION}"
 
-        return update
+    panels = [
+        image_panel(one.shape, lambda values: (values["adv"], values["title"])),
+        image_panel(one.shape, change),
+        class_panel(names, "hatched: the answer without attack"),
+    ]
+    controls = _photo_and_upload(photos) | {
+        "attack": dropdown("attack", PHOTO_ATTACKS),
+        "target": dropdown("target", targets),
+        "level": widgets.SelectionSlider(options=PHOTO_LEVELS, description="ε in 1/255", continuous_update=False),
+    }
+    static_state, layout = {"attack": PHOTO_ATTACKS[-1], "level": 2}, {"width": 2.3, "height": 2.2}
+    return Demo("The photo lab", controls, compute, panels, alt, static_state, "level", "photo", layout)
 
-    def alt(f: dict[str, Any]) -> str:
-        best = int(f["probabilities"].argmax())
-        return (
-            f"{f['title']}: the model says {names[best]} with {100 * f['probabilities'][best]:.0f} %; "
-            f"without attack it says {names[f['true']]}."
-        )
 
-    choice = widgets.Dropdown(options=list(photos), description="photo")
+def _photo_and_upload(photos: Mapping[str, Tensor]) -> dict[str, widgets.Widget]:
+    """Return the choice of a photo and the upload, which adds itself to that choice."""
+    photo = dropdown("photo", photos)
     upload = widgets.FileUpload(accept="image/*", description="your photo")
 
     def offer(change: Mapping[str, Any]) -> None:
-        chosen = choice.value
-        choice.options = [*photos, UPLOADED] if change["new"] else list(photos)
-        choice.value = UPLOADED if change["new"] else next(iter(photos)) if chosen == UPLOADED else chosen
+        chosen = photo.value
+        photo.options = [*photos, UPLOADED] if change["new"] else list(photos)
+        photo.value = UPLOADED if change["new"] else next(iter(photos)) if chosen == UPLOADED else chosen
 
     upload.observe(offer, names="value")
-    controls = {
-        "photo": choice,
-        "upload": upload,
-        "attack": widgets.Dropdown(options=PHOTO_ATTACKS, description="attack"),
-        "target": widgets.Dropdown(options=targets, description="target"),
-        "level": widgets.SelectionSlider(options=PHOTO_LEVELS, description="ε in 1/255", continuous_update=False),
-    }
-    size_of_figure = {"rows": 1, "columns": 3, "width": 2.3, "height": 2.2}
-    return Demo(
-        "The photo lab",
-        controls,
-        frame,
-        draw,
-        alt,
-        size_of_figure,
-        {"attack": PHOTO_ATTACKS[-1], "level": 2},
-        handle="level",
-        example="photo",
-    )
+    return {"photo": photo, "upload": upload}

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import ipywidgets as widgets
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..defences.robust_manifold.projection import check_latents, latent_size, project_to_range
 from ..models.inference import frozen_eval, predict
-from .artists import called, moving_classes, moving_image
-from .widget import Demo, Update, check_images
+from .panels import Values, class_name, class_panel, image_panel, top_class
+from .widget import Demo, check_images, int_slider
 
-KEPT = 512  # projections
+CACHED_PROJECTIONS = 512
 
 
 def projection_slider(
@@ -36,19 +34,19 @@ def projection_slider(
     Args:
         classifier: maps images to logits. generator: maps z to images; has an attribute `latent`.
         x: attacked images (N, C, H, W) in [0, 1]. y: their true labels (N,).
-        steps, restarts: the ends of the handles. names: of the classes.
+        steps, restarts: the largest values of the sliders. names: of the classes.
     """
     check_images(x, y)
     stream = torch.Generator().manual_seed(0)
     starts = torch.randn(restarts, len(x), latent_size(generator), generator=stream).to(x)
 
-    @lru_cache(KEPT)
+    @lru_cache(CACHED_PROJECTIONS)
     def projected(image: int, restarts: int, steps: int) -> Tensor:
         one = slice(image, image + 1)
         init = starts[:restarts, one]
         return project_to_range(generator, x[one], steps=steps, restarts=restarts, init=init)[1]
 
-    def frame(image: int, restarts: int, steps: int) -> dict[str, Any]:
+    def compute(image: int, restarts: int, steps: int) -> Values:
         one = slice(image, image + 1)
         x_star = projected(image, restarts, steps)
         logits = predict(classifier, torch.cat([x[one], x_star]))
@@ -62,48 +60,34 @@ def projection_slider(
             "effort": f"{steps} steps, {restarts} restart{'s' * (restarts > 1)}",
         }
 
-    def draw(fig: Figure) -> Update:
-        left, middle, right = fig.axes
-        show_image, show_projection = (moving_image(ax, x.shape[1:], lines=2) for ax in (left, middle))
-        show_classes = moving_classes(right, names)
-
-        def update(f: dict[str, Any]) -> None:
-            show_image(f["x"], f"attacked; classified as {called(f['before'], names)}")
-            show_projection(f["x_star"], f"{f['effort']}\nsquared distance {f['error']:.1f}")
-            show_classes(f["probabilities"], f["true"])
-
-        return update
-
-    def alt(f: dict[str, Any]) -> str:
-        said = called(int(f["probabilities"].argmax()), names)
+    def alt(values: Values) -> str:
+        after = int(values["probabilities"].argmax())
+        before, after, true = (class_name(label, names) for label in (values["before"], after, values["true"]))
         return (
-            f"After {f['effort']} the squared distance is {f['error']:.1f} and the projection is classified as {said}; "
-            f"true is {called(f['true'], names)}, and the attacked image is classified as {called(f['before'], names)}."
+            f"After {values['effort']} the squared distance is {values['error']:.1f} and the projection is classified "
+            f"as {after}; true is {true}, and the attacked image is classified as {before}."
         )
 
+    def attacked(values: Values) -> tuple[Tensor, str]:
+        return values["x"], f"attacked; classified as {class_name(values['before'], names)}"
+
+    def projection(values: Values) -> tuple[Tensor, str]:
+        return values["x_star"], f"{values['effort']}\nsquared distance {values['error']:.1f}"
+
+    panels = [*(image_panel(x.shape[1:], show, title_lines=2) for show in (attacked, projection)), class_panel(names)]
     controls = {
-        "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),
-        "restarts": widgets.IntSlider(1, min=1, max=restarts, description="restarts"),
-        "steps": widgets.IntSlider(1, min=1, max=steps, description="steps"),
+        "image": int_slider("image", len(x) - 1),
+        "restarts": int_slider("restarts", restarts, first=1),
+        "steps": int_slider("steps", steps, first=1),
     }
-    size = {"rows": 1, "columns": 3, "width": 2.5, "height": 2.6}
-    return Demo(
-        "The projection",
-        controls,
-        frame,
-        draw,
-        alt,
-        size,
-        {"restarts": min(2, restarts), "steps": steps},
-        handle="steps",
-        example="image",
-    )
+    static_state = {"restarts": min(2, restarts), "steps": steps}
+    return Demo("The projection", controls, compute, panels, alt, static_state, "steps", "image", {"height": 2.6})
 
 
 def latent_walk(
     classifier: nn.Module, generator: nn.Module, z: Tensor, z_prime: Tensor, *, names: Sequence[str] | None = None
 ) -> Demo:
-    """Walk on the straight line from z to z' and see what is drawn there, and how it is classified (chapter 06).
+    """Walk on the straight line from z to z' and show the image at each point and its class (chapter 06).
 
     Args:
         classifier: maps images to logits. generator: maps z to images; has an attribute `latent`.
@@ -117,13 +101,12 @@ def latent_walk(
     for end in (z, z_prime):
         check_latents(end, len(z), latent_size(generator))
 
-    with frozen_eval(generator), torch.no_grad():
-        shape = generator(z[:1]).shape[1:]
-
-    def frame(pair: int, way: float) -> dict[str, Any]:
-        ends = torch.stack([z[pair], torch.lerp(z[pair], z_prime[pair], way)])
+    def images(latents: Tensor) -> Tensor:
         with frozen_eval(generator), torch.no_grad():
-            start, here = generator(ends)
+            return generator(latents)
+
+    def compute(pair: int, way: float) -> Values:
+        start, here = images(torch.stack([z[pair], torch.lerp(z[pair], z_prime[pair], way)]))
         logits = predict(classifier, torch.stack([start, here]))
         return {
             "start": start,
@@ -134,31 +117,25 @@ def latent_walk(
             "way": way,
         }
 
-    def draw(fig: Figure) -> Update:
-        left, middle, right = fig.axes
-        show_start, show_here = (moving_image(ax, shape, lines=2) for ax in (left, middle))
-        show_classes = moving_classes(right, names, "hatched: the class of the start")
-
-        def update(f: dict[str, Any]) -> None:
-            show_start(f["start"], f"start: {called(f['first'], names)}")
-            show_here(f["here"], f"{f['way']:.0%} of the way\nL2 distance {f['distance']:.2f}")
-            show_classes(f["probabilities"], f["first"])
-
-        return update
-
-    def alt(f: dict[str, Any]) -> str:
-        best = int(f["probabilities"].argmax())
+    def alt(values: Values) -> str:
         return (
-            f"After {f['way']:.0%} of the way the image is {f['distance']:.2f} from the start in L2 and classified as "
-            f"{called(best, names)} with {100 * f['probabilities'][best]:.0f} %; the start is classified as "
-            f"{called(f['first'], names)}."
+            f"After {values['way']:.0%} of the way the image is {values['distance']:.2f} from the start in L2 and "
+            f"classified as {top_class(values['probabilities'], names)}; the start is classified as "
+            f"{class_name(values['first'], names)}."
         )
 
+    def start(values: Values) -> tuple[Tensor, str]:
+        return values["start"], f"start: {class_name(values['first'], names)}"
+
+    def here(values: Values) -> tuple[Tensor, str]:
+        return values["here"], f"{values['way']:.0%} of the way\nL2 distance {values['distance']:.2f}"
+
+    shape = images(z[:1]).shape[1:]
+    panels = [image_panel(shape, show, title_lines=2) for show in (start, here)]
+    panels += [class_panel(names, "hatched: the class of the start", hatched="first")]
     controls = {
-        "pair": widgets.IntSlider(0, min=0, max=len(z) - 1, description="pair"),
+        "pair": int_slider("pair", len(z) - 1),
         "way": widgets.FloatSlider(0, min=0, max=1, step=0.02, description="way", readout_format=".2f"),
     }
-    size = {"rows": 1, "columns": 3, "width": 2.5, "height": 2.6}
-    return Demo(
-        "A walk in the latent space", controls, frame, draw, alt, size, {"way": 0.5}, handle="way", example="pair"
-    )
+    static_state, layout = {"way": 0.5}, {"height": 2.6}
+    return Demo("A walk in the latent space", controls, compute, panels, alt, static_state, "way", "pair", layout)

@@ -1,21 +1,21 @@
-"""What crosses from one model to another (chapter 04)."""
+"""How adversarial examples transfer from one model to another (chapter 04)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
 
-import ipywidgets as widgets
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..attacks.nondifferentiable import generate
 from ..evaluation.metrics import correct, worst_case
 from ..models.inference import predict
 from ..plotting.figures import COLOURS
-from .artists import called, moving_bars, moving_image, moving_title
-from .widget import Demo, Update, check_images, eps_slider
+from .panels import Values, bar_panel, class_name, image_panel
+from .widget import Demo, check_images, dropdown, eps_slider, int_slider
+
+ROLES = ("source", "victim")
+RADII = 15  # positions of the slider, besides 0: each costs a prediction of the victim
 
 
 def transfer_picker(
@@ -28,10 +28,10 @@ def transfer_picker(
 ) -> Demo:
     """Show one cell of the transfer matrix, source × victim × eps, and one of its images (chapter 04).
 
-    What a source makes and a victim answers is kept, so that a handle that comes back costs nothing.
+    The images that a source makes and the answers of a victim are kept.
 
     Args:
-        models: networks and ClassicalVictims by the name shown.
+        models: networks and SklearnClassifiers by the name shown.
         x: images (N, C, H, W) in [0, 1]. y: labels (N,). Those that all models classify correctly are used.
         largest: eps of the slider's right end, pixel units. names: of the classes.
 
@@ -45,66 +45,54 @@ def transfer_picker(
     x, y = x[common], y[common]
 
     @cache
-    def made(source: str, eps: float) -> Tensor:
+    def attacked(source: str, eps: float) -> Tensor:
         return generate(models[source], x, y, eps)
 
     @cache
-    def answers(source: str, victim: str, eps: float) -> Tensor:
-        return predict(models[victim], made(source, eps)).argmax(1)
+    def predictions(source: str, model: str, eps: float) -> Tensor:
+        return predict(models[model], attacked(source, eps)).argmax(1)
 
-    def frame(source: str, victim: str, image: int, eps: float) -> dict[str, Any]:
-        answer = {role: answers(source, model, eps) for role, model in (("source", source), ("victim", victim))}
+    def compute(source: str, victim: str, image: int, eps: float) -> Values:
+        labels = {role: predictions(source, model, eps) for role, model in zip(ROLES, (source, victim), strict=True)}
         return {
             "clean": x[image],
-            "adv": made(source, eps)[image],
+            "adv": attacked(source, eps)[image],
             "true": int(y[image]),
-            "said": {role: int(labels[image]) for role, labels in answer.items()},
-            "fooled": {role: float((labels != y).float().mean()) for role, labels in answer.items()},
+            "predicted": {role: int(predicted[image]) for role, predicted in labels.items()},
+            "fooled": {role: float((predicted != y).float().mean()) for role, predicted in labels.items()},
             "pair": f"{source} → {victim}",
             "eps": eps,
         }
 
-    def draw(fig: Figure) -> Update:
-        left, middle, right = fig.axes
-        show_clean, show_adv = (moving_image(ax, x.shape[1:]) for ax in (left, middle))
-        show_bars = moving_bars(right, [{"color": COLOURS[4]}, {"color": COLOURS[0]}], "source\n100 %")
-        show_pair = moving_title(right)
-        right.set(xlim=(0, 1), xlabel=f"fooled, n = {len(x)}")
-
-        def update(f: dict[str, Any]) -> None:
-            show_clean(f["clean"], f"true: {called(f['true'], names)}")
-            show_adv(f["adv"], f"ε = {f['eps']:.3f}; victim: {called(f['said']['victim'], names)}")
-            show_bars([*f["fooled"].values()], [f"{role}\n{100 * share:.0f} %" for role, share in f["fooled"].items()])
-            show_pair(f["pair"])
-
-        return update
-
-    def alt(f: dict[str, Any]) -> str:
-        source, victim = f["fooled"].values()
+    def alt(values: Values) -> str:
+        source, victim = (f"{100 * share:.0f} %" for share in values["fooled"].values())
+        by_source, by_victim = (class_name(label, names) for label in values["predicted"].values())
         return (
-            f"{f['pair']} at ε = {f['eps']:.3f}: the source is fooled on {100 * source:.0f} %, the victim on "
-            f"{100 * victim:.0f} % of {len(x)} images. This {called(f['true'], names)}: the source says "
-            f"{called(f['said']['source'], names)}, the victim {called(f['said']['victim'], names)}."
+            f"{values['pair']} at ε = {values['eps']:.3f}: the source is fooled on {source}, the victim on {victim} "
+            f"of {len(x)} images. This {class_name(values['true'], names)}: the source says {by_source}, "
+            f"the victim {by_victim}."
         )
 
-    first, second = [*models, *models][:2]
-    slider = eps_slider(largest=largest, value=0.0)
-    slider.step = largest / 15  # each position costs an answer of the victim
+    def clean(values: Values) -> tuple[Tensor, str]:
+        return values["clean"], f"true: {class_name(values['true'], names)}"
+
+    def adversarial(values: Values) -> tuple[Tensor, str]:
+        return values["adv"], f"ε = {values['eps']:.3f}; victim: {class_name(values['predicted']['victim'], names)}"
+
+    def shares(values: Values) -> tuple[list[float], list[str]]:
+        return [*values["fooled"].values()], [
+            f"{role}\n{100 * share:.0f} %" for role, share in values["fooled"].items()
+        ]
+
+    colours = [{"color": COLOURS[4]}, {"color": COLOURS[0]}]
+    axes = {"xlim": (0, 1), "xlabel": f"fooled, n = {len(x)}"}
+    panels = [image_panel(x.shape[1:], show) for show in (clean, adversarial)]
+    panels += [bar_panel(colours, "source\n100 %", shares, lambda values: values["pair"], **axes)]
     controls = {
-        "source": widgets.Dropdown(options=list(models), value=first, description="source"),
-        "victim": widgets.Dropdown(options=list(models), value=second, description="victim"),
-        "image": widgets.IntSlider(0, min=0, max=len(x) - 1, description="image"),
-        "eps": slider,
+        "source": dropdown("source", models),
+        "victim": dropdown("victim", models, [*models, *models][1]),
+        "image": int_slider("image", len(x) - 1),
+        "eps": eps_slider(largest=largest, steps=RADII),
     }
-    size = {"rows": 1, "columns": 3, "width": 2.5, "height": 2.5}
-    return Demo(
-        "One cell of the transfer matrix",
-        controls,
-        frame,
-        draw,
-        alt,
-        size,
-        {"eps": largest * 2 / 3},
-        handle="eps",
-        example="image",
-    )
+    static_state = {"eps": largest * 2 / 3}
+    return Demo("One cell of the transfer matrix", controls, compute, panels, alt, static_state, "eps", "image")

@@ -1,51 +1,49 @@
-"""The mould of every demo: what is computed, how it is painted and said, and the shell of widgets around it."""
+"""The widget that all demos share: controls, a picture that follows them, and a line that says what it shows."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from ..core.templates import element
 from ..plotting.figures import figure, packed_png
+from .panels import Panel, Values
 
 EPS_STEPS = 100
-
-Update = Callable[[Any], None]  # sets the artists of a picture to a frame
 
 
 @dataclass(frozen=True)
 class Demo:
-    """A slider demo: `frame(**state)` computes, what `draw(figure)` returns paints, `alt(frame)` says it in words.
+    """A demo with a slider: `compute(**state)` returns values, the panels draw them, `alt(values)` says them in words.
 
-    `draw` puts up everything once; what it returns is called with each frame, and changes only what `artists.moving`
-    has marked. In a notebook, end a cell with a demo. `demo.render(**state)` returns the picture of one state as a PNG.
+    The state is what the controls hold. In a notebook, end a cell with a demo. `demo.render(**state)` returns the
+    picture of one state as a PNG.
     """
 
     title: str
     controls: Mapping[str, widgets.Widget]
-    frame: Callable[..., Any]
-    draw: Callable[[Figure], Update]
-    alt: Callable[[Any], str]
-    size: Mapping[str, Any]  # arguments of plotting.figure
-    static: Mapping[str, Any]  # the state that readers without a kernel see
-    handle: str  # the control that is dragged
+    compute: Callable[..., Values]
+    panels: Sequence[Panel]  # from left to right
+    alt: Callable[[Values], str]
+    static_state: Mapping[str, Any]  # what readers without a kernel see
+    slider: str  # the control that is dragged
     example: str | None = None  # the control that steps through examples
-    first: Mapping[str, Any] = field(init=False, repr=False)  # what the controls hold at the beginning
+    layout: Mapping[str, Any] = field(default_factory=dict)  # arguments of plotting.figure
+    initial_state: Mapping[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "first", self.state)
+        object.__setattr__(self, "initial_state", self.state)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -54,7 +52,7 @@ class Demo:
 
     def render(self, **state: Any) -> bytes:
         """Return the PNG of the state; what is not given keeps the control's value."""
-        return packed_png(self._stage.paint(self._computed(state)))
+        return packed_png(self._figure.render(self._computed(state)))
 
     def describe(self, **state: Any) -> str:
         """Return the state in words, as a reader hears it who cannot see the picture."""
@@ -62,7 +60,7 @@ class Demo:
 
     def reset(self) -> None:
         """Put every control back to where it was at the beginning."""
-        self._move(self.first)
+        self._set(self.initial_state)
 
     def next_example(self) -> None:
         """Go on to the next example, after the last one to the first; without examples nothing happens."""
@@ -73,17 +71,17 @@ class Demo:
             values = range(control.min, control.max + 1)
         else:
             values = control.options
-        self._move({self.example: values[(values.index(control.value) + 1) % len(values)]})
+        self._set({self.example: values[(values.index(control.value) + 1) % len(values)]})
 
     def widget(self) -> widgets.VBox:
-        """Return the live shell: the controls, a picture of fixed size, and a line that says what it shows.
+        """Return the controls, a picture of fixed size, and a line that says what it shows.
 
-        It is one shell, however often it is asked for, so that a demo shown twice does not work twice.
+        It is one widget, however often it is asked for, so that a demo shown twice does not compute twice.
         """
-        return self._shell
+        return self._widget
 
     @cached_property
-    def _shell(self) -> widgets.VBox:
+    def _widget(self) -> widgets.VBox:
         picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
         message = widgets.HTML()
 
@@ -92,105 +90,115 @@ class Demo:
         def update(_: object = None) -> None:
             nonlocal shown
             state = self.state
-            if state == shown:  # several controls moved at once, and each of them tells
+            if state == shown:  # several controls were set at once, and each of them notifies
                 return
             try:
-                frame = self._computed(state)
-                picture.value = _quick_png(self._stage.paint(frame))
-                message.value = f"<span role='status'>{escape(self.alt(frame))}</span>"
+                values = self._computed(state)
+                picture.value = _fast_png(self._figure.render(values))
+                message.value = element("span", self.alt(values), role="status")
                 shown = state
-            except Exception as error:  # whatever went wrong, the next move may work
+            except Exception as error:  # whatever went wrong, the next change may work
                 message.value = alert(error)
                 shown = None
 
         for control in self.controls.values():
             control.observe(update, names="value")
         update()
-        heading = widgets.HTML(f"<strong>{escape(self.title)}</strong>")
+        heading = widgets.HTML(element("strong", self.title))
         row = widgets.Layout(flex_flow="row wrap")
         return widgets.VBox([heading, widgets.Box(list(self.controls.values()), layout=row), picture, message])
 
-    def _move(self, state: Mapping[str, Any]) -> None:
-        with ExitStack() as held:  # all controls move before the first of them tells
+    def _set(self, state: Mapping[str, Any]) -> None:
+        with ExitStack() as held:  # all controls are set before the first of them notifies
             for name in state:
                 held.enter_context(self.controls[name].hold_trait_notifications())
             for name, value in state.items():
                 self.controls[name].value = value
 
-    def _computed(self, state: Mapping[str, Any]) -> Any:
+    def _computed(self, state: Mapping[str, Any]) -> Values:
         for name, value in state.items():
             if name in self.controls:
                 _check_value(name, value, self.controls[name])
-        return self.frame(**self.state | dict(state))
+        return self.compute(**self.state | dict(state))
 
     @cached_property
-    def _stage(self) -> _Stage:
-        return _Stage(self.size, self.draw)
+    def _figure(self) -> _BlittedFigure:
+        return _BlittedFigure(self.panels, self.layout)
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        alt = f"{self.title} (static picture of the slider). {self.describe(**self.static)}"
-        # One bundle: front ends with widgets take the live shell, pages and print take the picture.
-        bundle = self.widget()._repr_mimebundle_() | {"image/png": self.render(**self.static), "text/plain": alt}
+        alt = f"{self.title} (static picture of the slider). {self.describe(**self.static_state)}"
+        # One bundle: front ends with widgets take the live widget, pages and print take the picture.
+        bundle = self.widget()._repr_mimebundle_() | {"image/png": self.render(**self.static_state), "text/plain": alt}
         display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
-class _Stage:
-    """One figure: what stays in it is laid out and drawn once, what moves is drawn with every frame."""
+class _BlittedFigure:
+    """A figure whose background is laid out and drawn once; only animated artists are drawn at every update."""
 
-    def __init__(self, size: Mapping[str, Any], draw: Callable[[Figure], Update]):
-        fig, _ = figure(**size)
+    def __init__(self, panels: Sequence[Panel], layout: Mapping[str, Any]):
+        fig, _ = figure(1, len(panels), **{"width": 2.5, "height": 2.5} | layout)
         self.canvas = FigureCanvasAgg(fig)
-        self.update = draw(fig)
-        self.moving = sorted(fig.findobj(Artist.get_animated), key=Artist.get_zorder)
-        for artist in self.moving:  # they take their room, too
+        self.updates = [panel(ax) for panel, ax in zip(panels, fig.axes, strict=True)]
+        self.animated = sorted(fig.findobj(Artist.get_animated), key=Artist.get_zorder)
+        for artist in self.animated:  # the layout leaves room for them, too
             artist.set_animated(False)
         fig.draw_without_rendering()
         fig.set_layout_engine("none")
-        for artist in self.moving:
+        for artist in self.animated:
             artist.set_animated(True)
         self.canvas.draw()
         self.background = self.canvas.copy_from_bbox(fig.bbox)
 
-    def paint(self, frame: Any) -> Image.Image:
-        """Return the picture of a frame; whatever was painted before leaves no trace."""
-        self.update(frame)
+    def render(self, values: Values) -> Image.Image:
+        """Return the picture of these values; it does not depend on what was rendered before."""
+        for update in self.updates:
+            update(values)
         self.canvas.restore_region(self.background)
-        for artist in self.moving:
+        for artist in self.animated:
             artist.draw(self.canvas.get_renderer())
         return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
 
 
 def _check_value(name: str, value: Any, control: widgets.Widget) -> None:
-    if hasattr(control, "min") and not control.min <= value <= control.max:  # not a number is not in between, either
+    if hasattr(control, "min") and not control.min <= value <= control.max:  # NaN is refused, too
         raise ValueError(f"{name} must be a number from {control.min:g} to {control.max:g}, got {value}.")
     if hasattr(control, "options") and value not in control.options:
         raise ValueError(f"{name} must be one of {', '.join(map(str, control.options))}; got {value!r}.")
 
 
-def _quick_png(image: Image.Image) -> bytes:
+def _fast_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="png", compress_level=1)
     return buffer.getvalue()
 
 
 def alert(error: Exception) -> str:
-    """Return HTML that says what went wrong, as a screen reader tells it at once.
+    """Return HTML that says what went wrong, which screen readers announce at once.
 
     >>> alert(ValueError("eps is < 0."))
-    "<strong role='alert'>eps is &lt; 0.</strong>"
+    '<strong role="alert">eps is &lt; 0.</strong>'
     """
     written_for_readers = isinstance(error, ValueError | TypeError | OSError)
     words = str(error) if written_for_readers else f"this cannot be shown ({type(error).__name__}: {error})."
-    return f"<strong role='alert'>{escape(words)}</strong>"
+    return element("strong", words, role="alert")
 
 
-def eps_slider(*, largest: float = 0.3, value: float = 0.0) -> widgets.FloatSlider:
-    """Return the slider every demo uses for eps, in pixel units."""
-    return widgets.FloatSlider(
-        value, min=0, max=largest, step=largest / EPS_STEPS, description="ε", readout_format=".3f"
-    )
+def eps_slider(*, largest: float = 0.3, steps: int = EPS_STEPS) -> widgets.FloatSlider:
+    """Return the slider every demo uses for eps, from 0 to `largest` (pixel units) in so many steps."""
+    return widgets.FloatSlider(0.0, min=0, max=largest, step=largest / steps, description="ε", readout_format=".3f")
+
+
+def int_slider(description: str, last: int, first: int = 0, step: int = 1) -> widgets.IntSlider:
+    """Return a slider over whole numbers that begins at the first."""
+    return widgets.IntSlider(first, min=first, max=last, step=step, description=description)
+
+
+def dropdown(description: str, options: Iterable[str], value: str | None = None) -> widgets.Dropdown:
+    """Return a choice among names, by default of the first."""
+    chosen = {} if value is None else {"value": value}
+    return widgets.Dropdown(options=list(options), description=description, **chosen)
 
 
 def check_images(x: Tensor, y: Tensor) -> None:

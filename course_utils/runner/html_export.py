@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,59 +16,11 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
+from ..core import templates
 from ..core.files import write_text
 from ..core.settings import local_path
 from . import chapters
 
-_STYLE = """
-body { max-width: 62rem; margin: 0 auto !important; padding: 1rem; }
-nav.course { font-family: var(--jp-content-font-family, sans-serif); font-size: 14px; }
-math { font-size: 1.1em; }
-math[display=block] { margin: 0.8em 0; }
-.jp-InputArea-editor { overflow-x: auto !important; }
-.jp-RenderedImage img { max-width: 100%; height: auto; }
-details { margin: 0.5em 0; }
-summary { cursor: pointer; }
-"""
-# What pages and slides have in common
-TEMPLATE = """
-{%- extends 'index.html.j2' -%}
-{%- block html_head_js -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block jupyter_widgets -%}{%- endblock -%}
-{%- block data_javascript scoped -%}{%- endblock -%}
-{%- block input -%}
-{%- if cell.metadata.get('jupyter', {}).get('source_hidden') -%}
-<details class="folded"><summary>Show the code</summary>{{ super() }}</details>
-{%- else -%}{{ super() }}{%- endif -%}
-{%- endblock -%}
-{%- block data_png scoped -%}
-{%- set alt = output | get_metadata('alt', 'image/png') | default('', true) -%}
-<div class="jp-RenderedImage jp-OutputArea-output">
-{%- with live = alt | slider -%}
-{%- if live -%}{{ live }}{%- else -%}
-<img src="data:image/png;base64,{{ output.data['image/png'] | replace('\n', '') | escape_html }}"
- alt="{{ alt | escape }}">
-{%- endif -%}
-{%- endwith -%}
-</div>
-{%- endblock -%}
-{%- block data_latex scoped -%}
-<div class="jp-RenderedLatex jp-OutputArea-output">{{ output.data['text/latex'] | markdown2html }}</div>
-{%- endblock -%}
-"""
-_PAGE = (
-    """
-{%- block html_head_css -%}<style>"""
-    + _STYLE
-    + """</style>{%- endblock -%}
-{%- block body_header -%}{{ super() }}
-<nav class="course"><a href="index.html">All chapters</a> ·
-<a href="{{ resources.metadata.name }}.ipynb">this notebook</a></nav>
-{%- endblock -%}
-"""
-)
 _ARG = re.compile(r"\\arg(?![a-zA-Z])")  # latex2mathml knows \max and \min, but not \arg
 # A sign after another operator, unless that one closes: latex2mathml spaces it as if it stood between two terms.
 _UNARY = re.compile(r"(<mo[^>]*>(?!&#x0(?:0029|005D|007D|007C|2016|0021);)[^<]*</mo>)<mo>(&#x02212;|&#x0002B;)</mo>")
@@ -112,16 +63,17 @@ class Exporter(HTMLExporter):
 
     link_to = AnyTrait()
     slider = AnyTrait()
-    raw_template = TEMPLATE + _PAGE
+    # The prefix tells the course's templates from nbconvert's of the same names.
+    extra_loaders = (jinja2.PrefixLoader({"course": templates.environment().loader}),)
+    raw_template = "{% extends 'course/page.html.j2' %}"
 
     @property
     def default_config(self) -> Config:
         # Scripts and live widgets need a network or a kernel: the picture or table beside them is shown instead.
         shown = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
-        config = Config({"NbConvertBase": {"display_data_priority": shown}})
-        merged = super().default_config.copy()
-        merged.merge(config)
-        return merged
+        config = super().default_config.copy()
+        config.merge(Config({"NbConvertBase": {"display_data_priority": shown}}))
+        return config
 
     def default_filters(self) -> Iterator[tuple[str, Callable]]:
         yield from super().default_filters()
@@ -149,7 +101,7 @@ def mathml(tex: str, *, display: bool = False) -> str:
     except Exception:  # latex2mathml raises a dozen kinds, none of which shall cost the page
         markup = "\\"
     if "\\" in markup:  # a command it does not know comes back as it is
-        return f'<code class="unreadable-formula">{escape(tex)}</code>'
+        return templates.element("code", tex, **{"class": "unreadable-formula"})
     return _UNARY.sub(r'\1<mo form="prefix">\2</mo>', markup)
 
 

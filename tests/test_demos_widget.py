@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import html
 import io
 import random
 import statistics
@@ -18,7 +19,7 @@ from PIL import Image, ImageChops, ImageStat
 from torch import nn
 
 from course_utils import demos
-from course_utils.demos.draw_digit import ink_from
+from course_utils.demos.draw_digit import image_to_sketch
 from course_utils.models import decoder
 
 NAMES = [f"the class of the number {k}" for k in range(9)] + ["nine"]
@@ -32,7 +33,7 @@ def built():
     x = torch.rand(4, 1, 28, 28)
     y = one(x).argmax(1)
     models = {"one": one, "two": two}
-    painter = decoder(latent=2, hidden=8)
+    generator = decoder(latent=2, hidden=8)
     camera = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
     photos = {"left": torch.rand(3, 16, 16), "right": torch.rand(3, 16, 16)}
     return {
@@ -45,8 +46,8 @@ def built():
         "accuracy_curves": demos.accuracy_curves(models, x, y),
         "model_comparer": demos.model_comparer(models | {"three": three}, x, y, steps=3),
         "loss_tilt": demos.loss_tilt(models, x, y),
-        "projection_slider": demos.projection_slider(one, painter, x, y, steps=6, restarts=2),
-        "latent_walk": demos.latent_walk(one, painter, torch.randn(3, 2), torch.randn(3, 2)),
+        "projection_slider": demos.projection_slider(one, generator, x, y, steps=6, restarts=2),
+        "latent_walk": demos.latent_walk(one, generator, torch.randn(3, 2), torch.randn(3, 2)),
         "photo_lab": demos.photo_lab(camera, photos, names=NAMES, targets=["nine"], steps=2),
     }
 
@@ -69,7 +70,7 @@ def positions(control):
         return [False, True]
     if isinstance(control, demos.Sketch):
         digits = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-        return [b"", *(ink_from(digit * (digit > 0.7)) for digit in digits)]
+        return [b"", *(image_to_sketch(digit * (digit > 0.7)) for digit in digits)]
     return list(getattr(control, "options", [control.value]))
 
 
@@ -86,12 +87,12 @@ def test_every_demo_is_here(built):
     assert set(built) == set(demos.catalogue())
 
 
-def test_every_position_of_the_handle_is_computed_drawn_and_said(demo):
+def test_every_position_of_the_slider_is_computed_drawn_and_said(demo):
     *_, picture, message = demo.widget().children
-    control, pictures = demo.controls[demo.handle], []
+    control, pictures = demo.controls[demo.slider], []
     for position in positions(control):
         control.value = position
-        assert "role='status'" in message.value, message.value
+        assert 'role="status"' in message.value, message.value
         pictures.append(picture.value)
     assert len({opened(png).size for png in pictures}) == 1
     if "sketch" not in demo.controls:  # without a drawing there is nothing to attack
@@ -105,8 +106,8 @@ def test_every_position_of_the_handle_is_computed_drawn_and_said(demo):
 
 def test_every_position_of_every_other_control_works(demo):
     for name, control in demo.controls.items():
-        for position in positions(control) if name != demo.handle else ():
-            assert demo.describe(**demo.static | {name: position}).endswith(".")
+        for position in positions(control) if name != demo.slider else ():
+            assert demo.describe(**demo.static_state | {name: position}).endswith(".")
 
 
 def test_redrawing_leaves_no_trace(demo):
@@ -123,38 +124,38 @@ def test_the_live_picture_shows_what_the_stored_one_does(demo):
     assert live.size == stored.size
     difference = ImageChops.difference(live, stored.convert("RGB"))
     assert max(ImageStat.Stat(difference).mean) < 3  # the stored one has 128 colours
-    assert demo.describe() in message.value.replace("&#x27;", "'")
+    assert demo.describe() in html.unescape(message.value)
 
 
-def test_a_demo_has_one_shell_however_often_it_is_shown(demo):
+def test_a_demo_has_one_widget_however_often_it_is_shown(demo):
     assert demo.widget() is demo.widget()
 
 
 def test_reset_computes_once(demo):
     counted = []
 
-    def frame(**state):
+    def compute(**state):
         counted.append(state)
-        return demo.frame(**state)
+        return demo.compute(**state)
 
-    counting = changed(demo, frame=frame)
+    counting = changed(demo, compute=compute)
     for control in counting.controls.values():
         control.value = positions(control)[-1]
     counting.widget()
     counted.clear()
     counting.reset()
-    assert counted == [counting.first]
+    assert counted == [counting.initial_state]
 
 
 @pytest.mark.parametrize("value", [float("nan"), -1, 2, 10**9])
 def test_a_number_out_of_range_is_refused(demo, value):
-    control = demo.controls[demo.handle]
+    control = demo.controls[demo.slider]
     if not hasattr(control, "min"):
         return
     if control.min <= value <= control.max:
         value = control.max + 1
-    with pytest.raises(ValueError, match=f"{demo.handle} must be a number from"):
-        demo.render(**{demo.handle: value})
+    with pytest.raises(ValueError, match=f"{demo.slider} must be a number from"):
+        demo.render(**{demo.slider: value})
 
 
 def test_a_choice_that_is_not_offered_is_refused(demo):
@@ -181,23 +182,23 @@ def test_what_is_typed_out_of_range_never_kills_a_demo(built):
 def test_any_error_is_said_and_the_next_move_works(built, error):
     demo = built["fgsm_slider"]
 
-    def frame(eps, **state):
+    def compute(eps, **state):
         if eps > 0.1:
             raise error
-        return demo.frame(eps=eps, **state)
+        return demo.compute(eps=eps, **state)
 
-    fragile = changed(demo, frame=frame)
+    fragile = changed(demo, compute=compute)
     *_, picture, message = fragile.widget().children
     before = picture.value
     try:
         demo.controls["eps"].value = 0.2
-        assert "role='alert'" in message.value
+        assert 'role="alert"' in message.value
         assert "<v>" not in message.value
         assert picture.value == before
         with pytest.raises(type(error)):
             fragile.render(eps=0.2)
         demo.controls["eps"].value = 0.06
-        assert "role='status'" in message.value
+        assert 'role="status"' in message.value
         assert picture.value != before
     finally:
         demo.reset()
@@ -220,8 +221,8 @@ def test_a_missing_network_or_photo_is_a_message(monkeypatch):
 
 
 def drag(demo, moves):
-    """Move the handle to and fro, and return what each move took, in seconds of this process."""
-    control = demo.controls[demo.handle]
+    """Move the slider to and fro, and return what each move took, in seconds of this process."""
+    control = demo.controls[demo.slider]
     places = positions(control)
     path = [*places, *places[-2:0:-1]]
     took = []
@@ -251,8 +252,8 @@ def test_five_hundred_moves_leave_no_figure_and_no_memory(built):
     demo.reset()
 
 
-def test_the_handle_is_a_control_and_examples_go_round(demo):
-    assert demo.handle in demo.controls
+def test_the_slider_is_a_control_and_examples_go_round(demo):
+    assert demo.slider in demo.controls
     if demo.example is None:
         return
     seen = [demo.state[demo.example]]
@@ -274,4 +275,4 @@ def test_the_catalogue_builds_what_it_lists(name):
     demo = entry.build()
     assert demo.title == entry.title
     assert isinstance(entry.widget(), widgets.VBox)
-    assert demo.render(**demo.static) != demo.render()
+    assert demo.render(**demo.static_state) != demo.render()

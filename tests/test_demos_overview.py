@@ -41,12 +41,12 @@ def test_nothing_is_built_before_it_is_opened(page):
     heading.value = True
     assert (calls, body.layout.display) == (["good"], "flex")
     assert "Try a &amp; b." in body.children[0].value
-    shell = body.children
+    contents = body.children
     heading.value = False
     assert body.layout.display == "none"
     heading.value = True
     assert calls == ["good"]
-    assert body.children is shell
+    assert body.children is contents
 
 
 def test_reset_and_next_example(page):
@@ -66,7 +66,7 @@ def test_what_cannot_be_built_says_why_and_can_be_tried_again(page):
     gallery, _, calls, missing = page
     heading, body = section(gallery, 1)
     heading.value = True
-    assert [widget.value for widget in body.children] == ["<strong role='alert'>no &lt;weights&gt;</strong>"]
+    assert [widget.value for widget in body.children] == ['<strong role="alert">no &lt;weights&gt;</strong>']
     missing.clear()
     heading.value = False
     assert calls == ["late"], "closing builds nothing"

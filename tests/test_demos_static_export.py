@@ -57,11 +57,11 @@ def test_without_scripts_the_static_picture_and_its_words_are_there(demo, html):
     assert image["alt"] == soup.find(role="status").text == held["words"][1]
     assert image["src"].endswith(held["pictures"][1])
     assert (int(image["width"]), int(image["height"])) == picture(held["pictures"][1]).size
-    assert soup.find("p", hidden=True).find("input") is not None, "a handle that cannot work is not shown"
+    assert soup.find("p", hidden=True).find("input") is not None, "a slider that cannot work is not shown"
     assert "needs JavaScript" in soup.noscript.text
 
 
-def test_handle_and_choice_are_labelled(html):
+def test_slider_and_choice_are_labelled(html):
     soup = BeautifulSoup(html, "html.parser")
     assert [label.contents[0].strip() for label in soup.find_all("label")] == ["ε", "image"]
     assert soup.find("input")["max"] == "3"
@@ -123,13 +123,13 @@ def test_a_path_that_cannot_be_written_is_refused(demo, tmp_path):
 def test_values_spread_from_end_to_end(last, most, draw):
     now = draw.draw(st.integers(0, last))
     slider = widgets.IntSlider(now, min=0, max=last)
-    demo = demos.Demo("t", {"n": slider}, None, None, None, {}, {}, "n")
-    axis = static_export._axis(demo, "n", most, {"n": now})
-    assert axis.values == sorted(set(axis.values))
-    assert {0, now} <= set(axis.values) <= set(range(last + 1))
-    assert last in axis.values or most == 1
-    assert len(axis.values) <= most + 1
-    assert axis.values[axis.start] == now
+    demo = demos.Demo("t", {"n": slider}, None, [], None, {}, "n")
+    sample = static_export._sample(demo, "n", most, {"n": now})
+    assert sample.values == sorted(set(sample.values))
+    assert {0, now} <= set(sample.values) <= set(range(last + 1))
+    assert last in sample.values or most == 1
+    assert len(sample.values) <= most + 1
+    assert sample.values[sample.start] == now
 
 
 # In place of the static picture
@@ -154,16 +154,16 @@ def test_a_static_picture_is_replaced_and_drawn_once(demo, built, displayed, emp
     demo._ipython_display_()
     ((_, metadata),) = displayed
     alt = metadata["image/png"]["alt"]
-    html = demos.in_place_of(alt)
+    html = demos.fragment_for(alt)
     assert "Try it." in html
-    assert demos.in_place_of(alt) == html
+    assert demos.fragment_for(alt) == html
     assert len(built) == 1, "the second comes from the cache"
     monkeypatch.setattr(static_export, "_digest", lambda: "other code")
-    assert demos.in_place_of(alt) == html
+    assert demos.fragment_for(alt) == html
     assert len(built) == 2
 
 
 @pytest.mark.parametrize("alt", ["", "Eight digits.", "Another (static picture of the slider). At ε = 0."])
 def test_other_pictures_stay(built, alt):
-    assert demos.in_place_of(alt) == ""
+    assert demos.fragment_for(alt) == ""
     assert not built
