@@ -59,7 +59,7 @@ def test_all_formulas_are_mathml(full_page):
 
 
 def test_nothing_is_loaded_from_elsewhere(full_page):
-    assert html_export.outside_loads(full_page) == []
+    assert html_export.external_resources(full_page) == []
     assert "<script" not in full_page
 
 
@@ -73,12 +73,12 @@ def test_nothing_is_loaded_from_elsewhere(full_page):
         "<style>a { background: url(https://a/b.png) }</style>",
     ],
 )
-def test_outside_loads_are_found(html):
-    assert html_export.outside_loads(html)
+def test_external_resources_are_found(html):
+    assert html_export.external_resources(html)
 
 
 def test_a_link_is_no_load():
-    assert html_export.outside_loads('<a href="https://arxiv.org/abs/1412.6572">paper</a>') == []
+    assert html_export.external_resources('<a href="https://arxiv.org/abs/1412.6572">paper</a>') == []
 
 
 def test_language_title_and_alt_text(full_page):

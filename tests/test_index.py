@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from course_utils.core import PROJECT
 from course_utils.runner import chapters, execution, outcomes, reports
-from course_utils.runner.html_export import outside_loads
+from course_utils.runner.html_export import external_resources
 from course_utils.runner.paper_claims import CLAIMS_MIME
 from course_utils.runner.store import open_store
 
@@ -217,7 +217,7 @@ def test_nothing_that_a_file_says_becomes_markup(tmp_path):
     assert {tag.name for tag in page.find_all()} == {tag.name for tag in plain.find_all()}
     assert set(follow(page, tmp_path)) == {f"{name}.html", f"{name}.ipynb"}
     assert page.get_text().count("alert(1)") >= 8
-    assert outside_loads(str(page)) == []
+    assert external_resources(str(page)) == []
 
 
 @settings(max_examples=25)
@@ -245,7 +245,7 @@ def course_page(tmp_path_factory):
 
 def test_the_course_in_one_small_page_that_loads_nothing(course_page):
     assert course_page.stat().st_size < 1_000_000
-    assert outside_loads(course_page.read_text(encoding="utf-8")) == []
+    assert external_resources(course_page.read_text(encoding="utf-8")) == []
     page = soup(course_page)
     names = [chapter.name for chapter in chapters.chapters()]
     assert [entry.h3.a["href"] for entry in entries(page)] == [f"{name}.html" for name in names]
@@ -327,7 +327,7 @@ def test_report_of_a_sweep(report):
     assert "cell 1 (<script>): no" in page.get_text()
     assert page.find("script") is None
     assert page.find("img")["alt"] == "Small figures of score, each over seed."
-    assert outside_loads(html) == []
+    assert external_resources(html) == []
 
 
 def test_the_report_is_drawn_again_only_if_something_is_new(report, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from course_utils.runner import chapters, paper_claims, parameters
-from course_utils.runner.paper_claims import ClaimError, Measurement, check_all, judge, load_claims, record
+from course_utils.runner.paper_claims import ClaimError, Measurement, check_all, compare, load_claims, record
 
 ROWS = """
 - {id: fgsm-error, chapter: "02", statement: Error under FGSM, paper: Someone 2015, place: sec. 4, figure: 99.9 %,
@@ -52,10 +52,12 @@ SETTING = {"dataset": "mnist5k", "eps": 0.25, "n_eval": 100}
 
 
 def verdict_of(id, figure, mistake, **setting):
-    return judge(Measurement(id, figure, mistake, n=100 if id == "fgsm-error" else None), **(SETTING | setting)).verdict
+    return compare(
+        Measurement(id, figure, mistake, n=100 if id == "fgsm-error" else None), **(SETTING | setting)
+    ).verdict
 
 
-# judge ----------------------------------------------------------------------------------------------------------------
+# compare --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [0.8, 0.9, 1.0, np.float32(0.9), 1])
@@ -86,7 +88,7 @@ def test_each_verdict_is_asserted(known):
 
 
 def test_interval_is_shown_where_n_is_known(known):
-    assert "99.0 % (94.6–99.8, n = 100)" in str(judge(Measurement("fgsm-error", 0.99, 0.1, n=100), **SETTING))
+    assert "99.0 % (94.6–99.8, n = 100)" in str(compare(Measurement("fgsm-error", 0.99, 0.1, n=100), **SETTING))
 
 
 def test_open_bands(known):
@@ -133,7 +135,7 @@ def test_unknown_id(known):
 @pytest.mark.parametrize("other", [{"dataset": "fashion_mnist"}, {"eps": 0.1}, {"n_eval": 99}])
 @pytest.mark.parametrize(("figure", "mistake"), [(0.1, 0.1), (0.9, 0.9)])
 def test_other_settings_are_not_comparable(other, figure, mistake, known):
-    verdict = judge(Measurement("fgsm-error", figure, mistake), **(SETTING | other))
+    verdict = compare(Measurement("fgsm-error", figure, mistake), **(SETTING | other))
     assert verdict.verdict == "not comparable"
     assert verdict  # asserts nothing
 
@@ -145,7 +147,7 @@ def test_settings_that_the_claim_admits(known):
 
 def test_missing_setting_is_refused(known):
     with pytest.raises(ValueError, match=r"fgsm-error is stated for eps = 0\.25: pass eps=… to check_all"):
-        judge(Measurement("fgsm-error", 0.9, 0.1), dataset="mnist5k")
+        compare(Measurement("fgsm-error", 0.9, 0.1), dataset="mnist5k")
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -188,13 +190,6 @@ def test_table_of_what_holds(known, shown):
         ((0.95,), (0.03,)),
     ]
     json.dumps(shown[0], allow_nan=False)
-
-
-def test_batch_reads_the_same_types():
-    assert (paper_claims.CLAIMS_MIME, paper_claims.RESULTS_MIME) == (
-        paper_claims.CLAIMS_MIME,
-        paper_claims.RESULTS_MIME,
-    )
 
 
 def test_html_is_escaped(known, shown):
@@ -272,7 +267,10 @@ ROW = "{id: a, chapter: '01', statement: s, paper: p, place: q, kind: exact, ban
         (f"- {ROW.replace('[0, 1]', '[0, 1, 2]')}", "claim 'a'"),
         (f"- {ROW.replace(', mistake: m', '')}", r"claim 'a': .*mistake"),
         (f"- {ROW.replace('m}', 'm, verdict: maybe}')}", r"claim 'a': verdict must be one of .*got 'maybe'"),
-        (f"- {ROW.replace('m}', 'm, verdict: differs}')}", r"claim 'a' differs: its note must give the reason"),
+        (
+            f"- {ROW.replace('m}', 'm, verdict: differs}')}",
+            r"claim 'a': verdict 'differs': its note must give the reason",
+        ),
         (f"- {ROW.replace('paper: p', 'papers: p')}", r"claim 'a': .*papers"),
     ],
 )

@@ -41,41 +41,41 @@ def test_the_cover_is_the_largest_figure_with_an_alt_text():
         figure(png(200, 200), "as large"),
         figure(png(900, 900), ""),
     )
-    assert pictures.cover(nb).alt == "large"
+    assert pictures.thumbnail(nb).alt == "large"
 
 
 @settings(max_examples=20)
 @given(st.integers(1, 1200), st.integers(1, 1200))
 def test_a_cover_is_made_smaller_never_larger_and_keeps_its_shape(width, height):
-    cover = pictures.cover(notebook(figure(png(width, height))))
-    assert image_of(cover).size == (cover.width, cover.height)
-    assert cover.width <= min(width, pictures.BOX[0])
-    assert cover.height <= min(height, pictures.BOX[1])
-    scale = min(1, pictures.BOX[0] / width, pictures.BOX[1] / height)
-    assert cover.width == pytest.approx(scale * width, abs=1)
-    assert cover.height == pytest.approx(scale * height, abs=1)
+    thumbnail = pictures.thumbnail(notebook(figure(png(width, height))))
+    assert image_of(thumbnail).size == (thumbnail.width, thumbnail.height)
+    assert thumbnail.width <= min(width, pictures.THUMBNAIL_SIZE[0])
+    assert thumbnail.height <= min(height, pictures.THUMBNAIL_SIZE[1])
+    scale = min(1, pictures.THUMBNAIL_SIZE[0] / width, pictures.THUMBNAIL_SIZE[1] / height)
+    assert thumbnail.width == pytest.approx(scale * width, abs=1)
+    assert thumbnail.height == pytest.approx(scale * height, abs=1)
 
 
 def test_what_is_transparent_becomes_white():
-    cover = pictures.cover(notebook(figure(png(20, 10, (0, 0, 0, 0), "RGBA"))))
-    assert image_of(cover).convert("RGB").getpixel((3, 3)) == (255, 255, 255)
+    thumbnail = pictures.thumbnail(notebook(figure(png(20, 10, (0, 0, 0, 0), "RGBA"))))
+    assert image_of(thumbnail).convert("RGB").getpixel((3, 3)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(
     "data", ["", "no base64!", "AAAA", base64.b64encode(png(9, 9)[:-30]).decode(), png(10_000, 3_000, 0, "1")]
 )
 def test_a_broken_or_absurd_figure_is_passed_over(data):
-    assert pictures.cover(notebook(figure(data))) is None
-    assert pictures.cover(notebook(figure(data), figure(png(2, 2), "good"))).alt == "good"
+    assert pictures.thumbnail(notebook(figure(data))) is None
+    assert pictures.thumbnail(notebook(figure(data), figure(png(2, 2), "good"))).alt == "good"
 
 
 def test_a_notebook_without_figures_has_no_cover():
-    assert pictures.cover(notebook(new_output("stream", text="words"))) is None
+    assert pictures.thumbnail(notebook(new_output("stream", text="words"))) is None
 
 
 @pytest.mark.parametrize("chapter", chapters.chapters(), ids=lambda c: c.name)
 def test_every_chapter_has_a_cover_that_can_be_made_out(chapter):
-    cover = pictures.cover(chapters.read_notebook(chapter.path))
-    assert cover.width >= 200
-    assert cover.height >= 100
-    assert len(cover.src) < 120_000
+    thumbnail = pictures.thumbnail(chapters.read_notebook(chapter.path))
+    assert thumbnail.width >= 200
+    assert thumbnail.height >= 100
+    assert len(thumbnail.src) < 120_000

@@ -52,7 +52,7 @@ def test_headings_begin_slides_and_cells_stand_below(tmp_path):
 @needs_reveal
 def test_slides_need_no_network(tmp_path):
     html = deck(tmp_path, new_markdown_cell("# 01 Title & more\n\nA formula: $x^2$"), new_code_cell("1"))
-    assert html_export.outside_loads(html) == []
+    assert html_export.external_resources(html) == []
     assert "<title>01 Title &amp; more</title>" in html
     assert "<math" in html
     assert "Reveal.initialize" in html

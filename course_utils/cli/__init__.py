@@ -1,8 +1,9 @@
 """The `course` command.
 
-- `commands`: its subcommands, and `doctor`, which says what this machine lacks
+- `commands`: its subcommands; `environment`: what this machine lacks, which `doctor` says
 """
 
-from .commands import doctor, main
+from .commands import main
+from .environment import doctor
 
 __all__ = ["doctor", "main"]

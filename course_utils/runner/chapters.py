@@ -35,23 +35,18 @@ _METADATA = {
 
 
 @dataclass(frozen=True)
-class _Opening:
-    """What a chapter says of itself before it begins; whatever it does not say is ""."""
-
-    title: str
-    question: str = ""
-    promise: str = ""
-    reading: str = ""
-    running: str = ""
-
-
-@dataclass(frozen=True)
 class Chapter:
-    """One notebook of the course: "01", "01_linear_models", its file, and the text of its first heading."""
+    """One notebook of the course: "01", "01_linear_models", its file, and what its opening says ("" if nothing)."""
 
     number: str
     name: str
     path: Path
+
+    title = property(lambda self: self._opening["title"], doc="The text of the first heading.")
+    question = property(lambda self: self._opening["question"], doc='The paragraph that begins with "The question."')
+    promise = property(lambda self: self._opening["promise"], doc='That with "The promise.", else the first one.')
+    reading = property(lambda self: self._opening["reading"], doc='How long it takes to read: "35 minutes".')
+    running = property(lambda self: self._opening["running"], doc='How long it takes to run: "under a minute".')
 
     @classmethod
     def at(cls, path: str | Path) -> Chapter:
@@ -60,46 +55,21 @@ class Chapter:
         return cls(path.stem[:2] if path.stem[:2].isdigit() else "", path.stem, path)
 
     @cached_property
-    def _opening(self) -> _Opening:
+    def _opening(self) -> dict[str, str]:
         text = "\n\n".join(c.source for c in read_notebook(self.path).cells if c.cell_type == "markdown")
         found = re.search(r"^# (.+)$", text, re.MULTILINE)
         if not found:
-            return _Opening(self.name)
+            return dict.fromkeys(("question", "promise", "reading", "running"), "") | {"title": self.name}
         paragraphs = [" ".join(p.split()) for p in text[found.end() :].split("\n\n")]
         first = next((p for p in paragraphs if p and not p.startswith(("#", "<", "|", ">", "-"))), "")
         times = _first(paragraphs, "*Reading:")
-        return _Opening(
-            title=found[1].strip(),
-            question=_plain(_first(paragraphs, _QUESTION).removeprefix(_QUESTION)),
-            promise=_plain((_first(paragraphs, _PROMISE) or first).removeprefix(_PROMISE)),
-            reading=_time(times, "Reading"),
-            running=_time(times, "Running"),
-        )
-
-    @property
-    def title(self) -> str:
-        """The text of the first heading."""
-        return self._opening.title
-
-    @property
-    def question(self) -> str:
-        """The paragraph that begins with "The question.", without its emphasis."""
-        return self._opening.question
-
-    @property
-    def promise(self) -> str:
-        """The paragraph that begins with "The promise.", else the first, without its emphasis."""
-        return self._opening.promise
-
-    @property
-    def reading(self) -> str:
-        """How long it takes to read, in the chapter's words: "35 minutes"."""
-        return self._opening.reading
-
-    @property
-    def running(self) -> str:
-        """How long it takes to run, in the chapter's words: "under a minute"."""
-        return self._opening.running
+        return {
+            "title": found[1].strip(),
+            "question": _plain(_first(paragraphs, _QUESTION).removeprefix(_QUESTION)),
+            "promise": _plain((_first(paragraphs, _PROMISE) or first).removeprefix(_PROMISE)),
+            "reading": _time(times, "Reading"),
+            "running": _time(times, "Running"),
+        }
 
 
 def _first(paragraphs: list[str], beginning: str) -> str:

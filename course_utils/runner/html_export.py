@@ -98,9 +98,9 @@ def mathml(tex: str, *, display: bool = False) -> str:
     """
     try:
         markup = convert(_ARG.sub(r"\\operatorname{arg}", tex.strip()), display="block" if display else "inline")
-    except Exception:  # latex2mathml raises a dozen kinds, none of which shall cost the page
+    except Exception:  # latex2mathml raises a dozen kinds; the page is written all the same
         markup = "\\"
-    if "\\" in markup:  # a command it does not know comes back as it is
+    if "\\" in markup:  # an unknown command comes back as it is
         return templates.element("code", tex, **{"class": "unreadable-formula"})
     return _UNARY.sub(r'\1<mo form="prefix">\2</mo>', markup)
 
@@ -145,17 +145,19 @@ def export(
     """
     path, out_dir = Path(path), local_path(out_dir)
     origin = links_from or path.parent
-    html = page(chapters.read_notebook(path), path.stem, link_to=lambda url: _relinked(url, origin, out_dir), **options)
+    html = page(
+        chapters.read_notebook(path), path.stem, link_to=lambda url: _rewritten_link(url, origin, out_dir), **options
+    )
     target = out_dir / f"{path.stem}{ending}"
     write_text(target, html)
     return target
 
 
-def outside_loads(html: str) -> list[str]:
+def external_resources(html: str) -> list[str]:
     """List what a page would fetch from elsewhere when opened: scripts, styles, images, frames."""
     tags = re.findall(r"<(?:script|img|iframe|link|source|video|audio|embed|object)\b[^>]*>", html)
-    loads = [t for t in tags if re.search(r"""(?:src|href|data)\s*=\s*["']?\s*(?:https?:)?//""", t)]
-    return loads + re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^\"')\s]*", html)
+    found = [t for t in tags if re.search(r"""(?:src|href|data)\s*=\s*["']?\s*(?:https?:)?//""", t)]
+    return found + re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^\"')\s]*", html)
 
 
 def _math_in_html(html: str) -> str:
@@ -169,7 +171,7 @@ def _title(nb: nbformat.NotebookNode) -> str:
     return next((found[1].strip() for found in headings if found), "")
 
 
-def _relinked(url: str, origin: Path, out_dir: Path) -> str:
+def _rewritten_link(url: str, origin: Path, out_dir: Path) -> str:
     file, mark, anchor = url.partition("#")
     if not file or re.match(r"[a-z]+:|/", file):
         return url

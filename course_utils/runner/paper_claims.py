@@ -1,4 +1,4 @@
-"""What the papers report, beside what we get: rows of `data/claims.yaml`, checked and shown; a chapter's results."""
+"""The papers' figures beside ours: claims are rows of `data/claims.yaml`, checked and shown; a chapter's results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from html import escape
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 from ..core.intervals import percent
 from ..core.settings import PROJECT
 from ..core.suggestions import did_you_mean
+from ..core.templates import render
 
 CLAIMS_MIME = "application/vnd.course.claims+json"
 RESULTS_MIME = "application/vnd.course.results+json"
@@ -58,9 +58,14 @@ class Claim:
         return self.figure if self.figure and self.status in READ_IN_THE_PAPER else "–"
 
     @property
+    def source(self) -> str:
+        """The paper, and the place in it where one is known."""
+        return f"{self.paper}, {self.place}" if self.place else self.paper
+
+    @property
     def allowed(self) -> str:
         """The band in words."""
-        low, high = (_write(b, self.unit) if math.isfinite(b) else None for b in self.band)
+        low, high = (_format(bound, self.unit) if math.isfinite(bound) else None for bound in self.band)
         if low and high:
             return f"{low} to {high}"
         return f"at least {low}" if low else f"at most {high}"
@@ -91,7 +96,7 @@ class Verdict:
 
     claim: Claim
     figures: tuple[float, ...]
-    mistaken: tuple[float, ...]
+    mistake_figures: tuple[float, ...]
     n: int | None
     verdict: str  # one of VERDICTS, FAILS or NOT_COMPARABLE
 
@@ -101,20 +106,20 @@ class Verdict:
     @property
     def here(self) -> str:
         """The measured figures in words."""
-        return ", ".join(_write(figure, self.claim.unit, self.n) for figure in self.figures)
+        return ", ".join(_format(figure, self.claim.unit, self.n) for figure in self.figures)
 
     @property
     def with_mistake(self) -> str:
         """The figures measured with the claim's mistake, in words."""
-        return ", ".join(_write(figure, self.claim.unit) for figure in self.mistaken)
+        return ", ".join(_format(figure, self.claim.unit) for figure in self.mistake_figures)
 
     @property
-    def complaint(self) -> str:
+    def failure(self) -> str:
         """Why the claim fails."""
         if not _inside(self.claim, self.figures):
             return f"{self}; the band is {self.claim.allowed}"
         return (
-            f"{self}; the band, {self.claim.allowed}, does not exclude the mistake that it is there to catch: "
+            f"{self}; the band, {self.claim.allowed}, does not exclude the mistake that it is meant to catch: "
             f"{self.claim.mistake} gives {self.with_mistake}"
         )
 
@@ -122,10 +127,10 @@ class Verdict:
         return f"{self.claim.statement}: paper {self.claim.paper_figure}, here {self.here}: {self.verdict}"
 
     def _repr_html_(self) -> str:
-        return Report([self])._repr_html_()
+        return ClaimsTable([self])._repr_html_()
 
 
-class Report:
+class ClaimsTable:
     """Verdicts of one chapter, shown as a table."""
 
     def __init__(self, verdicts: Sequence[Verdict]):
@@ -139,41 +144,17 @@ class Report:
         return "\n".join(f"{v.claim.id:<32} {v.claim.kind:<10} {v.verdict}" for v in self.verdicts)
 
     def _repr_html_(self) -> str:
-        head = "".join(
-            f"<th scope='col' style='text-align:left'>{h}</th>" for h in ("claim", "paper", "here", "verdict")
-        )
-        return (
-            f"<table><caption>What the papers report, and what we get</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(map(_html_row, self.verdicts))}</tbody></table>"
-        )
+        return render("claims.html.j2", verdicts=self.verdicts)
 
     def _bundle(self) -> dict[str, Any]:
         rows = [
             asdict(v.claim)
             | {"here": v.here, "verdict": v.verdict, "band": v.claim.allowed, "with_mistake": v.with_mistake}
-            | {"figures": v.figures, "mistaken": v.mistaken}
+            | {"figures": v.figures, "mistaken": v.mistake_figures}
             for v in self.verdicts
         ]
-        return {
-            CLAIMS_MIME: {"claims": rows},
-            "text/html": self._repr_html_(),
-            "text/plain": "\n".join(map(str, self.verdicts)),
-        }
-
-
-def _html_row(v: Verdict) -> str:
-    source = f"{v.claim.paper}, {v.claim.place}" if v.claim.place else v.claim.paper
-    note = f"<br><small>{escape(v.claim.note)}</small>" if v.claim.note else ""
-    mark = {"holds": "✓ holds", FAILS: "✗ FAILS"}.get(v.verdict, v.verdict)
-    caught = f"{v.claim.mistake}: {v.with_mistake}"
-    cells = (
-        f"{escape(v.claim.statement)}<br><small>{escape(source)}</small>{note}",
-        escape(v.claim.paper_figure),
-        f"{escape(v.here)}<br><small>asserted ({v.claim.kind}): {escape(v.claim.allowed)}</small>"
-        f"<br><small>it would catch: {escape(caught)}</small>",
-        mark,
-    )
-    return "<tr>" + "".join(f"<td style='text-align:left'>{c}</td>" for c in cells) + "</tr>"
+        text = "\n".join(map(str, self.verdicts))
+        return {CLAIMS_MIME: {"claims": rows}, "text/html": self._repr_html_(), "text/plain": text}
 
 
 def load_claims(path: Path = CLAIMS_FILE) -> dict[str, Claim]:
@@ -186,21 +167,26 @@ def load_claims(path: Path = CLAIMS_FILE) -> dict[str, Claim]:
     claims: dict[str, Claim] = {}
     for row in yaml.safe_load(Path(path).read_text(encoding="utf-8")):
         try:
-            low, high = row.pop("band")
-            low, high = -math.inf if low is None else low, math.inf if high is None else high
-            claim = Claim(**row, band=(low, high))
+            claim = _read_claim(row)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: claim {row.get('id')!r}: {error}") from None
-        if claim.kind not in KINDS:
-            raise ValueError(f"{path}: claim {claim.id!r}: kind must be one of {KINDS}, got {claim.kind!r}")
-        if claim.verdict not in VERDICTS:
-            raise ValueError(f"{path}: claim {claim.id!r}: verdict must be one of {VERDICTS}, got {claim.verdict!r}")
-        if claim.verdict != "holds" and not claim.note:
-            raise ValueError(f"{path}: claim {claim.id!r} {claim.verdict}: its note must give the reason")
         if claim.id in claims:
             raise ValueError(f"{path}: two claims have the id {claim.id!r}")
         claims[claim.id] = claim
     return claims
+
+
+def _read_claim(row: Mapping[str, Any]) -> Claim:
+    low, high = row["band"]
+    band = (-math.inf if low is None else low, math.inf if high is None else high)
+    claim = Claim(**row | {"band": band})
+    if claim.kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {claim.kind!r}")
+    if claim.verdict not in VERDICTS:
+        raise ValueError(f"verdict must be one of {VERDICTS}, got {claim.verdict!r}")
+    if claim.verdict != "holds" and not claim.note:
+        raise ValueError(f"verdict {claim.verdict!r}: its note must give the reason")
+    return claim
 
 
 @cache
@@ -208,7 +194,7 @@ def _claims() -> dict[str, Claim]:
     return load_claims()
 
 
-def check_all(measured: Iterable[Measurement], **setting: Any) -> Report:
+def check_all(measured: Iterable[Measurement], **setting: Any) -> ClaimsTable:
     """Check the claims of a chapter, show them as one table, and only then fail if one is outside its band.
 
     Args:
@@ -222,12 +208,11 @@ def check_all(measured: Iterable[Measurement], **setting: Any) -> Report:
     """
     from IPython.display import display
 
-    report = Report([judge(each, **setting) for each in measured])
-    display(report._bundle(), raw=True)
-    failed = [v.complaint for v in report.verdicts if not v]
-    if failed:
-        raise ClaimError("\n".join(failed))
-    return report
+    table = ClaimsTable([compare(each, **setting) for each in measured])
+    display(table._bundle(), raw=True)
+    if failures := [v.failure for v in table.verdicts if not v]:
+        raise ClaimError("\n".join(failures))
+    return table
 
 
 def record(**results: float | int | str | bool | None) -> None:
@@ -238,20 +223,24 @@ def record(**results: float | int | str | bool | None) -> None:
     """
     from IPython.display import display
 
-    for name, value in results.items():
-        if not isinstance(value, Real | str | bool | None):
-            raise TypeError(
-                f"results must be numbers, text, bools or None; {name} is a {type(value).__name__}. "
-                "Use float(...) or .item()."
-            )
-    plain = {k: float(v) if isinstance(v, Real) and not isinstance(v, bool | int) else v for k, v in results.items()}
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
-    text = "\n".join(f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in finite.items())
-    bundle = {"results": finite, "peak_memory_mb": _peak_memory_mb()}
+    plain = {name: _plain(name, value) for name, value in results.items()}
+    text = "\n".join(f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in plain.items())
+    bundle = {"results": plain, "peak_memory_mb": _peak_memory_mb()}
     display({RESULTS_MIME: bundle, "text/plain": text}, raw=True)
 
 
-def judge(measured: Measurement, **setting: Any) -> Verdict:
+def _plain(name: str, value: Any) -> float | int | str | bool | None:
+    """Return a result as JSON can hold it; what is not finite becomes None."""
+    if isinstance(value, int | str | None):  # a bool is an int
+        return value
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else None
+    raise TypeError(
+        f"results must be numbers, text, bools or None; {name} is a {type(value).__name__}. Use float(...) or .item()."
+    )
+
+
+def compare(measured: Measurement, **setting: Any) -> Verdict:
     """Compare a measurement with its claim; nothing is shown or asserted.
 
     Raises:
@@ -261,14 +250,14 @@ def judge(measured: Measurement, **setting: Any) -> Verdict:
     if measured.id not in claims:
         raise ValueError(f"no claim {measured.id!r} in data/claims.yaml. {did_you_mean(measured.id, claims)}")
     claim = claims[measured.id]
-    figures, mistaken = _figures(measured.id, measured.figure), _figures(measured.id, measured.mistake)
+    figures, mistake_figures = _figures(measured.id, measured.figure), _figures(measured.id, measured.mistake)
     if claim.kind == "direction" and len(figures) < MIN_SEEDS:
         raise ValueError(f"{claim.id} is a direction: give one figure for each of at least {MIN_SEEDS} seeds")
     if not _comparable(claim, setting):
         verdict = NOT_COMPARABLE
     else:
-        verdict = claim.verdict if _inside(claim, figures) and not _inside(claim, mistaken) else FAILS
-    return Verdict(claim, figures, mistaken, measured.n, verdict)
+        verdict = claim.verdict if _inside(claim, figures) and not _inside(claim, mistake_figures) else FAILS
+    return Verdict(claim, figures, mistake_figures, measured.n, verdict)
 
 
 def _figures(id: str, given: Any) -> tuple[float, ...]:
@@ -306,7 +295,7 @@ def _fits(value: Any, wanted: Any) -> bool:
     return value in (wanted if isinstance(wanted, list) else [wanted])
 
 
-def _write(value: float, unit: str, n: int | None = None) -> str:
+def _format(value: float, unit: str, n: int | None = None) -> str:
     if unit == "percent":
         return percent(value, n)
     if unit == "points":

@@ -1,4 +1,4 @@
-"""Pictures inside a page: a figure as a data URI, and the small picture that stands for a notebook."""
+"""Pictures inside a page: a figure as a data URI, and a notebook's thumbnail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 if TYPE_CHECKING:  # two seconds to import, which the page of a sweep does without
     import nbformat
 
-BOX = (640, 300)  # pixels that a cover may have; pages show it at half of that, sharp on fine screens
+THUMBNAIL_SIZE = (640, 300)  # at most, in pixels; pages show it at half of that, sharp on screens with fine pixels
 MAX_PIXELS = 20_000_000  # a picture that is larger is no figure of a chapter
 
 
@@ -27,7 +27,7 @@ class Picture:
     height: int
 
     @classmethod
-    def of(cls, png: bytes, alt: str) -> Picture:
+    def from_png(cls, png: bytes, alt: str) -> Picture:
         """Return the picture in the bytes of a PNG.
 
         Raises:
@@ -37,13 +37,13 @@ class Picture:
         return cls(f"data:image/png;base64,{base64.b64encode(png).decode()}", alt, width, height)
 
 
-def cover(nb: nbformat.NotebookNode) -> Picture | None:
+def thumbnail(nb: nbformat.NotebookNode) -> Picture | None:
     """Return a small copy of a notebook's largest figure that has an alt text; None if it has no figure.
 
-    What a chapter gives most room is what it has most to show in: rows of attacked images, a matrix, surfaces. Its
-    size is the same in every run, so that a chapter keeps its cover.
+    The largest figure shows most: rows of attacked images, a matrix, surfaces. Its size is the same in every run, so
+    that a chapter keeps its thumbnail.
     """
-    from ..plotting.figures import packed_png  # takes matplotlib along
+    from ..plotting.figures import packed_png  # imports matplotlib
 
     found = max(_figures(nb), key=lambda figure: figure[0].width * figure[0].height, default=None)
     if found is None:
@@ -51,8 +51,8 @@ def cover(nb: nbformat.NotebookNode) -> Picture | None:
     image, alt = found
     small = image.convert("RGBA")
     small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
-    small.thumbnail(BOX, Image.Resampling.LANCZOS)
-    return Picture.of(packed_png(small), alt)
+    small.thumbnail(THUMBNAIL_SIZE, Image.Resampling.LANCZOS)
+    return Picture.from_png(packed_png(small), alt)
 
 
 def _figures(nb: nbformat.NotebookNode) -> Iterator[tuple[Image.Image, str]]:
@@ -66,7 +66,7 @@ def _figures(nb: nbformat.NotebookNode) -> Iterator[tuple[Image.Image, str]]:
 
 
 def _decode(png: str) -> Image.Image | None:
-    """Return the picture in an output, or None where there is none: one broken figure shall not cost the page."""
+    """Return the picture in an output, or None where there is none: the page is written without a broken figure."""
     try:
         image = Image.open(io.BytesIO(base64.b64decode(png)), formats=["PNG"])
         if image.width * image.height > MAX_PIXELS:

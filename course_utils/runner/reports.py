@@ -1,7 +1,4 @@
-"""The pages that lead to runs: the list of chapters with what the papers report, and the table of a sweep.
-
-Their templates escape whatever comes from a file; they load nothing.
-"""
+"""The pages that lead to runs: the list of chapters with what the papers report, and the table of a sweep."""
 
 from __future__ import annotations
 
@@ -9,20 +6,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import jinja2
-
 from ..core.files import write_text
 from ..core.settings import local_path
+from ..core.templates import render
 from . import chapters
 from .execution import STATUS
 from .outcomes import plot_sweep, read_records, varying
 from .paper_claims import CLAIMS_MIME, FAILS, NOT_COMPARABLE, Claim
-from .pictures import Picture, cover
+from .pictures import Picture, thumbnail
 from .store import open_store
 
 if TYPE_CHECKING:
@@ -30,12 +25,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TITLE = "Adversarial examples: the course"
-_MOODS = {"completed": "good", "failed": "bad", "interrupted": "bad"}  # the colour, beside the word
+_CSS_CLASSES = {"completed": "good", "failed": "bad", "interrupted": "bad"}
 _UNFINISHED = ("running", "interrupted", "pending")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ChapterEntry:
     """A chapter in the list: what it says of itself, what it shows, and the record of its run, {} if there is none."""
 
     position: int
@@ -47,13 +42,13 @@ class Entry:
     running: str
     page: str
     notebook: str
-    cover: Picture | None
+    thumbnail: Picture | None
     claims: list[dict[str, str]]
     record: Mapping[str, Any]
     problem: str = ""
 
     @property
-    def short(self) -> str:
+    def label(self) -> str:
         """The chapter's number, or its name if it has none."""
         return self.number or self.name
 
@@ -68,9 +63,9 @@ class Entry:
         return str(self.record.get("status", ""))
 
     @property
-    def mood(self) -> str:
+    def css_class(self) -> str:
         """The class of its status."""
-        return _MOODS.get(self.status, "")
+        return _CSS_CLASSES.get(self.status, "")
 
     @property
     def facts(self) -> list[str]:
@@ -81,16 +76,16 @@ class Entry:
         return list(filter(None, known))
 
     @property
-    def remarks(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What a reader must know before opening its files."""
-        stale = self.status in _UNFINISHED and self.target
-        texts = [self.record.get("error"), self.problem, "What is here is from an earlier run." if stale else ""]
+        outdated = self.status in _UNFINISHED and self.target
+        texts = [self.record.get("error"), self.problem, "What is here is from an earlier run." if outdated else ""]
         return [str(text) for text in texts if text]
 
     @property
-    def tally(self) -> str:
+    def claim_counts(self) -> str:
         """How many of its claims hold, and what became of the others."""
-        return _tally(self.claims)
+        return _claim_counts(self.claims)
 
 
 def write_index(folder: str | Path) -> Path:
@@ -108,14 +103,14 @@ def write_index(folder: str | Path) -> Path:
         _entry(folder, files, position, name, records[name] if name in runs else {})
         for position, name in enumerate(names, 1)
     ]
-    page = _render(
+    page = render(
         "index.html.j2",
         title=TITLE,
-        guide=_guide(entries),
-        tally=_tally([row for entry in entries for row in entry.claims]),
+        instructions=_instructions(entries),
+        claim_counts=_claim_counts([row for entry in entries for row in entry.claims]),
         entries=entries,
-        troubled=[entry for entry in entries if entry.mood == "bad" or entry.problem],
-        claimants=[entry for entry in entries if entry.claims],
+        not_completed=[entry for entry in entries if entry.css_class == "bad" or entry.problem],
+        with_claims=[entry for entry in entries if entry.claims],
         failing=[(entry, row) for entry in entries for row in entry.claims if row["verdict"] == FAILS],
         fails=FAILS,
     )
@@ -142,29 +137,14 @@ def write_report(out_dir: str | Path, frame: pd.DataFrame) -> str:
         "columns": shown,
         "runs": [_run(row, shown) for row in frame.to_dict("records")],
     }
-    digest = hashlib.sha256(_render("report.html.j2", **about, digest="", picture=None).encode()).hexdigest()
+    digest = hashlib.sha256(render("report.html.j2", **about, digest="", picture=None).encode()).hexdigest()
     store = open_store(out_dir)
     if "index.html" not in store.names() or digest not in store.read("index.html"):  # drawing takes seconds
-        store.write("index.html", _render("report.html.j2", **about, digest=digest, picture=_figure(frame)))
+        store.write("index.html", render("report.html.j2", **about, digest=digest, picture=_figure(frame)))
     return f"{store}/index.html"
 
 
-@cache
-def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("course_utils"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-
-
-def _render(template: str, **values: Any) -> str:
-    return _templates().get_template(template).render(values)
-
-
-def _entry(folder: Path, files: set[str], position: int, name: str, record: Mapping[str, Any]) -> Entry:
+def _entry(folder: Path, files: set[str], position: int, name: str, record: Mapping[str, Any]) -> ChapterEntry:
     """Return the entry of a run; one without a notebook, as it was cut off, is named by the course's own."""
     is_there = f"{name}.ipynb" in files
     chapter = chapters.Chapter.at((folder if is_there else chapters.NOTEBOOKS / "solutions") / f"{name}.ipynb")
@@ -176,9 +156,9 @@ def _entry(folder: Path, files: set[str], position: int, name: str, record: Mapp
         about |= {"reading": chapter.reading, "running": chapter.running}
     except ValueError as error:
         about = dict.fromkeys(("question", "reading", "running"), "") | {"title": name}
-        return Entry(**common, **about, cover=None, claims=[], problem=str(error) if is_there else "")
-    shown = {"cover": cover(nb), "claims": list(_claims(nb))} if is_there else {"cover": None, "claims": []}
-    return Entry(**common, **about, **shown)
+        return ChapterEntry(**common, **about, thumbnail=None, claims=[], problem=str(error) if is_there else "")
+    shown = {"thumbnail": thumbnail(nb), "claims": list(_claims(nb))} if is_there else {"thumbnail": None, "claims": []}
+    return ChapterEntry(**common, **about, **shown)
 
 
 def _claims(nb: nbformat.NotebookNode) -> Iterator[dict[str, str]]:
@@ -193,14 +173,14 @@ def _claims(nb: nbformat.NotebookNode) -> Iterator[dict[str, str]]:
             yield texts | {"figure": str(figure), "source": source}
 
 
-def _guide(entries: Iterable[Entry]) -> str:
+def _instructions(entries: Iterable[ChapterEntry]) -> str:
     """Say in a line where to click."""
     if any(entry.page for entry in entries):
         return "Read a chapter's page right here; open its notebook in JupyterLab to run and change it."
     return "Open a notebook in JupyterLab to read and run it."
 
 
-def _tally(rows: Sequence[Mapping[str, str]]) -> str:
+def _claim_counts(rows: Sequence[Mapping[str, str]]) -> str:
     """Say how many claims hold, and what became of the others."""
     counts = Counter(row["verdict"] for row in rows)
     asserted = len(rows) - counts[NOT_COMPARABLE]
@@ -224,7 +204,7 @@ def _figure(frame: pd.DataFrame) -> Picture | None:
     fig = plot_sweep(frame)
     drawn = [ax for ax in fig.axes if ax.get_title()]
     alt = f"Small figures of {', '.join(ax.get_title() for ax in drawn)}, each over {drawn[0].get_xlabel()}."
-    return Picture.of(to_png(fig), alt)
+    return Picture.from_png(to_png(fig), alt)
 
 
 def _run(row: Mapping[str, Any], shown: Iterable[str]) -> dict[str, Any]:
@@ -233,7 +213,7 @@ def _run(row: Mapping[str, Any], shown: Iterable[str]) -> dict[str, Any]:
     return {
         "values": [_write(row[column]) for column in shown],
         "status": _write(row["status"]),
-        "mood": _MOODS.get(_write(row["status"]), ""),
+        "css_class": _CSS_CLASSES.get(_write(row["status"]), ""),
         "error": _write(row["error"]),
         "seconds": "" if seconds is None else f"{seconds:.1f}",
         "notebook": quote(notebook, safe=""),
