@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and errors say what to do."""
+"""Files are written whole or not at all, errors say what to do, and each state of the sources has its own hash."""
 
 import errno
 import stat
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.core import settings
-from course_utils.core.files import OSERROR_HINTS, atomic_write, write_text
+from course_utils.core import files, settings
+from course_utils.core.files import OSERROR_HINTS, atomic_write, source_hash, write_text
 
 
 def files_in(folder):
@@ -88,3 +88,52 @@ def test_each_known_trouble_has_a_cure(number, tmp_path):
         with pytest.raises(OSError, match=cure) as caught, atomic_write(path):
             raise OSError(number, "trouble")
         assert caught.value.errno == number
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of two rooms, whose sources a test may change."""
+    for name in ("one/__init__.py", "one/a.py", "two/__init__.py", "two/inner/b.py"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x = 1\ny = 2\n")
+    monkeypatch.setattr(files, "PACKAGE", tmp_path)
+    yield tmp_path
+    source_hash.cache_clear()
+
+
+def hashed(*rooms):
+    source_hash.cache_clear()
+    return source_hash(*rooms)
+
+
+def test_a_change_of_a_source_changes_the_hash_of_its_room_alone(package):
+    one, two, both = hashed("one"), hashed("two"), hashed("one", "two")
+    assert len({one, two, both}) == 3
+    assert hashed("two", "one", "one") == both
+    (package / "two" / "inner" / "b.py").write_bytes(b"x = 1\ny = 3\n")
+    assert hashed("one") == one
+    assert hashed("two") != two
+    assert hashed("one", "two") != both
+    (package / "one" / "a.py").rename(package / "one" / "c.py")
+    assert hashed("one") != one
+
+
+def test_line_endings_and_compiled_files_do_not_change_the_hash(package):
+    one = hashed("one")
+    (package / "one" / "a.py").write_bytes(b"x = 1\r\ny = 2\r\n")
+    (package / "one" / "__pycache__").mkdir()
+    (package / "one" / "__pycache__" / "a.pyc").write_bytes(b"compiled")
+    assert hashed("one") == one
+
+
+def test_the_sources_are_read_once(package):
+    one = hashed("one")
+    (package / "one" / "a.py").write_bytes(b"x = 2\n")
+    assert source_hash("one") == one
+
+
+@pytest.mark.parametrize("rooms", [(), ("modls",), ("models", ""), ("../course_utils",), ("templates",)])
+def test_a_room_that_is_not_there_is_refused(rooms):
+    with pytest.raises(ValueError, match="expected the names of rooms"):
+        source_hash(*rooms)

@@ -1,16 +1,20 @@
-"""Write files whole or not at all, and say what to do where that is impossible."""
+"""Write files whole or not at all, say what to do where that is impossible, and tell one state of the sources apart."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from .settings import cache_dir
+from .suggestions import did_you_mean
 
+PACKAGE = Path(__file__).resolve().parents[1]
 OSERROR_HINTS = {
     errno.ENOSPC: "the disk is full: free some space, or",
     errno.EDQUOT: "your share of the disk is full: free some space, or",
@@ -77,3 +81,35 @@ def with_oserror_hint(folder: Path) -> Iterator[None]:
         is_cache = folder.is_relative_to(cache_dir())
         cure = "set COURSE_CACHE to a folder that you can write" if is_cache else "choose another folder"
         raise OSError(error.errno, f"cannot write to {folder}: {OSERROR_HINTS[error.errno]} {cure}") from error
+
+
+@cache
+def source_hash(*rooms: str) -> str:
+    """Return a hash of the Python sources in some rooms of this package: the key of what was computed with them.
+
+    It is the same on every system, whatever ends the lines of a file. A room's name is that of its folder. The sources
+    are read once in each process.
+
+    Args:
+        *rooms: names such as "models"; their order does not matter.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        ValueError: no room, or one that this package does not have.
+
+    >>> source_hash("models", "training") == source_hash("training", "models")
+    True
+    """
+    known = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    for room in rooms or ("",):
+        if room not in known:
+            near = did_you_mean(room, known)
+            raise ValueError(f"expected the names of rooms of {PACKAGE.name}, got {room!r}. {near}")
+    digest = hashlib.sha256()
+    for path in sorted(path for room in set(rooms) for path in (PACKAGE / room).rglob("*.py")):
+        text = b"\n".join(path.read_bytes().splitlines())
+        name = path.relative_to(PACKAGE).as_posix().encode()
+        digest.update(b"%d %s %d %s" % (len(name), name, len(text), text))  # with lengths no two trees read alike
+    return digest.hexdigest()[:16]
