@@ -239,7 +239,12 @@ def test_run_executes_in_order_and_reports(course):
     assert [line.split()[-1] for line in table[:3]] == ["status", "completed", "failed"]
     written = {p.name for p in (course / "out").iterdir()}
     ends = (".ipynb", ".html", ".status.json")
-    assert written == {"index.html", ".locks", *(f"{name}{end}" for name in ("01_a", "02_b") for end in ends)}
+    assert written == {
+        "index.html",
+        ".lock",
+        ".lock.json",
+        *(f"{name}{end}" for name in ("01_a", "02_b") for end in ends),
+    }
     index = (course / "out" / "index.html").read_text(encoding="utf-8")
     for text in ('href="01_a.html"', "01 A title", "One promise.", "completed", "ZeroDivisionError"):
         assert text in index

@@ -1,8 +1,12 @@
 """Running chapters: which are found, which parameters are refused, and when a run counts as completed."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -20,7 +24,7 @@ def test_import_needs_no_torch():
 
 
 def test_a_run_with_parameters(tmp_path):
-    folder = tmp_path / "out {eps}"  # papermill fills braces in paths
+    folder = tmp_path / "out {eps}"  # papermill would fill braces in paths
     claims = json.dumps({"claims": [{"verdict": v} for v in ("holds", "holds", "not comparable")]})
     path = write_notebook(
         tmp_path / "a{b}" / "01_a.ipynb",
@@ -42,7 +46,7 @@ def test_a_run_with_parameters(tmp_path):
     assert (status["status"], status["error"], status["notebook"]) == ("completed", None, "01_a.ipynb")
     defaults = {"n_eval": 512, "augment": False, "budgets": [0.1, 0.2], "target": None}
     assert status["params"] == {"eps": 0.25, "dataset": "mnist"} | defaults
-    assert {p.name for p in folder.iterdir()} == {"01_a.ipynb", "01_a.status.json", ".locks"}
+    assert {p.name for p in folder.iterdir()} == {"01_a.ipynb", "01_a.status.json", ".lock", ".lock.json"}
     executed = nbformat.read(result.notebook, 4)
     assert "papermill" not in executed.metadata
     assert not any("papermill" in tag for cell in executed.cells for tag in cell.metadata.get("tags", []))
@@ -161,10 +165,46 @@ def test_a_link_to_the_notebook_is_replaced_and_not_the_notebook(tmp_path, noteb
     assert (store.read(notebook.name), notebook.read_bytes()) == ("executed", before)
 
 
-def test_a_run_that_somebody_else_does_is_refused(tmp_path, notebook):
-    with open_store(tmp_path).claim(notebook.stem), pytest.raises(ValueError, match="wait, or choose another folder"):
+def test_a_run_into_a_folder_of_another_driver_is_refused(tmp_path, notebook):
+    with open_store(tmp_path).lock("a sweep"), pytest.raises(ValueError, match="stop it, or choose another folder"):
         execution.run_notebook(notebook, {}, tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {".locks"}
+    assert {p.name for p in tmp_path.iterdir()} == {".lock", ".lock.json"}
+
+
+def test_a_run_changes_neither_folder_nor_environment_of_this_process(tmp_path, monkeypatch):
+    """Notebooks run side by side in threads: each has its own in its kernel."""
+    seen, before = [], (os.getcwd(), dict(os.environ))
+    real = execution.notebook_text
+    monkeypatch.setattr(execution, "notebook_text", lambda nb: seen.append((os.getcwd(), dict(os.environ))) or real(nb))
+    path = write_notebook(tmp_path / "01_a.ipynb", "import os\nos.chdir('/')\nos.environ['COURSE_TEST'] = 'x'")
+    assert execution.run_notebook(path, {"eps": 0.5}, tmp_path / "out", progress=False)
+    assert seen == [before]
+
+
+def test_a_kernel_that_cannot_start_is_a_failed_run(tmp_path, notebook, monkeypatch):
+    monkeypatch.setattr("ipykernel.kernelspec.get_kernel_dict", lambda: {"argv": ["no-such-program"]})
+    result = execution.run_notebook(notebook, {}, tmp_path, progress=False)
+    assert result.status == "failed"
+    assert "no-such-program" in result.error
+
+
+@pytest.mark.skipif(os.name != "posix", reason="presses Ctrl-C by a signal")
+def test_ctrl_c_ends_a_single_run_and_its_kernel(tmp_path):
+    path = write_notebook(
+        tmp_path / "01_a.ipynb", "import os, time\nopen(f'pid-{os.getpid()}', 'w').close()\ntime.sleep(60)"
+    )
+    code = (
+        "import sys\nfrom course_utils.runner import execution\n"
+        f"execution.run_notebook({str(path)!r}, {{}}, {str(tmp_path / 'out')!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as run:
+        while not (pids := list(tmp_path.glob("pid-*"))):
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in run.communicate(timeout=30)[1]
+    assert not Path(f"/proc/{pids[0].name[4:]}").exists()
+    assert list(outcomes.collect(tmp_path / "out").status) == ["interrupted"]
 
 
 HOSTILE = {

@@ -1,4 +1,4 @@
-"""How kernels are started, what is kept of the outputs, and how often a notebook is saved."""
+"""How kernels are started, and what is kept of the outputs."""
 
 import os
 import re
@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_notebook
-from papermill.engines import NotebookExecutionManager
 
 from course_utils.core import settings
 from course_utils.runner import kernels
@@ -23,24 +22,6 @@ def test_a_kernel_is_this_python_in_the_given_environment(monkeypatch):
     assert (spec.env["OMP_NUM_THREADS"], spec.env["OMP_WAIT_POLICY"]) == ("3", "ACTIVE")
     assert "OMP_NUM_THREADS" not in kernels.ThisPython().kernel_spec.env
     assert str(settings.PROJECT) in spec.env["PYTHONPATH"].split(os.pathsep)
-
-
-def test_a_notebook_is_saved_at_the_end_whatever_happens(monkeypatch):
-    saved = []
-    monkeypatch.setattr(NotebookExecutionManager, "save", lambda self, **_: saved.append(self.output_path))
-
-    def execute(self):
-        self.nb_man.save()
-        raise RuntimeError("kernel died")
-
-    monkeypatch.setattr(kernels._PapermillClient, "execute", execute)
-    manager = NotebookExecutionManager(new_notebook(), output_path="out.ipynb", progress_bar=False)
-    options = {"input_path": "in.ipynb", "start_timeout": 60, "execution_timeout": None}
-    try:
-        kernels.SavesOnce.execute_managed_notebook(manager, "python3", **options)
-    except RuntimeError:
-        manager.save()
-    assert saved == [None, "out.ipynb"], "on the way it is saved nowhere"
 
 
 # What is printed

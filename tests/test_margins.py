@@ -151,7 +151,7 @@ def test_no_row_of_what_is_gone():
 # The runs -------------------------------------------------------------------------------------------------------------
 
 PARAMETERS = "seed = 0\nn_eval = 100"
-RECORD = "from course_utils import claims\nclaims.record(a=1)"
+RECORD = "from course_utils.runner.paper_claims import record\nrecord(a=1)"
 
 
 def small_chapter(folder, source):
@@ -170,7 +170,7 @@ def test_runs_have_their_machine_and_an_empty_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(margins, "MACHINES", margins.MACHINES[:3])
     chapter = small_chapter(
         tmp_path,
-        "import os\nfrom course_utils.runtime import cache_dir\n"
+        "import os\nfrom course_utils.core.settings import cache_dir\n"
         "limits = [os.environ.get(k, '-') for k in ('ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'OMP_NUM_THREADS')]\n"
         "empty = not cache_dir().exists()\ncache_dir().mkdir(parents=True)\n"
         "print(seed, *limits, empty)",

@@ -48,10 +48,10 @@ def test_a_row_for_each_run(out):
 
 
 def test_running_and_interrupted_are_told_apart(out):
-    folder = out(({"eps": 1}, {}, "running"), ({"eps": 2}, {}, "running"))
-    with open_store(folder).claim("01_a-1"):
-        assert list(outcomes.collect(folder).status) == ["interrupted", "running"]
-    assert list(outcomes.collect(folder).status) == ["interrupted", "interrupted"]
+    folder = out(({"eps": 1}, {}, "running"), ({"eps": 2}, {}, "completed"))
+    with open_store(folder).lock("a sweep"):
+        assert list(outcomes.collect(folder).status) == ["running", "completed"]
+    assert list(outcomes.collect(folder).status) == ["interrupted", "completed"]
 
 
 def test_the_time_left_is_that_of_the_runs_to_come():

@@ -1,7 +1,5 @@
-"""Stores hold whole files, and a run is claimed by one worker at a time: in a folder, and in an S3 bucket."""
+"""Stores hold whole files, and one driver at a time writes to them: a folder, and an S3 bucket."""
 
-import contextlib
-import errno
 import subprocess
 import sys
 import threading
@@ -11,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.core import files
 from course_utils.runner import store
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def place(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "SETTLE", 0.1)
+def place(request, tmp_path, monkeypatch, temporary_files):
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
     if request.param == "folder":
         return tmp_path / "new"
     return f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
@@ -53,40 +50,70 @@ def test_what_is_written_can_be_read_and_listed(place):
     assert "a.json" in here.names()
 
 
-def test_one_claim_at_a_time(place):
+def test_one_driver_at_a_time(place):
     here, there = store.open_store(place), store.open_store(place)
-    assert not here.is_claimed("a")
-    with here.claim("a") as is_ours:
-        assert is_ours
-        assert there.is_claimed("a")
-        with there.claim("a") as is_theirs, there.claim("b") as is_other:
-            assert (is_theirs, is_other) == (False, True)
-    assert not there.is_claimed("a")
-    with there.claim("a") as is_theirs:
-        assert is_theirs
+    assert here.driver() is None
+    with here.lock("a sweep"):
+        driver = there.driver()
+        assert driver["task"] == "a sweep"
+        assert time.time() - 60 < driver["began"] <= time.time()
+        with pytest.raises(ValueError, match=r"^a sweep \(process .*already writes to.*wait for it"), there.lock("b"):
+            pass
+        assert there.driver() == driver
+    assert there.driver() is None
+    with there.lock("b"):
+        assert here.driver()["task"] == "b"
 
 
-def test_an_error_ends_a_claim(place):
+def test_other_places_have_other_locks(place):
+    with store.open_store(place).lock("a"), store.open_store(f"{place}-other").lock("b"):
+        assert store.open_store(place).driver()["task"] == "a"
+
+
+def test_an_error_ends_the_lock(place):
     here = store.open_store(place)
-    with pytest.raises(KeyError), here.claim("a"):
+    with pytest.raises(KeyError), here.lock("a"):
         raise KeyError
-    assert not here.is_claimed("a")
+    assert here.driver() is None
 
 
-def test_many_claimants_at_once(place):
+def test_whoever_looks_keeps_no_driver_out(place):
+    """Others ask at every moment whether there is a driver; it gets its lock all the same."""
+    here, ended = store.open_store(place), threading.Event()
+
+    def look():
+        while not ended.is_set():
+            store.open_store(place).driver()
+
+    looking = [threading.Thread(target=look) for _ in range(2)]
+    for thread in looking:
+        thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "LOCK_SECONDS", 10)
+        for _ in range(5):
+            with here.lock("a"):
+                assert here.driver()["task"] == "a"
+    ended.set()
+    for thread in looking:
+        thread.join()
+
+
+def test_many_drivers_at_once(place):
     """However they come, never two at a time, and all together they get it at least once."""
     inside, most, owners = [], [], []
 
-    def claim():
-        with store.open_store(place).claim("a") as is_ours:
-            if is_ours:
+    def drive():
+        try:
+            with store.open_store(place).lock("a"):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.2)
                 inside.pop()
                 owners.append(1)
+        except ValueError:
+            pass
 
-    threads = [threading.Thread(target=claim) for _ in range(8)]
+    threads = [threading.Thread(target=drive) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -95,82 +122,31 @@ def test_many_claimants_at_once(place):
     assert max(most) == 1
 
 
-def test_the_system_ends_the_claim_of_a_killed_process(tmp_path):
+@pytest.mark.parametrize("damage", ["", "{", "[]", None])
+def test_a_driver_of_which_nothing_is_known_is_one_all_the_same(tmp_path, damage, monkeypatch):
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
+    here, about = store.open_store(tmp_path), tmp_path / ".lock.json"
+    with here.lock("a"):
+        about.unlink() if damage is None else about.write_text(damage)
+        assert here.driver()["task"] == "a run"
+        with pytest.raises(ValueError, match="already writes to"), here.lock("b"):
+            pass
+
+
+def test_the_system_ends_the_lock_of_a_killed_process(tmp_path):
     code = (
         "import sys, time\nfrom course_utils.runner.store import open_store\n"
-        "with open_store(sys.argv[1]).claim('a'):\n    print('claimed', flush=True)\n    time.sleep(60)"
+        "with open_store(sys.argv[1]).lock('a'):\n    print('locked', flush=True)\n    time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
-    assert holder.stdout.readline() == b"claimed\n"
-    assert store.open_store(tmp_path).is_claimed("a")
+    assert holder.stdout.readline() == b"locked\n"
+    assert store.open_store(tmp_path).driver()["pid"] == holder.pid
     holder.kill()
     holder.wait()
     holder.stdout.close()
-    with store.open_store(tmp_path).claim("a") as is_ours:
-        assert is_ours
-
-
-def test_a_claim_in_a_bucket_is_renewed_and_ends_when_it_is_not(s3, monkeypatch):
-    monkeypatch.setattr(store, "SETTLE", 0.05)
-    monkeypatch.setattr(store, "LEASE", 0.8)
-    here = store.open_store(f"{s3}/{uuid.uuid4().hex}")
-    with here.claim("a"):
-        time.sleep(1.2)
-        assert here.is_claimed("a")
-    here._hold("a", "of one that was killed")
-    assert here.is_claimed("a")
-    time.sleep(1)
-    assert not here.is_claimed("a")
-
-
-def test_the_last_to_write_gets_the_claim(s3, monkeypatch):
-    """Somebody who found it free as well, and wrote after us, is the owner."""
-    here = store.open_store(f"{s3}/{uuid.uuid4().hex}")
-    monkeypatch.setattr(store.time, "sleep", lambda _: here._hold("a", "another"))
-    with here.claim("a") as is_ours:
-        assert not is_ours
-    assert here._holder("a")["token"] == "another"
-
-
-def test_scratch_is_empty_and_goes(tmp_path):
-    here = store.open_store(tmp_path)
-    with here.scratch("a") as scratch:
-        (scratch / "deep").mkdir()
-        (scratch / "deep" / "file").touch()
-        with here.scratch("a.b") as other:
-            assert list(other.iterdir()) == []
-        assert list(scratch.iterdir()) == [scratch / "deep"]
-    assert not scratch.exists()
-    assert tmp_path in scratch.parents, "on the same disk"
-
-
-def test_scratch_removes_what_a_killed_process_left(tmp_path):
-    code = (
-        "import os, sys\nfrom course_utils.runner.store import open_store\nhere = open_store(sys.argv[1])\n"
-        "with here.claim('a'), here.scratch('a') as scratch:\n    (scratch / 'half').touch()\n    os._exit(1)"
-    )
-    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
-    assert list(tmp_path.rglob("half"))
-    with store.open_store(tmp_path).scratch("a") as scratch:
-        assert list(scratch.iterdir()) == []
-    assert not list(tmp_path.rglob("half"))
-
-
-def test_scratch_removes_nothing_of_others(tmp_path):
-    """Neither folders of a user, whatever their names, nor files that another process is writing, nor another run's."""
-    here = store.open_store(tmp_path)
-    for folder in (".a.photos", ".a.k3j9x2b_", ".a.k3j9x2b_.course-part", ".a.scratch", "a.scratch"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "mine").touch()
-    with here.scratch("b") as other, contextlib.ExitStack() as writing:
-        for name in ("a", "a.ipynb", "a.status.json", "a.csv"):
-            writing.enter_context(files.atomic_write(tmp_path / name)).write_text(name)
-        (other / "mine").touch()
-        before = sorted(tmp_path.rglob("*"))
-        with here.scratch("a"):
-            pass
-        assert sorted(tmp_path.rglob("*")) == before
-    assert (tmp_path / "a.csv").read_text() == "a.csv"
+    assert store.open_store(tmp_path).driver() is None
+    with store.open_store(tmp_path).lock("b"):
+        pass
 
 
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path):
@@ -178,7 +154,5 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path):
     here = store.open_store(tmp_path / "file")
     with pytest.raises(OSError, match="choose another folder"):
         here.write("a", "")
-    with pytest.raises(OSError, match="choose another folder"), here.claim("a"):
+    with pytest.raises(OSError, match="choose another folder"), here.lock("a"):
         pass
-    with pytest.raises(OSError, match="the disk is full"), store.open_store(tmp_path).scratch("a"):
-        raise OSError(errno.ENOSPC, "full")

@@ -324,13 +324,13 @@ def _axes(path: Path, texts: tuple[str, ...]) -> dict[str, list]:
 def _summary(frame: pd.DataFrame) -> str:
     """Return a line for each run that failed or was broken off, one that counts all runs, and the time left."""
     from ..runner.outcomes import seconds_left
-    from ..runner.sweeps import describe
+    from ..runner.sweeps import format_params
 
     params, left = frame.attrs["params"], seconds_left(frame)
     lines = []
     for row in frame[frame.status.isin(["failed", "interrupted"])].to_dict("records"):
         error = row["error"] or "broken off; the next sweep repeats it"
-        lines.append(f"✗ {describe({name: row[name] for name in params})}: {error}")
+        lines.append(f"✗ {format_params({name: row[name] for name in params})}: {error}")
     counts = frame.status.value_counts()
     lines.append(f"{len(frame)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     if not math.isnan(left):

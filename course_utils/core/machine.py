@@ -74,12 +74,13 @@ def _take_one(names: Iterable[str]) -> tuple[str, AbstractContextManager] | None
 
     for name in names:
         with suppress(Timeout):
-            return name, FileLock(_lock_file(name), timeout=0).acquire()
+            return name, FileLock(lock_file(name), timeout=0).acquire()
     return None
 
 
-def _lock_file(gpu: str) -> Path:
-    return Path(tempfile.gettempdir()) / re.sub(r"[^\w.-]", "-", f"course-{_user()}-{gpu}.lock")
+def lock_file(name: str) -> Path:
+    """Return the file that stands for something which only one process of this user may have at a time."""
+    return Path(tempfile.gettempdir()) / re.sub(r"[^\w.-]", "-", f"course-{_user()}-{name}.lock")
 
 
 def _user() -> str:

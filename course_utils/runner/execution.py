@@ -8,18 +8,20 @@ import math
 import platform
 import re
 import sys
+import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from ..core.files import OSERROR_HINTS
+from ..core.files import OSERROR_HINTS, source_hash, write_text
 from ..core.machine import one_gpu
-from .chapters import notebook_text, read_notebook, read_source, refuse_sources, tidy, write_notebook
+from .chapters import notebook_text, read_source, refuse_sources, tidy
 from .paper_claims import CLAIMS_MIME, FAILS, NOT_COMPARABLE, RESULTS_MIME
 from .parameters import check_values, read_parameters
 from .store import Bucket, Folder, open_store
@@ -29,6 +31,8 @@ if TYPE_CHECKING:  # two seconds to import, which only a run needs
 
 STATUS = ".status.json"
 MAX_TIMEOUT = 1_000_000  # seconds: above, what waits for the kernel overflows
+# What a run computes with. Pictures, exercises and the runner itself decide how a result is shown, not what it is.
+ROOMS = ("core", "data", "models", "attacks", "evaluation", "training", "defences")
 
 
 @dataclass(frozen=True)
@@ -53,65 +57,50 @@ class RunResult:
 class Job:
     """One run: all that a worker on another machine must know of it.
 
-    `id` stands for the notebook's code, all of its parameters and the version of this package; `name` for the run's
-    files. `source` is the notebook as it was when the job was made.
+    `id` stands for the notebook's code, all of its parameters and the sources of this package that compute; `name` for
+    the run's files. `source` is the notebook as it was when the job was made.
     """
 
     id: str
     name: str
     chapter: str
     source: str
-    folder: str  # where the kernel starts, if this machine has it
+    folder: str  # where the kernel starts, if the machine has it
     params: dict[str, Any]  # those that are set
     values: dict[str, Any]  # all of them
-    out_dir: str
     timeout: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)  # of the kernel, besides that of this process
     own_cache: bool = False  # begin with an empty cache, which goes with the run
-    version: str = __version__
+    sources: str = ""  # the hash of this package's sources
 
     @classmethod
     def each(
-        cls,
-        path: str | Path,
-        params: Iterable[Mapping[str, Any]],
-        out_dir: str | Path,
-        *,
-        timeout: float | None = None,
-        **options: Any,
+        cls, path: str | Path, params: Iterable[Mapping[str, Any]], *, timeout: float | None = None, **options: Any
     ) -> list[Job]:
         """Return the jobs of running a notebook with each of these sets of parameters.
 
         Raises:
-            ValueError: the notebook, a parameter or the timeout is wrong, or the folder is that of the notebook.
+            ValueError: the notebook, a parameter or the timeout is wrong.
         """
-        path, store = Path(path).resolve(), open_store(out_dir)
-        if isinstance(store, Folder):
-            refuse_sources(store.path, path)
-        known, source = read_parameters(path), read_source(path)
+        path = Path(path).resolve()
+        known, source, sources = read_parameters(path), read_source(path), source_hash(*ROOMS)
         code = [[c["source"], c["metadata"].get("tags")] for c in source["cells"] if c["cell_type"] == "code"]
-        common = {
-            "name": path.stem,
-            "chapter": path.stem,
-            "source": json.dumps(source),
-            "folder": str(path.parent),
-            "out_dir": str(store),
-            "timeout": whole_seconds(timeout),
-        }
+        common = hashlib.sha256(json.dumps([code, sources]).encode())
+        options |= {"name": path.stem, "chapter": path.stem, "source": json.dumps(source), "folder": str(path.parent)}
+        options |= {"timeout": whole_seconds(timeout), "sources": sources}
+        defaults = {name: parameter.default for name, parameter in known.items()}
         jobs = []
         for each in params:
             given = check_values(path.stem, known, each)
-            values = {name: parameter.default for name, parameter in known.items()} | given
-            identity = json.dumps([code, values, __version__], sort_keys=True, default=repr)
-            id = hashlib.sha256(identity.encode()).hexdigest()[:16]
-            plain = json.loads(json.dumps(values, default=repr))
-            jobs.append(cls(id=id, params=given, values=plain, **common, **options))
+            identity, text = common.copy(), json.dumps(defaults | given, default=repr)
+            identity.update(text.encode())
+            jobs.append(cls(id=identity.hexdigest()[:16], params=given, values=json.loads(text), **options))
         return jobs
 
     def record(self, **more: Any) -> dict[str, Any]:
         """Return what the run's status file says: which run it is, and what became of it."""
         about = {"id": self.id, "name": self.name, "chapter": self.chapter, "params": self.values}
-        return about | {"version": self.version, "host": platform.node(), **more}
+        return about | {"sources": self.sources, "host": platform.node(), **more}
 
 
 def run_notebook(
@@ -122,9 +111,9 @@ def run_notebook(
     timeout: float | None = None,
     progress: bool = True,
 ) -> RunResult:
-    """Execute a notebook with papermill into `out_dir`; write `<name>.ipynb` and `<name>.status.json` there.
+    """Execute a notebook into `out_dir`; write `<name>.ipynb` and `<name>.status.json` there.
 
-    A run is "completed" only if no cell failed, the last code cell ran, and `claims.record` published results:
+    A run is "completed" only if no cell failed, the last code cell ran, and `paper_claims.record` published results:
     `sys.exit(0)`, a dead kernel and a timeout leave notebooks that look finished.
 
     Args:
@@ -135,38 +124,42 @@ def run_notebook(
         progress: show a progress bar.
 
     Raises:
-        ValueError: the notebook, a parameter or the timeout is wrong, the folder is that of the notebook, or it is
-            being run into this one already; nothing has run then. OSError: the folder cannot be written.
+        ValueError: the notebook, a parameter or the timeout is wrong, the folder is that of the notebook, or others
+            are running into this one; nothing has run then. OSError: the folder cannot be written.
     """
-    [job] = Job.each(path, [params], out_dir, timeout=timeout)
+    [job] = Job.each(path, [params], timeout=timeout)
+    store = store_for(out_dir, path)
+    with store.lock(f"a run of {job.name}"):
+        result, text = _in_a_thread(job, store, progress)
+        save(store, job, result, text)
+    where = store.path / result.notebook if isinstance(store, Folder) else f"{store}/{result.notebook}"
+    return replace(result, notebook=where)
+
+
+def rebuild(path: str | Path, *, timeout: float | None = None) -> RunResult:
+    """Execute a notebook in place, top to bottom in a fresh kernel; a failed run leaves the file as it was.
+
+    Raises:
+        ValueError: the file is no notebook, or the timeout is wrong.
+    """
+    path = Path(path).resolve()
+    [job] = Job.each(path, [{}], timeout=timeout)
+    result, text = _in_a_thread(job)
+    if result:
+        write_text(path, text)
+    return replace(result, notebook=path)
+
+
+def store_for(out_dir: str | Path, path: str | Path) -> Folder | Bucket:
+    """Return the store for what comes out of a notebook.
+
+    Raises:
+        ValueError: the folder is that of the notebook, which its run would replace, or an address of another kind.
+    """
     store = open_store(out_dir)
-    with store.claim(job.name) as is_ours:
-        if not is_ours:
-            raise ValueError(f"{job.name} is being run into {store} already: wait, or choose another folder")
-        return _run(job, store, progress)
-
-
-def run_job(job: Job) -> dict[str, Any]:
-    """Do a job unless it is done, and return the record of its run. Safe to call twice, or twice at once.
-
-    Returns:
-        the record; or one with the status "busy" where somebody else is doing this job, or "stopped" where it
-        cannot be done, by no fault of its own.
-    """
-    try:
-        if job.version != __version__:
-            raise ValueError(f"this worker has version {__version__} of the course, the sweep {job.version}")
-        store = open_store(job.out_dir)
-        with store.claim(job.name) as is_ours:
-            if not is_ours:
-                return job.record(status="busy")
-            names = store.names()
-            if is_finished(record := read_record(store, job.name, names), names):
-                return record
-            _run(job, store, progress=False)
-            return read_record(store, job.name, store.names())
-    except Exception as error:  # what is raised here shall not be taken for an error of the executor
-        return job.record(status="stopped", error=f"{type(error).__name__}: {error}")
+    if isinstance(store, Folder):
+        refuse_sources(store.path, Path(path).resolve())
+    return store
 
 
 def whole_seconds(timeout: float | None) -> int | None:
@@ -186,24 +179,7 @@ def whole_seconds(timeout: float | None) -> int | None:
     return math.ceil(timeout)
 
 
-def give_up(job: Job, error: str) -> dict[str, Any]:
-    """Record that a job cannot be done, since it takes its workers with it; returns the record, as `run_job` does.
-
-    A worker that only seemed to be lost may be at it still, or may have done it: then nothing is recorded.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    store = open_store(job.out_dir)
-    with store.claim(job.name) as is_ours:
-        if not is_ours:
-            return job.record(status="busy")
-        names = store.names()
-        record = read_record(store, job.name, names)
-        if not is_finished(record, names):
-            record = job.record(status="failed", seconds=0.0, notebook=None, results={}, error=error)
-            write_record(store, record)
-        return record
+# --- records ----------------------------------------------------------------------------------------------------------
 
 
 def read_record(store: Folder | Bucket, name: str, names: set[str]) -> dict[str, Any]:
@@ -215,53 +191,6 @@ def read_record(store: Folder | Bucket, name: str, names: set[str]) -> dict[str,
     return record if isinstance(record, dict) and "status" in record else {"name": name, "status": "pending"}
 
 
-def is_finished(record: Mapping[str, Any], names: set[str]) -> bool:
-    """Tell whether a run has been completed and its notebook is still there."""
-    return record["status"] == "completed" and record.get("notebook") in names
-
-
-def rebuild(path: str | Path, *, timeout: float | None = None) -> RunResult:
-    """Execute a notebook in place, top to bottom in a fresh kernel; a failed run leaves the file as it was.
-
-    Raises:
-        ValueError: the file is no notebook, or the timeout is wrong.
-    """
-    from nbclient.exceptions import CellExecutionError
-
-    from .kernels import Client, client_options
-
-    path, timeout = Path(path).resolve(), whole_seconds(timeout)
-    nb = _without_outputs(read_notebook(path))
-    began, failure = time.monotonic(), None
-    try:
-        Client(nb, timeout=timeout, record_timing=False, **client_options(str(path.parent), {})).execute()
-    except CellExecutionError:
-        pass  # the traceback is in the notebook
-    except Exception as error:
-        failure = error
-    result = _judge(nb, failure, path.stem, path, time.monotonic() - began)
-    if result:
-        write_notebook(tidy(nb), path)
-    return result
-
-
-def _run(job: Job, store: Folder | Bucket, progress: bool) -> RunResult:
-    """Do a job that we have claimed. The status file is written last: what it says is true."""
-    write_record(store, job.record(status="running", began=time.time()))
-    began = time.monotonic()
-    with store.scratch(job.name) as scratch:
-        nb, failure = _execute(job, scratch, progress)
-        target = store.path / f"{job.name}.ipynb" if isinstance(store, Folder) else f"{store}/{job.name}.ipynb"
-        result = _judge(nb, failure, job.name, target, time.monotonic() - began)
-    if result:  # papermill marks a cell tagged raises-exception as a failure, too
-        nb.cells = [c for c in nb.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
-    file = f"{job.name}.ipynb"
-    store.write(file, notebook_text(tidy(nb)))
-    finished = time.strftime("%Y-%m-%d %H:%M")
-    write_record(store, job.record(**(asdict(result) | {"notebook": file, "finished": finished})))
-    return result
-
-
 def write_record(store: Folder | Bucket, record: Mapping[str, Any]) -> None:
     """Write a run's status file.
 
@@ -271,67 +200,150 @@ def write_record(store: Folder | Bucket, record: Mapping[str, Any]) -> None:
     store.write(record["name"] + STATUS, json.dumps(record, indent=1) + "\n")
 
 
-def _without_outputs(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    return nb
+def is_finished(record: Mapping[str, Any], names: set[str]) -> bool:
+    """Tell whether a run has been completed and its notebook is still there."""
+    return record["status"] == "completed" and record.get("notebook") in names
 
 
-def _execute(job: Job, scratch: Path, progress: bool) -> tuple[nbformat.NotebookNode, Exception | None]:
-    """Return the notebook as far as it was run, and what broke the run off but for an error in a cell."""
-    import papermill
+def save(store: Folder | Bucket, job: Job, result: RunResult, text: str) -> dict[str, Any]:
+    """Write what came out of a job, and return its record. The status file is written last: what it says is true.
 
-    from . import kernels
+    Raises:
+        OSError: as the store's `write`.
+    """
+    store.write(f"{job.name}.ipynb", text)
+    record = job.record(**asdict(result), finished=time.strftime("%Y-%m-%d %H:%M"))
+    write_record(store, record)
+    return record
 
-    def literally(file: Path) -> str:  # papermill fills braces in paths
-        return str(file).replace("{", "{{").replace("}", "}}")
 
-    source, executed, failure = scratch / "source.ipynb", scratch / "executed.ipynb", None
-    source.write_text(job.source, encoding="utf-8")
-    folder = job.folder if Path(job.folder).is_dir() else str(scratch)
-    with nullcontext({}) if job.values.get("device") == "cpu" else one_gpu() as environment:
+# --- a worker's part --------------------------------------------------------------------------------------------------
+
+
+def run_job(job: Job, store: Folder | Bucket | None = None, progress: bool = False) -> tuple[RunResult, str]:
+    """Execute the notebook of a job, and return what became of it with the text of the executed notebook.
+
+    A worker on another machine needs nothing but this package and the job; it decides and keeps nothing.
+
+    Args:
+        job: what to run.
+        store: note there that the run has begun.
+        progress: show a progress bar.
+
+    Raises:
+        RuntimeError: this process has other sources than those for which the job was made.
+        OSError: the disk is full. Neither is the fault of the notebook.
+    """
+    import nbformat
+
+    if job.sources != source_hash(*ROOMS):
+        raise RuntimeError(f"{platform.node()} has other sources of the course: install the same on all workers")
+    if store:
+        write_record(store, job.record(status="running", began=time.time()))
+    nb, began = nbformat.reads(job.source, as_version=4), time.monotonic()
+    if job.params:
+        from papermill.parameterize import parameterize_notebook
+
+        nb.metadata["papermill"] = {}  # papermill asks for this, and for the tags of all cells
+        for cell in nb.cells:
+            cell.metadata.setdefault("tags", [])
+        nb = parameterize_notebook(nb, job.params, kernel_name="python3", language="python")
+    code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]  # Jupyter skips empty cells
+    error = _execute(job, nb, code, progress) or _fault(code)
+    result = _judge(code, error, job.name, time.monotonic() - began)
+    return result, notebook_text(tidy(nb))
+
+
+def try_job(job: Job, store: Folder | Bucket | None = None) -> tuple[RunResult, str] | tuple[None, str]:
+    """Do `run_job` for a sweep: where the job cannot be run by no fault of its own, return None and the reason.
+
+    What is raised instead is an error of the executor, such as a lost worker.
+    """
+    try:
+        return run_job(job, store)
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def local_executor(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads of this process, in each of which one notebook at a time runs in a kernel process of its own.
+
+    On an error such as Ctrl-C nobody waits for what runs: the kernels are killed.
+    """
+    from .kernels import kill_kernels
+
+    threads: list[threading.Thread] = []
+    with ThreadPoolExecutor(workers, initializer=lambda: threads.append(threading.current_thread())) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while any(thread.is_alive() for thread in threads):
+                kill_kernels(threads)
+                time.sleep(0.1)  # a kernel may be about to start
+            raise
+
+
+def _in_a_thread(job: Job, store: Folder | Bucket | None = None, progress: bool = False) -> tuple[RunResult, str]:
+    """Run a job as a sweep does. In the main thread nbclient would take Ctrl-C for the death of the kernel."""
+    with local_executor(1) as pool:
+        future = pool.submit(run_job, job, store, progress)
+        while not wait([future], timeout=1).done:  # without timeout Ctrl-C would wait, too, under Windows
+            pass
+        return future.result()
+
+
+def _execute(job: Job, nb: nbformat.NotebookNode, code: list[nbformat.NotebookNode], progress: bool) -> str | None:
+    """Execute a notebook, and return in one line what broke it off but for an error in a cell."""
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from tqdm import tqdm
+
+    from .kernels import Client, client_options
+
+    sent = []
+    gpu = nullcontext({}) if job.values.get("device") == "cpu" else one_gpu()
+    bar = tqdm(total=len(code), desc=job.name, unit="cell", disable=not (progress and sys.stderr.isatty()))
+    with gpu as environment, TemporaryDirectory(prefix="course-") as scratch, bar:
+
+        def note(cell: nbformat.NotebookNode, **_: Any) -> None:
+            bar.update(bool(sent))  # the one before is done
+            sent.append(cell)
+
         environment = environment | job.environment
         if job.own_cache:
-            environment = environment | {"COURSE_CACHE": str(scratch / "cache")}
+            environment = environment | {"COURSE_CACHE": str(Path(scratch) / "cache")}
+        folder = job.folder if Path(job.folder).is_dir() else scratch
+        options = client_options(folder, environment) | {"timeout": job.timeout, "on_cell_execute": note}
         try:
-            papermill.execute_notebook(
-                literally(source),
-                literally(executed),
-                job.params,
-                engine_name=kernels.ENGINE,
-                language="python",
-                progress_bar={"desc": job.name} if progress and sys.stderr.isatty() else False,
-                record_timing=False,
-                execution_timeout=job.timeout,
-                **kernels.client_options(folder, environment),
-            )
-        except papermill.PapermillExecutionError:
-            pass  # the traceback is in the notebook, and cells tagged raises-exception end here too
+            Client(nb, record_timing=False, **options).execute()
+            bar.update(bool(sent))
+        except CellExecutionError:
+            pass  # the traceback is in the notebook
         except Exception as error:
             if isinstance(error, OSError) and error.errno in OSERROR_HINTS:
                 raise  # the disk is full: no fault of the notebook
-            failure = error
-    return read_notebook(executed if executed.exists() else source), failure
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, DeadKernelError):
+                reason = "the kernel died (out of memory?)"
+            elif isinstance(error, CellTimeoutError):
+                reason = "took too long"
+            return _one_line(code, sent[-1], reason) if sent else _shorten(reason)
+    return None
 
 
-def _judge(
-    nb: nbformat.NotebookNode, failure: Exception | None, name: str, path: Path | str, seconds: float
-) -> RunResult:
-    # Jupyter skips empty cells; papermill marks a failed notebook with cells of its own, which hold no code.
-    code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
+def _judge(code: list[nbformat.NotebookNode], error: str | None, name: str, seconds: float) -> RunResult:
     data = [output.data for cell in code for output in cell.outputs if "data" in output]
     rows = [row for bundle in data for row in bundle.get(CLAIMS_MIME, {}).get("claims", [])]
     asserted = [row["verdict"] for row in rows if row["verdict"] != NOT_COMPARABLE]
     published = [bundle[RESULTS_MIME] for bundle in data if RESULTS_MIME in bundle]
-    error = _error(code, failure)
     if error is None and not published:
         error = "no results: the last cell must call claims.record(...)"
     return RunResult(
         name=name,
         status="failed" if error else "completed",
         seconds=round(seconds, 1),
-        notebook=path,
+        notebook=f"{name}.ipynb",
         claims_passed=len(asserted) - asserted.count(FAILS),
         claims_total=len(asserted),
         peak_memory_mb=published[-1].get("peak_memory_mb") if published else None,
@@ -340,27 +352,19 @@ def _judge(
     )
 
 
-def _error(code: list[nbformat.NotebookNode], failure: Exception | None) -> str | None:
-    if failure is not None:
-        reason = {"DeadKernelError": "the kernel died (out of memory?)", "CellTimeoutError": "took too long"}
-        text = reason.get(type(failure).__name__, f"{type(failure).__name__}: {failure}")
-        last = max((number for number, cell in enumerate(code, start=1) if _has_started(cell)), default=0)
-        return _one_line(last, code[last - 1], text) if last else _shorten(text)
-    for number, cell in enumerate(code, start=1):
+def _fault(code: list[nbformat.NotebookNode]) -> str | None:
+    """Return the first error that no tag allows, in one line, or that the last cell did not run."""
+    for cell in code:
         for output in cell.outputs:
             if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
-                return _one_line(number, cell, f"{output.ename}: {output.evalue}")
+                return _one_line(code, cell, f"{output.ename}: {output.evalue}")
     if code and code[-1].execution_count is None:
         return "the last cell did not run"
     return None
 
 
-def _has_started(cell: nbformat.NotebookNode) -> bool:
-    # A kernel that dies at once does not report a count; papermill notes when it sent the cell.
-    return cell.execution_count is not None or bool(cell.metadata.get("papermill", {}).get("start_time"))
-
-
-def _one_line(number: int, cell: nbformat.NotebookNode, text: str) -> str:
+def _one_line(code: list[nbformat.NotebookNode], cell: nbformat.NotebookNode, text: str) -> str:
+    number = next(number for number, each in enumerate(code, start=1) if each is cell)
     lines = [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     return _shorten(f"code cell {number} ({(lines or [''])[0].strip()[:60]}): {text}")
 

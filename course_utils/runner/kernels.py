@@ -1,9 +1,10 @@
-"""How a notebook of the course is run: which Python, in which environment, what is kept of its outputs, and when."""
+"""How a notebook of the course is executed: by which Python, in which environment, and what is kept of its outputs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import zmq
@@ -12,16 +13,13 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.util import run_sync
 from nbformat import NotebookNode
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
-from papermill.log import logger
 from traitlets import Dict, default
 from traitlets.config import Config
 
 from ..core.settings import PROJECT, THREADS
 
-ENGINE = "course"
 LONGEST = 100_000  # characters kept of one output
+_executing: dict[threading.Thread, Client] = {}
 
 
 class ThisPython(AsyncKernelManager):
@@ -109,6 +107,15 @@ class Client(NotebookClient):
 
     _printed: tuple[NotebookNode, Printed] | None = None  # the output that the next text may belong to
 
+    async def async_execute(self, *args: Any, **options: Any) -> NotebookNode:
+        _executing[threading.current_thread()] = self
+        try:
+            return await super().async_execute(*args, **options)
+        finally:
+            del _executing[threading.current_thread()]
+
+    execute = run_sync(async_execute)
+
     def output(
         self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
     ) -> NotebookNode | None:
@@ -151,36 +158,12 @@ def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST else str(Printed(text))
 
 
-class _PapermillClient(Client, PapermillNotebookClient):
-    """Does the same for papermill, which marks the cell that fails instead of raising."""
-
-
-class SavesOnce(NBClientEngine):
-    """papermill's own engine writes the notebook twice for each cell: for a chapter, seconds. This one does at the end.
-
-    An exception does not keep it from that.
-    """
-
-    @classmethod
-    def execute_managed_notebook(
-        cls,
-        nb_man: NotebookExecutionManager,
-        kernel_name: str,
-        *,
-        input_path: str,
-        start_timeout: float,
-        execution_timeout: float | None,
-        **options: Any,
-    ) -> None:
-        options |= {"kernel_name": kernel_name, "startup_timeout": start_timeout, "timeout": execution_timeout}
-        target, nb_man.output_path = nb_man.output_path, None
-        try:
-            _PapermillClient(nb_man, log=logger, **options).execute()
-        finally:
-            nb_man.output_path = target
-
-
-papermill_engines.register(ENGINE, SavesOnce)
+def kill_kernels(threads: Collection[threading.Thread]) -> None:
+    """Kill the kernels of the notebooks that these threads execute now: each execution then fails."""
+    for thread, client in tuple(_executing.items()):
+        process = getattr(getattr(client.km, "provisioner", None), "process", None)
+        if thread in threads and process is not None:
+            process.kill()
 
 
 def client_options(folder: str, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -189,7 +172,7 @@ def client_options(folder: str, environment: Mapping[str, str]) -> dict[str, Any
         "kernel_manager_class": ThisPython,
         "kernel_name": "python3",
         "config": Config(ThisPython={"environment": dict(environment)}),
-        "resources": {"metadata": {"path": folder}},  # papermill's own `cwd` moves this whole process
+        "resources": {"metadata": {"path": folder}},  # papermill's `cwd` would move this whole process
         "store_widget_state": False,
         "extra_arguments": ["--log-level=CRITICAL"],  # else each kernel says on stderr that it was told to end
     }

@@ -21,13 +21,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..core.files import write_text
+from ..core.files import source_hash, write_text
 from ..core.machine import with_threads
 from ..core.settings import PROJECT
 from . import sweeps
 from .chapters import Chapter, read_notebook, read_source
-from .execution import Job
+from .execution import ROOMS, Job
 from .paper_claims import CLAIMS_MIME, Claim, load_claims
 
 MARGINS_FILE = PROJECT / "data" / "margins.csv"
@@ -166,7 +165,7 @@ def _digest(chapter: Chapter) -> str:
 
 
 def _heading(chapter: Chapter) -> str:
-    versions = f"course {__version__}, torch {version('torch')}, Python {platform.python_version()}"
+    versions = f"course {source_hash(*ROOMS)}, torch {version('torch')}, Python {platform.python_version()}"
     return f"# {chapter.name}: measured {time.strftime('%Y-%m-%d')}, {versions}, code {_digest(chapter)}"
 
 

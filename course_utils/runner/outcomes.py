@@ -14,7 +14,7 @@ from ..core.files import atomic_write
 from ..core.settings import local_path
 from ..core.suggestions import did_you_mean
 from .execution import STATUS, read_record
-from .store import Bucket, Folder, open_store
+from .store import open_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,16 +71,16 @@ def read_records(out_dir: str | Path, names: Iterable[str] | None = None) -> lis
     wanted = planned | {name: about for name, about in begun.items() if name not in planned}
     if names is not None:
         wanted = {name: wanted.get(name, {}) for name in names}
-    return [about | _current(store, name, files) for name, about in wanted.items()]
-
-
-def _current(store: Folder | Bucket, name: str, files: set[str]) -> dict[str, Any]:
-    record = read_record(store, name, files)
-    if record["status"] == "running" and not store.is_claimed(name):
-        record = read_record(store, name, files)  # it may have ended between the two looks
-        if record["status"] == "running":
-            record["status"] = "interrupted"
-    return record
+    records = {name: read_record(store, name, files) for name in wanted}
+    running = [name for name, record in records.items() if record["status"] == "running"]
+    driver = store.driver() if running else None
+    for name in running:
+        # A run that began before its driver is of one that is gone
+        if driver is None or records[name].get("began", math.inf) < driver["began"]:
+            records[name] = read_record(store, name, files)  # it may have ended between the two looks
+            if records[name]["status"] == "running":
+                records[name]["status"] = "interrupted"
+    return [about | records[name] for name, about in wanted.items()]
 
 
 def seconds_left(frame: pd.DataFrame) -> float:

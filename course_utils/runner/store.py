@@ -1,28 +1,26 @@
 """Where the files of runs are kept: a folder, or an object store that papermill can reach.
 
-Whatever is read has been written whole, and a run that one worker has claimed is not claimed by another.
+One driver at a time writes there: the process that decides what is run and records what became of it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
-import tempfile
-import threading
+import os
+import platform
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..core.files import with_oserror_hint, write_text
+from ..core.machine import lock_file
 from ..core.settings import is_address, local_path
 
-LOCKS = ".locks"
 SCHEMES = ("s3://", "gs://", "abs://", "adl://", "hdfs://")  # those to which papermill can write
-LEASE = 60.0  # seconds after which a claim in an object store that nobody renews is void
-SETTLE = 1.0  # seconds in which whatever was written to an object store can be read
+LOCK_SECONDS = 1.0  # waited for the lock: whoever asks for the status holds it for a moment
 
 
 def open_store(place: str | Path) -> Folder | Bucket:
@@ -39,18 +37,76 @@ def open_store(place: str | Path) -> Folder | Bucket:
     return Bucket(str(place))
 
 
-class Folder:
-    """A folder, which may be shared by several machines if its file locks are."""
+class _Store:
+    """What a folder and an object store have in common: the lock of the driver."""
+
+    _lock: Path
+
+    @contextmanager
+    def lock(self, task: str) -> Iterator[None]:
+        """Be the only driver here. The system ends the lock of a process that is killed.
+
+        Args:
+            task: what is run, for those who are refused meanwhile.
+
+        Raises:
+            ValueError: another driver is at work. OSError: the lock cannot be written.
+        """
+        from filelock import FileLock, Timeout
+
+        with with_oserror_hint(self._lock.parent):
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._lock)
+            try:
+                lock.acquire(timeout=LOCK_SECONDS)
+            except Timeout:
+                raise ValueError(self._refusal()) from None
+        try:
+            about = {"task": task, "pid": os.getpid(), "host": platform.node(), "began": time.time()}
+            write_text(self._about, json.dumps(about) + "\n")
+            yield
+        finally:
+            lock.release()
+
+    def driver(self) -> dict[str, Any] | None:
+        """Return what is known of the driver at work here: task, pid, host, when it began. None where there is none."""
+        from filelock import FileLock, Timeout
+
+        if not self._lock.exists():
+            return None
+        try:
+            with FileLock(self._lock, timeout=0):
+                return None
+        except (Timeout, PermissionError):  # of another user's lock nobody can say whether it is held
+            about = {"task": "a run", "pid": "?", "host": "?", "began": 0.0}
+            with suppress(OSError, ValueError):
+                about |= json.loads(self._about.read_text(encoding="utf-8"))
+            return about
+
+    @property
+    def _about(self) -> Path:
+        return self._lock.with_name(f"{self._lock.name}.json")
+
+    def _refusal(self) -> str:
+        about = self.driver() or {"task": "a run", "pid": "?", "host": "?", "began": time.time()}
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(about["began"]))
+        driver = f"{about['task']} (process {about['pid']} on {about['host']}, since {since})"
+        return f"{driver} already writes to {self}: wait for it, stop it, or choose another folder"
+
+
+class Folder(_Store):
+    """A folder of this machine, or one that it shares with others."""
 
     def __init__(self, path: Path):
         self.path = path.resolve()
+        self._lock = self.path / ".lock"
 
     def __str__(self) -> str:
         return str(self.path)
 
     def names(self) -> set[str]:
         """Return the names of all files."""
-        return {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
+        return set(os.listdir(self.path)) if self.path.is_dir() else set()
 
     def read(self, name: str) -> str:
         """Return a file's text."""
@@ -64,65 +120,16 @@ class Folder:
         """
         write_text(self.path / name, text)
 
-    @contextmanager
-    def claim(self, name: str) -> Iterator[bool]:
-        """Yield whether this run is now ours alone; the system ends the claim of a process that is killed.
 
-        Raises:
-            OSError: as `write`.
-        """
-        from filelock import FileLock, Timeout
+class Bucket(_Store):
+    """A folder of an object store, through papermill's handlers; the store sees to it that an object is written whole.
 
-        with with_oserror_hint(self.path):
-            (self.path / LOCKS).mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / LOCKS / f"{name}.lock", timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
-                yield False
-                return
-        try:
-            yield True
-        finally:
-            lock.release()
-
-    def is_claimed(self, name: str) -> bool:
-        """Tell whether somebody is at work on this run."""
-        if not (self.path / LOCKS / f"{name}.lock").exists():
-            return False
-        with self.claim(name) as is_free:
-            return not is_free
-
-    @contextmanager
-    def scratch(self, name: str) -> Iterator[Path]:
-        """Yield an empty folder for the run that we have claimed; what a killed predecessor left in it is removed.
-
-        It lies beside the run's lock, so that it is taken for nobody else's, and is nobody else's while we hold that.
-
-        Raises:
-            OSError: as `write`.
-        """
-        folder = self.path / LOCKS / f"{name}.scratch"
-        with with_oserror_hint(self.path):
-            if folder.exists():
-                shutil.rmtree(folder)
-            folder.mkdir(parents=True)
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)  # the run is done; the next one removes what stays
-
-
-class Bucket:
-    """A folder of an object store, through papermill's handlers.
-
-    The store sees to it that an object is written whole. There are no locks: a claim is an object that its holder
-    renews, taken by Fischer's algorithm (Lamport 1987): see that it is free, write, wait, see that it is still ours.
-    A store slower than `SETTLE`, or clocks that differ by as much as `LEASE`, may cost a run done twice, no more.
+    Its lock is a file of this machine: drivers on two machines do not see each other.
     """
 
     def __init__(self, url: str):
         self.url = url.rstrip("/")
+        self._lock = lock_file(hashlib.sha256(self.url.encode()).hexdigest()[:16])
 
     def __str__(self) -> str:
         return self.url
@@ -139,53 +146,8 @@ class Bucket:
         """Write an object."""
         self._handlers.write(text, f"{self.url}/{name}", None)
 
-    @contextmanager
-    def claim(self, name: str) -> Iterator[bool]:
-        """Yield whether this run is now ours alone; the claim of a worker that is killed ends after `LEASE`."""
-        token = uuid.uuid4().hex
-        is_ours = not self.is_claimed(name)
-        if is_ours:
-            self._hold(name, token)
-            time.sleep(SETTLE)
-            is_ours = self._holder(name)["token"] == token
-        if not is_ours:
-            yield False
-            return
-        ended = threading.Event()
-        renewal = threading.Thread(target=self._renew, args=(name, token, ended), daemon=True)
-        renewal.start()
-        try:
-            yield True
-        finally:
-            ended.set()
-            renewal.join()
-            self._hold(name, token, seconds=0)
-
-    def is_claimed(self, name: str) -> bool:
-        """Tell whether somebody is at work on this run."""
-        return self._holder(name)["until"] > time.time()
-
-    @contextmanager
-    def scratch(self, name: str) -> Iterator[Path]:
-        """Yield an empty folder of this machine."""
-        with tempfile.TemporaryDirectory(prefix=f"{name}.") as folder:
-            yield Path(folder)
-
     @property
     def _handlers(self) -> Any:
         from papermill.iorw import papermill_io
 
         return papermill_io
-
-    def _holder(self, name: str) -> dict[str, Any]:
-        file = f"{name}.claim.json"
-        return json.loads(self.read(file)) if file in self.names() else {"token": None, "until": 0.0}
-
-    def _hold(self, name: str, token: str, seconds: float | None = None) -> None:
-        until = time.time() + (LEASE if seconds is None else seconds)
-        self.write(f"{name}.claim.json", json.dumps({"token": token, "until": until}))
-
-    def _renew(self, name: str, token: str, ended: threading.Event) -> None:
-        while not ended.wait(LEASE / 4):
-            with suppress(Exception):  # each store has errors of its own; there are three more chances
-                self._hold(name, token)

@@ -10,35 +10,28 @@ import itertools
 import json
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ..core.machine import cores, gpus, with_threads
-from .execution import (
-    Job,
-    give_up,
-    is_finished,
-    read_record,
-    run_job,
-    write_record,
-)
+from .execution import Job, is_finished, local_executor, read_record, save, store_for, try_job, write_record
 from .outcomes import PLAN, collect
 from .store import Bucket, Folder, open_store
-from .workers import NoWorker, Workers
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ATTEMPTS = 3  # a run that has lost so many workers is given up
+ATTEMPTS = 3  # a run that has lost so many workers is marked as failed
 MAX_RUNS = 100_000
-PAUSE = 0.05  # seconds between two looks at what has come back
+PAUSE = 0.2  # seconds between two looks at which runs have begun
 KEPT = "What is finished is kept, and the same sweep goes on from there."
-PATIENCE = 1.0  # seconds until a run that another sweep is doing is asked for again
+PATIENCE = 1.0  # seconds until a run that has lost its worker is handed out again
 
 
 def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
@@ -76,14 +69,15 @@ def run_sweep(
 ) -> pd.DataFrame:
     """Run a notebook once for each set of parameters, side by side, and return what became of the runs.
 
-    A sweep that was killed, or of which runs failed, goes on where it was when it is started again. Two sweeps may
-    work in one folder at once: they share the work.
+    A sweep that was killed, or of which runs failed, goes on where it was when it is started again. One sweep at a
+    time may work in a folder.
 
     Args:
         path: the notebook.
         params: one mapping for each run, see `grid` and `check_parameters`.
         out_dir: a folder, made if need be, or the address of one in an object store, like s3://bucket/folder.
-        executor: whatever has the `submit` of concurrent.futures; default worker processes of this machine.
+        executor: whatever has the `submit` of concurrent.futures; default threads of this process,
+            each of which runs one notebook at a time in a kernel process of its own.
         workers: how many of these; default one for each GPU, without GPUs one for each core.
         timeout: seconds allowed to each cell, rounded up.
         resume: keep the runs that are finished; False repeats them.
@@ -93,8 +87,8 @@ def run_sweep(
         a row for each run, as in `collect`, in the order of `params`.
 
     Raises:
-        ValueError: the notebook, a parameter or the timeout is wrong, or the folder is that of the notebook; nothing
-            has run then.
+        ValueError: the notebook, a parameter or the timeout is wrong, the folder is that of the notebook, or another
+            sweep is at work there; nothing has run then.
         RuntimeError: the sweep had to stop, for a full disk or a lost scheduler; what is finished stays so.
 
     >>> run_sweep("notebooks/solutions/02_fgsm.ipynb", grid(seed=range(8)), "build/fgsm")  # doctest: +SKIP
@@ -119,14 +113,19 @@ def run_jobs(
 ) -> None:
     """Run jobs of one or several notebooks side by side; arguments and errors are those of `run_sweep`."""
     store = open_store(out_dir)
-    _write_plan(store, jobs)
-    if not resume:
-        _forget(store, jobs)
-    names = store.names()
-    todo = [job for job in jobs if not is_finished(read_record(store, job.name, names), names)]
-    if todo:
-        with Workers(workers or cores()) if executor is None else nullcontext(executor) as pool:
-            _drive(pool, todo, _Progress(len(jobs), len(jobs) - len(todo), progress))
+    with store.lock(f"a sweep of {', '.join(dict.fromkeys(job.chapter for job in jobs))}"):
+        names = store.names()
+        _write_plan(store, jobs, names)
+        records = [read_record(store, job.name, names) for job in jobs]
+        if not resume:
+            for job, record in zip(jobs, records, strict=True):
+                if record["status"] != "pending":
+                    reset(store, job)
+        pairs = zip(jobs, records, strict=True)
+        todo = [job for job, record in pairs if not (resume and is_finished(record, names))]
+        if todo:
+            with local_executor(workers or cores()) if executor is None else nullcontext(executor) as pool:
+                run_pending(pool, store, todo, _Progress(len(jobs), len(jobs) - len(todo), progress))
 
 
 def plan_jobs(
@@ -135,9 +134,10 @@ def plan_jobs(
     """Return the jobs of a sweep, without repetitions; each has files of its own.
 
     Raises:
-        ValueError: the notebook, a parameter or the timeout is wrong, or there is nothing to run.
+        ValueError: the notebook, a parameter, the timeout or the folder is wrong, or there is nothing to run.
     """
-    jobs = Job.each(path, params, out_dir, timeout=timeout)
+    store_for(out_dir, path)
+    jobs = Job.each(path, params, timeout=timeout)
     if not jobs:
         raise ValueError("expected at least one set of parameters, got none")
     return list({job.id: replace(job, name=f"{job.chapter}-{job.id}") for job in jobs}.values())
@@ -156,82 +156,110 @@ class _Progress:
 
     def finished(self, job: Job, record: Mapping[str, Any]) -> None:
         if record["status"] == "failed" and self.is_shown:
-            self.bar.write(f"✗ {describe(job.params)}: {record['error']}", file=sys.stderr)
+            self.bar.write(f"✗ {format_params(job.params)}: {record['error']}", file=sys.stderr)
         self.bar.update()
 
 
-def describe(params: Mapping[str, Any]) -> str:
+def format_params(params: Mapping[str, Any]) -> str:
     """Write parameters in one line.
 
-    >>> describe({"eps": 0.1, "dataset": "mnist"})
+    >>> format_params({"eps": 0.1, "dataset": "mnist"})
     "eps=0.1 dataset='mnist'"
     """
     return " ".join(f"{name}={value!r}" for name, value in params.items()) or "defaults"
 
 
-def _write_plan(store: Folder | Bucket, jobs: list[Job]) -> None:
+def _write_plan(store: Folder | Bucket, jobs: list[Job], names: set[str]) -> None:
     """Write which runs there will be, for those who look on; the same plan always has the same file."""
     for chapter, own in itertools.groupby(jobs, key=lambda job: job.chapter):
         plan = {"chapter": chapter, "runs": {job.name: job.values for job in own}}
         text = json.dumps(plan, indent=1) + "\n"
         file = f"{chapter}-{hashlib.sha256(text.encode()).hexdigest()[:8]}{PLAN}"
-        if file not in store.names():
+        if file not in names:
             store.write(file, text)
 
 
-def _forget(store: Folder | Bucket, jobs: list[Job]) -> None:
-    names = store.names()
-    for job in jobs:
-        if read_record(store, job.name, names)["status"] != "pending":
-            with store.claim(job.name) as is_ours:  # if not, somebody repeats it right now
-                if is_ours:
-                    write_record(store, job.record(status="pending"))
+def reset(store: Folder | Bucket, job: Job) -> None:
+    """Forget what became of a job: its record says that it has not begun.
+
+    Raises:
+        OSError: as the store's `write`.
+    """
+    write_record(store, job.record(status="pending"))
 
 
-def _drive(pool: Executor, jobs: list[Job], progress: _Progress) -> None:
-    """Have every job done: those that fall with a worker again, those of another sweep later."""
+def mark_failed(store: Folder | Bucket, job: Job, error: str) -> dict[str, Any]:
+    """Record that a job cannot be done, since it takes its workers with it, and return the record.
+
+    Raises:
+        OSError: as the store's `write`.
+    """
+    record = job.record(status="failed", seconds=0.0, notebook=None, results={}, error=error)
+    write_record(store, record)
+    return record
+
+
+def run_pending(pool: Executor, store: Folder | Bucket, jobs: Iterable[Job], progress: _Progress) -> None:
+    """Run jobs, write what comes out of them, and repeat those that lose their worker.
+
+    Raises:
+        RuntimeError: the folder cannot be written, a worker cannot run the course, or the executor is closed.
+    """
+    waiting = deque((0.0, job) for job in jobs)  # each with the time before which it shall not begin
     running: dict[Future, Job] = {}
-    later = {job.name: (0.0, job) for job in jobs}
-    lost = Counter()
+    begun: set[Future] = set()  # those of which the status file says that they run
+    returned: SimpleQueue[Future] = SimpleQueue()
+    lost: Counter[str] = Counter()
     try:
-        while running or later:
-            for due, job in list(later.values()):
-                if due <= time.monotonic():
-                    del later[job.name]
-                    running[_submit(pool, job)] = job
-            back = [future for future in running if future.done()]
-            for future in back:
-                job = running.pop(future)
-                record = _record_of(future, job, lost)
-                if record["status"] == "stopped":
-                    raise RuntimeError(f"the sweep stopped: {record['error']}. {KEPT}")
-                if record["status"] in ("busy", "lost"):
-                    later[job.name] = (time.monotonic() + PATIENCE, job)
-                else:
-                    progress.finished(job, record)
-            if not back:
-                time.sleep(PAUSE)
+        while running or waiting:
+            is_due = bool(waiting) and waiting[0][0] <= time.monotonic()
+            if is_due:
+                _, job = waiting.popleft()
+                future = _submit(pool, store, job)
+                running[future] = job
+                future.add_done_callback(returned.put)
+            try:
+                future = returned.get(not is_due, PAUSE)
+            except Empty:
+                if not is_due and not isinstance(pool, ThreadPoolExecutor):
+                    for future in {each for each in running if each.running()} - begun:
+                        write_record(store, running[future].record(status="running", began=time.time()))
+                        begun.add(future)
+                continue
+            begun.discard(future)
+            job = running.pop(future)
+            record = _record_of(future, store, job, lost)
+            if record:
+                progress.finished(job, record)
+            else:
+                waiting.append((time.monotonic() + PATIENCE, job))
+    except RuntimeError:
+        raise
+    except Exception as error:  # a full disk, or one of the many errors of an object store
+        raise RuntimeError(f"the sweep stopped: {error}. {KEPT}") from error
     finally:
         progress.bar.close()
         for future in running:
             future.cancel()
 
 
-def _submit(pool: Executor, job: Job) -> Future:
+def _submit(pool: Executor, store: Folder | Bucket, job: Job) -> Future:
+    """Hand out a job. A thread of this process writes that it has begun; others have nothing to do with the store."""
     try:
-        return pool.submit(run_job, job)
+        return pool.submit(try_job, job, *([store] if isinstance(pool, ThreadPoolExecutor) else []))
     except Exception as error:  # each executor has errors of its own
         raise RuntimeError(f"the executor takes no more runs ({type(error).__name__}: {error}). {KEPT}") from error
 
 
-def _record_of(future: Future, job: Job, lost: Counter) -> dict[str, Any]:
-    """Return the record that a job came back with; `run_job` raises nothing, so an error means a lost worker."""
+def _record_of(future: Future, store: Folder | Bucket, job: Job, lost: Counter[str]) -> dict[str, Any] | None:
+    """Write what came out of a job and return its record; None if its worker was lost and it shall be repeated."""
     try:
-        return future.result()
-    except NoWorker:
-        raise
+        result, text = future.result()  # `try_job` raises nothing
     except (Exception, CancelledError) as error:
         lost[job.name] += 1
         if lost[job.name] < ATTEMPTS:
-            return job.record(status="lost")
-        return give_up(job, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}: out of memory?)")
+            return None
+        return mark_failed(store, job, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}: out of memory?)")
+    if result is None:
+        raise RuntimeError(f"the sweep stopped: {text}. {KEPT}")
+    return save(store, job, result, text)
