@@ -70,17 +70,25 @@ def free_port():
 def test_a_worker_killed_in_flight(chapter):
     """The run is done again elsewhere; what is finished is not."""
     with cluster.connect("local", workers=2) as executor:
-        client = executor._client
+        client = executor.client
 
         def kill():
+            wait_for(lambda: "running" in look())
             wait_for(lambda: len(begun(chapter)) >= 2)
             pid = client.run(os.getpid)
             os.kill(next(iter(pid.values())), signal.SIGKILL)
 
+        def look():
+            seen[:] = [record["status"] for record in outcomes.read_records(chapter.parent / "out")]
+            return seen
+
+        seen = []
         killer = threading.Thread(target=kill)
         killer.start()
-        frame = sweep(chapter, executor, wait=1.0)
+        frame = sweep(chapter, executor, wait=2.0)
         killer.join()
+    assert 1 <= seen.count("running") <= 2, "no more than there are workers"
+    assert seen[2:] == ["pending", "pending"]
     assert list(frame.status) == ["completed"] * 4
     assert list(frame.score) == [0, 10, 20, 30]
     assert 5 <= sum(begun(chapter).values()) <= 6, "one or two runs were in flight"

@@ -229,32 +229,24 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _as_type_of(default: Any, value: Any, name: str) -> Any:
-    def wrong(wanted: str) -> ValueError:
-        return ValueError(f"{name} must be {wanted}, like {default!r}, got {value!r}")
+# For the type of a default: the types that a value may have, and how to call them. A bool is an int, so it comes first.
+_KINDS = (
+    (bool, bool, "true or false"),
+    (int, int, "a whole number"),
+    (float, int | float, "a number"),
+    (str, str, "text"),
+    (list | tuple, list | tuple, "a list"),
+    (type(None), str | int | float | None, "a number, text, true, false or None"),
+)
 
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    match default:
-        case bool():
-            if not isinstance(value, bool):
-                raise wrong("true or false")
-        case int():
-            if not is_whole:
-                raise wrong("a whole number")
-        case float():
-            if not is_whole and not isinstance(value, float):
-                raise wrong("a number")
-            return float(value) if abs(value) < MAX_FLOAT else value
-        case str():
-            if not isinstance(value, str):
-                raise wrong("text")
-        case list() | tuple():
-            if not isinstance(value, list | tuple):
-                raise wrong("a list")
-            return [_as_type_of(default[0] if default else None, item, name) for item in value]
-        case None:
-            if not isinstance(value, str | int | float | None):
-                raise wrong("a number, text, true, false or None")
-        case _:
-            raise ValueError(f"{name} cannot be set from outside: its default is a {type(default).__name__}")
-    return value
+
+def _as_type_of(default: Any, value: Any, name: str) -> Any:
+    found = next((each for each in _KINDS if isinstance(default, each[0])), None)
+    if found is None:
+        raise ValueError(f"{name} cannot be set from outside: its default is a {type(default).__name__}")
+    kind, allowed, wanted = found
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind in (int, float)):
+        raise ValueError(f"{name} must be {wanted}, like {default!r}, got {value!r}")
+    if isinstance(value, list | tuple):
+        return [_as_type_of(default[0] if default else None, item, name) for item in value]
+    return float(value) if kind is float and abs(value) < MAX_FLOAT else value
