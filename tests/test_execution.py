@@ -105,7 +105,7 @@ def test_what_a_cell_prints_is_stored_in_order_and_not_without_end(tmp_path):
 def test_a_run_without_results_is_failed(tmp_path):
     path = write_notebook(tmp_path / "01_a.ipynb", record=None)
     result = execution.run_notebook(path, {}, tmp_path / "out", progress=False)
-    assert result.error == "no results: the last cell must call claims.record(...)"
+    assert result.error == "no results: the last cell must call paper_claims.record(...)"
 
 
 def test_a_wrong_parameter_runs_and_writes_nothing(tmp_path, notebook):

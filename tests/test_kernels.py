@@ -8,20 +8,22 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nbformat.v4 import new_notebook
+from nbformat.v4 import new_code_cell, new_notebook
 
 from course_utils.core import settings
 from course_utils.runner import kernels
 
 
-def test_a_kernel_is_this_python_in_the_given_environment(monkeypatch):
+def test_a_kernel_is_this_python_in_the_given_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    options = kernels.client_options("folder", {"OMP_NUM_THREADS": "3"})
-    spec = kernels.ThisPython(config=options["config"]).kernel_spec
+    spec = kernels.ThisPython().kernel_spec
     assert spec.argv[0] == sys.executable
-    assert (spec.env["OMP_NUM_THREADS"], spec.env["OMP_WAIT_POLICY"]) == ("3", "ACTIVE")
-    assert "OMP_NUM_THREADS" not in kernels.ThisPython().kernel_spec.env
+    assert spec.env["OMP_WAIT_POLICY"] == "ACTIVE"
     assert str(settings.PROJECT) in spec.env["PYTHONPATH"].split(os.pathsep)
+    asks = "import os, sys\nprint(*map(os.environ.get, ('OMP_NUM_THREADS', 'OMP_WAIT_POLICY')), os.getcwd())"
+    nb = new_notebook(cells=[new_code_cell(asks)])
+    kernels.Client(nb, str(tmp_path)).execute(env={**os.environ, "OMP_NUM_THREADS": "3"})
+    assert nb.cells[0].outputs[0].text == f"3 ACTIVE {tmp_path}\n"
 
 
 # What is printed
@@ -94,7 +96,7 @@ def message(kind, **content):
 
 def outputs(messages):
     """The outputs of a cell for which a kernel sends these."""
-    client, outs = kernels.Client(new_notebook()), []
+    client, outs = kernels.Client(new_notebook(), "."), []
     client.clear_before_next_output = False
     for sent in messages:
         client.output(outs, sent, None, 0)

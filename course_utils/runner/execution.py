@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
 import re
 import sys
@@ -299,35 +300,29 @@ def _execute(job: Job, nb: nbformat.NotebookNode, code: list[nbformat.NotebookNo
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from tqdm import tqdm
 
-    from .kernels import Client, client_options
+    from .kernels import Client
 
     sent = []
     gpu = nullcontext({}) if job.values.get("device") == "cpu" else one_gpu()
     bar = tqdm(total=len(code), desc=job.name, unit="cell", disable=not (progress and sys.stderr.isatty()))
-    with gpu as environment, TemporaryDirectory(prefix="course-") as scratch, bar:
+    with gpu as environment, TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True) as scratch, bar:
 
         def note(cell: nbformat.NotebookNode, **_: Any) -> None:
-            bar.update(bool(sent))  # the one before is done
+            bar.update()
             sent.append(cell)
 
-        environment = environment | job.environment
-        if job.own_cache:
-            environment = environment | {"COURSE_CACHE": str(Path(scratch) / "cache")}
+        cache = {"COURSE_CACHE": str(Path(scratch) / "cache")} if job.own_cache else {}
         folder = job.folder if Path(job.folder).is_dir() else scratch
-        options = client_options(folder, environment) | {"timeout": job.timeout, "on_cell_execute": note}
+        client = Client(nb, folder, timeout=job.timeout, on_cell_execute=note)
         try:
-            Client(nb, record_timing=False, **options).execute()
-            bar.update(bool(sent))
+            client.execute(env={**os.environ, **environment, **job.environment, **cache})
         except CellExecutionError:
             pass  # the traceback is in the notebook
         except Exception as error:
             if isinstance(error, OSError) and error.errno in OSERROR_HINTS:
                 raise  # the disk is full: no fault of the notebook
-            reason = f"{type(error).__name__}: {error}"
-            if isinstance(error, DeadKernelError):
-                reason = "the kernel died (out of memory?)"
-            elif isinstance(error, CellTimeoutError):
-                reason = "took too long"
+            known = {DeadKernelError: "the kernel died (out of memory?)", CellTimeoutError: "took too long"}
+            reason = known.get(type(error), f"{type(error).__name__}: {error}")
             return _one_line(code, sent[-1], reason) if sent else _shorten(reason)
     return None
 
@@ -338,7 +333,7 @@ def _judge(code: list[nbformat.NotebookNode], error: str | None, name: str, seco
     asserted = [row["verdict"] for row in rows if row["verdict"] != NOT_COMPARABLE]
     published = [bundle[RESULTS_MIME] for bundle in data if RESULTS_MIME in bundle]
     if error is None and not published:
-        error = "no results: the last cell must call claims.record(...)"
+        error = "no results: the last cell must call paper_claims.record(...)"
     return RunResult(
         name=name,
         status="failed" if error else "completed",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import zmq
@@ -13,8 +13,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.util import run_sync
 from nbformat import NotebookNode
-from traitlets import Dict, default
-from traitlets.config import Config
+from traitlets import default
 
 from ..core.settings import PROJECT, THREADS
 
@@ -24,8 +23,6 @@ _executing: dict[threading.Thread, Client] = {}
 
 class ThisPython(AsyncKernelManager):
     """Starts kernels with the Python that runs the course, whatever a kernel called "python3" elsewhere may be."""
-
-    environment = Dict(help="variables set in the kernel, besides those of this process").tag(config=True)
 
     @default("transport_encryption")
     def _encrypt_where_possible(self) -> str:
@@ -37,7 +34,7 @@ class ThisPython(AsyncKernelManager):
 
         path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
         threads = {name: os.environ.get(name, value) for name, value in THREADS.items()}
-        return KernelSpec(**get_kernel_dict(), env={"PYTHONPATH": path, **threads, **self.environment})
+        return KernelSpec(**get_kernel_dict(), env={"PYTHONPATH": path, **threads})
 
 
 class Printed:
@@ -107,6 +104,19 @@ class Client(NotebookClient):
 
     _printed: tuple[NotebookNode, Printed] | None = None  # the output that the next text may belong to
 
+    def __init__(self, nb: NotebookNode, folder: str, **options: Any):
+        """Prepare to execute a notebook in a folder; papermill's `cwd` would move this whole process there."""
+        super().__init__(
+            nb,
+            kernel_manager_class=ThisPython,
+            kernel_name="python3",
+            resources={"metadata": {"path": folder}},
+            record_timing=False,
+            store_widget_state=False,
+            extra_arguments=["--log-level=CRITICAL"],  # else each kernel says on stderr that it was told to end
+            **options,
+        )
+
     async def async_execute(self, *args: Any, **options: Any) -> NotebookNode:
         _executing[threading.current_thread()] = self
         try:
@@ -164,15 +174,3 @@ def kill_kernels(threads: Collection[threading.Thread]) -> None:
         process = getattr(getattr(client.km, "provisioner", None), "process", None)
         if thread in threads and process is not None:
             process.kill()
-
-
-def client_options(folder: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return what nbclient needs to know to start a kernel in a folder."""
-    return {
-        "kernel_manager_class": ThisPython,
-        "kernel_name": "python3",
-        "config": Config(ThisPython={"environment": dict(environment)}),
-        "resources": {"metadata": {"path": folder}},  # papermill's `cwd` would move this whole process
-        "store_widget_state": False,
-        "extra_arguments": ["--log-level=CRITICAL"],  # else each kernel says on stderr that it was told to end
-    }
