@@ -115,7 +115,7 @@ def test_another_gradient_is_another_view_of_the_same_networks(defence):
     assert (straight.steps, straight.seed, straight.training) == (defence.steps, defence.seed, False)
 
 
-def test_the_shortcut_is_the_autoencoder(defence, images):
+def test_the_surrogate_is_the_autoencoder(defence, images):
     x, _ = images
     torch.testing.assert_close(autoencoder_surrogate(defence)(x), Distracted()(Plane()(Encoder()(x))))
     with pytest.raises(ValueError, match="encoder"):

@@ -161,7 +161,7 @@ def test_a_path_and_what_is_in_it_are_the_same(tmp_path):
 
 
 def test_a_huge_photo_is_made_smaller(monkeypatch):
-    monkeypatch.setattr(photos, "LONGEST_SIDE", 10)
+    monkeypatch.setattr(photos, "MAX_SIDE", 10)
     with pytest.warns(UserWarning, match="the picture has 20 by 12 pixels: it is used at 10 by 6"):
         photo = read_photo(encoded(PICTURE))
     assert photo.shape == (3, 6, 10)

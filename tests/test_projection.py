@@ -137,7 +137,7 @@ def test_the_same_stream_gives_the_same_answer(x):
 @pytest.mark.parametrize(
     ("change", "error", "telling"),
     [
-        ({"x": torch.rand(2, 1, 5, 5)}, ValueError, "draws images"),
+        ({"x": torch.rand(2, 1, 5, 5)}, ValueError, "makes images"),
         ({"x": 2 * torch.ones(2, 1, 4, 4)}, ValueError, "must lie in"),
         ({"init": torch.zeros(2, 7)}, ValueError, "shape"),
         ({"init": torch.zeros(3, LATENT)}, ValueError, "shape"),

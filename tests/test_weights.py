@@ -10,7 +10,7 @@ from torch import nn
 from course_utils.models import load_state, load_weights, save_weights
 
 
-def test_weights_survive_a_round_trip(tmp_path):
+def test_weights_are_the_same_after_a_round_trip(tmp_path):
     model, other = network(seed=1), network(seed=2)
     save_weights(model, tmp_path / "new" / "w.pt")
     load_weights(other, tmp_path / "new" / "w.pt")

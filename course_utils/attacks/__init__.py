@@ -1,16 +1,30 @@
 """Attacks: everything that turns `(model, x, y)` into an adversarial `x`.
 
-All of them keep the same promises. `x` holds images as floats inside `clip`, `(N, ...)`; `y` integer labels `(N,)`;
-the model returns logits `(N, K)`. The answer is one new, detached tensor like `x`, inside the box and, where the attack
-has a radius `eps` (pixel units), inside its ball up to the rounding of x's own dtype. Neither the model (modes,
-`requires_grad`, `.grad`, buffers) nor `x` keeps a trace, not even after an exception. Wrong input raises before
-anything is computed.
-
 - `gradient_based`: the largest loss inside a ball; `query_based`: the same without gradients
-- `minimum_norm`: the smallest change that fools
+- `minimum_norm`: the smallest change that fools the model
 - `nondifferentiable`: attacks on scikit-learn's classifiers
-- `transformations`: what a camera or a file does to a picture, and attacks that survive it; `patch`: stickers
-- below them: `threat_model` (balls and boxes) and `gradients`
+- `transformations`: printing, cameras, files, and the expectation over them (EOT); `patch`: adversarial patches
+- below them: `threat_model` (balls and boxes), `gradients`, and `best_so_far` (the best candidate of every image)
+
+**Arguments that attacks share**, described here once:
+
+- `model` maps images (N, ...) to logits (N, K).
+- `x` holds the images as floats inside `clip`, (N, ...). `y` holds their integer labels (N,); with `targeted=True`,
+  the labels to reach.
+- `eps` is the radius of the ball around x, in pixel units; `norm` says which: "linf" or "l2".
+- `clip` is the box, (lowest, highest) valid pixel value; None for no box.
+- `loss` is what is increased (or, when targeted, decreased): "ce", the cross-entropy, or "margin", the largest other
+  logit minus the logit of y.
+- `steps` counts gradient steps, `step_size` is their length in pixel units, `restarts` counts independent starts.
+- `generator` is the source of all random draws; the global stream is then left alone.
+
+**They return** one new, detached tensor like `x`, inside the box and, where there is an `eps`, inside the ball up to
+the rounding of x's own dtype. Neither the model (modes, `requires_grad`, `.grad`, buffers) nor `x` is changed, not even
+after an exception.
+
+**They raise** before anything is computed: ValueError and TypeError for input of the wrong range, shape or type,
+RuntimeError under `torch.inference_mode()` if they need gradients; and ValueError for logits or gradients that are not
+finite. They warn of outputs that look like probabilities and of gradients that are exactly zero.
 """
 
 from ..core.validation import Box, Model
@@ -29,8 +43,8 @@ from .transformations import (
     jpeg,
     print_and_photograph,
     quantise,
+    random_brightness_contrast,
     random_crop,
-    random_light,
     random_perspective,
     random_resize_and_pad,
     random_rotation,
@@ -60,9 +74,9 @@ __all__ = [
     "print_and_photograph",
     "project",
     "quantise",
+    "random_brightness_contrast",
     "random_crop",
     "random_in_ball",
-    "random_light",
     "random_perspective",
     "random_resize_and_pad",
     "random_rotation",

@@ -1,8 +1,7 @@
-"""Attacks inside a ball: the largest loss within eps of x."""
+"""Attacks inside a ball: the largest loss within eps of x. See the package's docstring for the shared arguments."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -19,8 +18,9 @@ from ..core.validation import (
     rounded_down,
 )
 from ..models.inference import frozen_eval, is_fooled
+from .best_so_far import BestSoFar
 from .gradients import as_loss, loss_and_input_grad, warn_if_masked
-from .threat_model import broadcast_like, direction_of, draw_in_ball, project, projected, uniform_noise
+from .threat_model import draw_in_ball, project, projected, steepest_direction, uniform_noise
 
 Callback = Callable[[int, int, Tensor, Tensor], None]
 
@@ -39,19 +39,13 @@ def fgsm(
     """Take one step of length eps along the gradient: x + eps·sign(∇ₓ loss), then clip to the box.
 
     Args:
-        model: maps images (N, ...) to logits (N, K).
-        x: images in `clip`, (N, ...). y: labels (N,), or the labels to reach when `targeted`.
-        eps: radius of the ball, pixel units.
+        model, x, y, eps, targeted, loss, clip: see `course_utils.attacks`.
         norm: "linf" steps along the sign, "l2" along the gradient divided by its length.
-        targeted: step towards the labels `y` instead of away from them.
-        loss: "ce" or "margin" (see `pgd`). clip: range of valid pixels, None for none.
 
     Raises:
-        ValueError, TypeError: input of the wrong range, shape or type; a gradient that is not finite.
-        RuntimeError: called under `torch.inference_mode()`.
+        ValueError, TypeError, RuntimeError: as all attacks.
 
-    >>> line = nn.Linear(2, 2)
-    >>> fgsm(line, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.1).shape
+    >>> fgsm(torch.nn.Linear(2, 2), torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.1).shape
     torch.Size([1, 2])
 
     Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial examples", 2015.
@@ -65,7 +59,7 @@ def fgsm(
         _, logits, gradient = loss_and_input_grad(model, x, y, loss)
     warn_if_masked(logits, gradient)
     sign = -1 if targeted else 1
-    return projected(x.detach() + sign * eps * direction_of(gradient, norm), x.detach(), eps, norm, clip)
+    return projected(x.detach() + sign * eps * steepest_direction(gradient, norm), x.detach(), eps, norm, clip)
 
 
 def pgd(
@@ -90,21 +84,17 @@ def pgd(
     "Best" is: fooled before not fooled, then the higher loss; over all steps and all restarts.
 
     Args:
-        model, x, y, eps, targeted, clip: as in `fgsm`.
-        norm: "linf" or "l2": the ball, and the step (sign, or gradient divided by its length).
-        steps: gradient steps of each restart. step_size: pixel units, default 2.5·eps/steps.
+        model, x, y, eps, restarts, targeted, loss, clip, generator: see `course_utils.attacks`.
+        norm: of the ball and of the step, as in `fgsm`.
+        steps: of each restart. step_size: default 2.5·eps/steps.
         random_start: start from a uniform point of the ball instead of from x.
-        restarts: independent starts.
-        loss: "ce" (cross-entropy) or "margin" (largest other logit minus the true one).
-        generator: source of the random starts; the global stream is then left alone.
         callback: called as callback(restart, step, adv, loss) at the start point (step 0) and after each
             step, with copies: adv like x; the loss of each image (N,), cross-entropy or margin.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `fgsm`.
+        ValueError, TypeError, RuntimeError: as all attacks; several restarts without a random start.
 
-    >>> line = nn.Linear(2, 2)
-    >>> pgd(line, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.1, steps=3).shape
+    >>> pgd(torch.nn.Linear(2, 2), torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.1, steps=3).shape
     torch.Size([1, 2])
 
     Madry, Makelov, Schmidt, Tsipras and Vladu, "Towards deep learning models resistant to adversarial attacks", 2018.
@@ -123,40 +113,25 @@ def pgd(
     x = x.detach()
     centre = x.to(torch.promote_types(x.dtype, torch.float32))  # small steps would be lost in half precision
     sign = -1 if targeted else 1
-    keeper = _BestPerImage(x)
+    found = BestSoFar(x)
     with frozen_eval(model), torch.enable_grad():
         for restart in range(restarts):
             start = draw_in_ball(centre, eps, norm, generator) if random_start else centre
             point = projected(start, centre, eps, norm, clip)
             for step in range(steps + 1):
                 adv = point if point.dtype == x.dtype else projected(point.to(x.dtype), x, eps, norm, clip)
-                last = step == steps  # the last iterate is judged too, but needs no gradient
+                last = step == steps  # the last iterate is evaluated too, but needs no gradient
                 value, logits, gradient = loss_and_input_grad(model, adv, y, loss, need_gradient=not last)
                 if restart == step == 0:
                     warn_if_masked(logits, gradient)
                 if step > 0 or random_start:  # x itself is no adversarial image
-                    keeper.offer(adv, is_fooled(logits, y, targeted=targeted), sign * value)
+                    found.offer(adv, -sign * value, is_fooled(logits, y, targeted=targeted))
                 if callback is not None:
                     callback(restart, step, adv.clone(), as_loss(value, loss))
                 if not last:
-                    move = sign * step_size * direction_of(gradient.to(point), norm)
+                    move = sign * step_size * steepest_direction(gradient.to(point), norm)
                     point = projected(point + move, centre, eps, norm, clip)
-    return keeper.best
-
-
-class _BestPerImage:
-    """The best iterate seen so far of every image, by (fooled, objective) in this order."""
-
-    def __init__(self, x: Tensor):
-        self.best = x.clone()
-        self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.objective = torch.full((len(x),), -math.inf, device=x.device)
-
-    def offer(self, adv: Tensor, fooled: Tensor, objective: Tensor) -> None:
-        better = torch.where(fooled == self.fooled, objective > self.objective, fooled)
-        self.best = torch.where(broadcast_like(better, adv), adv, self.best)
-        self.fooled = self.fooled | fooled
-        self.objective = torch.where(better, objective, self.objective)
+    return found.best
 
 
 def bim(
@@ -176,13 +151,12 @@ def bim(
     """Repeat FGSM in small steps from x itself: the basic iterative method, PGD without a random start.
 
     Args:
-        model, x, y, eps, norm, step_size, targeted, loss, clip, callback: as in `pgd`. steps: gradient steps.
+        model, x, y, eps, norm, steps, step_size, targeted, loss, clip, callback: as in `pgd`.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `fgsm`.
+        ValueError, TypeError, RuntimeError: as all attacks.
 
-    >>> line = torch.nn.Linear(2, 2)
-    >>> bim(line, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.1, steps=3).shape
+    >>> bim(torch.nn.Linear(2, 2), torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.1, steps=3).shape
     torch.Size([1, 2])
 
     Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", 2017.
@@ -200,13 +174,15 @@ def fgsm_rs(
     step_size: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Take one signed gradient step from a random point of the ball, and project it back.
+    """Take one signed gradient step from a random point of the linf ball, and project it back.
 
     Args:
-        model, x, y, eps: as in `fgsm`. step_size: pixel units, default 1.25·eps.
-        generator: source of the random start; the global stream is then left alone.
+        model, x, y, eps, generator: see `course_utils.attacks`. step_size: default 1.25·eps.
 
-    >>> fgsm_rs(nn.Linear(2, 2), torch.rand(3, 2), torch.tensor([0, 1, 0]), eps=0.1).shape
+    Raises:
+        ValueError, TypeError, RuntimeError: as all attacks.
+
+    >>> fgsm_rs(torch.nn.Linear(2, 2), torch.rand(3, 2), torch.tensor([0, 1, 0]), eps=0.1).shape
     torch.Size([3, 2])
 
     Wong, Rice and Kolter, "Fast is better than free: revisiting adversarial training", 2020.

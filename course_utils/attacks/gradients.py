@@ -1,8 +1,8 @@
-"""What an attack reads from a model: logits, the objective it climbs, and its gradient; nothing stays on the model.
+"""What a gradient-based attack reads from a model: the logits, the adversarial loss and its gradient.
 
-On the loss. Cross-entropy is log(1 + exp(m)) of the log-odds m = log Σ_{k≠y} exp z_k − z_y against the true class, so
-both rise in the same direction. In floating point they part: for a confident model 1 − p_y rounds to 0 and takes
-a part of the gradient, or all of it, along. The attacks therefore climb m, which never saturates.
+Cross-entropy is log(1 + exp(m)) of the log-odds m = log Σ_{k≠y} exp z_k − z_y against the true class, so both increase
+together. In floating point they differ: for a confident model 1 − p_y rounds to 0, and with it a part of the gradient
+or all of it. The attacks therefore maximise m, which never saturates.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def input_gradient(model: Model, x: Tensor, y: Tensor, *, loss: str = "ce") -> T
     "ce" is the cross-entropy, computed from the log-odds so that a confident model does not round it to zero.
 
     Args:
-        model, x, y: as in `fgsm`; x may have any range. loss: "ce" or "margin".
+        model, x, y, loss: see `course_utils.attacks`; x may have any range.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `fgsm`.
+        ValueError, TypeError, RuntimeError: as all attacks.
 
-    >>> input_gradient(nn.Linear(2, 2), torch.rand(3, 2), torch.tensor([0, 1, 0])).shape
+    >>> input_gradient(torch.nn.Linear(2, 2), torch.rand(3, 2), torch.tensor([0, 1, 0])).shape
     torch.Size([3, 2])
     """
     check_images(x, None)
@@ -48,7 +48,7 @@ def input_gradient(model: Model, x: Tensor, y: Tensor, *, loss: str = "ce") -> T
 def loss_and_input_grad(
     model: Model, x: Tensor, y: Tensor, loss: str, *, need_gradient: bool = True
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the objective (N,), the logits (N, K) and the objective's gradient like x."""
+    """Return the adversarial loss (N,), the logits (N, K) and the gradient of the loss, like x."""
     x = x.detach().clone().requires_grad_(True)  # always: a model may use gradients of its own
     logits = checked_logits(model, x, y)
     value = adversarial_loss(logits, y, loss)
@@ -69,7 +69,7 @@ def loss_and_input_grad(
 
 
 def adversarial_loss(logits: Tensor, y: Tensor, loss: str) -> Tensor:
-    """Return what each image's attack climbs, (N,): the log-odds against y for "ce", or the margin."""
+    """Return what an untargeted attack maximises, (N,): the log-odds against y for "ce", or the margin."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     index = y.unsqueeze(1)
     others = logits.scatter(1, index, -math.inf)
@@ -77,9 +77,9 @@ def adversarial_loss(logits: Tensor, y: Tensor, loss: str) -> Tensor:
     return strongest - logits.gather(1, index).squeeze(1)
 
 
-def as_loss(objective: Tensor, loss: str) -> Tensor:
-    """Return what the objective stands for, in a new tensor: cross-entropy is log(1 + exp(m)) of the log-odds m."""
-    return F.softplus(objective) if loss == "ce" else objective.clone()
+def as_loss(value: Tensor, loss: str) -> Tensor:
+    """Return the loss that an `adversarial_loss` stands for, in a new tensor: log(1 + exp(m)) of the log-odds m."""
+    return F.softplus(value) if loss == "ce" else value.clone()
 
 
 def warn_if_masked(outputs: Tensor, gradient: Tensor) -> None:

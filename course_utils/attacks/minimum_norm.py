@@ -1,8 +1,8 @@
-"""Attacks without a radius: the smallest change that makes the model say something else.
+"""Attacks without a radius: the smallest change that fools the model.
 
-An image that already is where it should be, and one for which nothing was found, come back unchanged: ask
-`evaluation.correct` about the answer itself before you average distances. "Fooled" means by more than the rounding
-of the logits, so that the answer holds in a batch of any size.
+An image that is misclassified already, and one for which nothing was found, come back unchanged: ask
+`evaluation.correct` about the answer itself before you average distances. "Fooled" means by more than the rounding of
+the logits, so that the answer holds in a batch of any size. See the package's docstring for the shared arguments.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from ..core.validation import (
     checked_number,
 )
 from ..models.inference import checked_logits, frozen_eval
+from .best_so_far import BestSoFar
 from .gradients import adversarial_loss, as_loss, loss_and_input_grad, warn_if_masked
-from .threat_model import broadcast_like, clamp, direction_of
+from .threat_model import broadcast_like, clamp, steepest_direction
 
 # Solver: the optimiser of torch and its learning rate; SciPy's L-BFGS-B has its own line search
 SOLVERS = {"lbfgs": (None, None), "sgd": (torch.optim.SGD, 0.3), "adam": (torch.optim.Adam, 0.05)}
-WEIGHTS = (1e-10, 1e10)  # of the loss against the squared distance: beyond lie only images that nothing moves
+WEIGHT_RANGE = (1e-10, 1e10)  # of the loss against the squared distance: only images that no change fools lie beyond
 
 
 def box_constrained_lbfgs(
@@ -49,23 +50,22 @@ def box_constrained_lbfgs(
 ) -> Tensor:
     """Minimise c·‖r‖² + cross-entropy(x + r, target), x + r in the box, for the largest c that reaches the target.
 
-    The larger c, the smaller the noise r; so c is searched for each image. It starts where a linear model would tip, is
-    multiplied by ten while it succeeds or divided by ten while it fails, then halved on the logarithmic scale. The
-    nearest success of the whole search is returned.
+    The larger c, the smaller the noise r; so c is searched for each image. It starts where a linear model would reach
+    the target, is multiplied by ten while it succeeds or divided by ten while it fails, then halved on the logarithmic
+    scale. The nearest success of the whole search is returned.
 
     Args:
-        model: maps images (N, ...) to logits (N, K). x: images in `clip`, (N, ...). target: labels to reach (N,).
+        model, x, clip: see `course_utils.attacks`. target: labels to reach (N,).
         solver: "lbfgs" (SciPy's L-BFGS-B; the images of a batch share its line search), or "sgd" and "adam" on r,
             with a clamp to the box after each step.
         search_steps: values of c that are tried. steps: iterations of the solver for each of them.
         lr: learning rate of "sgd" (default 0.3) or "adam" (0.05, pixel units), lowered along a cosine.
-        clip: range of valid pixels, None for none.
 
     Returns:
-        Images like x; unchanged where the model says `target` already or the target was not reached.
+        Images like x; unchanged where the model predicts `target` already or the target was not reached.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `fgsm`; an unknown solver; `lr` for "lbfgs".
+        ValueError, TypeError, RuntimeError: as all attacks; an unknown solver; `lr` for "lbfgs".
 
     >>> line = torch.nn.Linear(2, 2)
     >>> box_constrained_lbfgs(line, torch.tensor([[0.5, 0.5]]), torch.tensor([1]), steps=5).shape
@@ -83,33 +83,31 @@ def box_constrained_lbfgs(
     if x.numel() == 0:
         return x.detach().clone()
     with frozen_eval(model), torch.enable_grad():
-        value, logits, gradient = loss_and_input_grad(model, x, target, "margin")
-        warn_if_masked(logits, gradient)
-        nearest = _Nearest(model, x, target, targeted=True)
-        nearest.offer(nearest.best, logits, gradient)
-        noise = torch.zeros_like(nearest.start)
+        first = loss_and_input_grad(model, x, target, "margin")
+        warn_if_masked(*first[1:])
+        search = _WeightSearch(model, x, target, first, targeted=True)
+        noise = torch.zeros_like(search.start)
 
         def cost(noise: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
             """Return ‖r‖² + cross-entropy·weight of each image, the weight being 1/c, and its gradient."""
-            log_odds, gradient = nearest.climb(clamp(nearest.start + noise, clip), "ce")
+            log_odds, gradient = search.evaluate(clamp(search.start + noise, clip), "ce")
             loss = noise.flatten(1).square().sum(1) + weight * as_loss(log_odds, "ce")
             return loss, 2 * noise + broadcast_like(weight * log_odds.sigmoid(), noise) * gradient
 
         def attempt(weight: Tensor) -> None:
             if optimizer is None:  # from the last answer on: another weight moves it little
-                noise.copy_(_lbfgs(lambda r: cost(r, weight), noise, nearest.start, clip, steps))
+                noise.copy_(_lbfgs(lambda r: cost(r, weight), noise, search.start, clip, steps))
                 cost(noise, weight)
             else:
-                _descend(
+                _minimise(
                     optimizer([r := torch.zeros_like(noise)], rate),
                     r,
                     lambda r: cost(r, weight)[1],
                     steps,
-                    lambda r: clamp(nearest.start + r, clip) - nearest.start,
+                    lambda r: clamp(search.start + r, clip) - search.start,
                 )
 
-        nearest.search(attempt, _tipping_weight(value.abs(), gradient), search_steps)
-    return nearest.best
+        return search.run(attempt, search_steps)
 
 
 def deepfool(
@@ -125,23 +123,21 @@ def deepfool(
 ) -> Tensor:
     """Step to the nearest decision boundary, as if the model were linear, again and again until the label changes.
 
-    For another class k with gap f = z_k − z_y and slope w = ∇ₓf the boundary is |f|/‖w‖ away (dual norm). After half
-    of the steps, pixels at an end of the box no longer count as slope: they cannot move on.
+    For another class k with f = z_k − z_y and w = ∇ₓf the boundary is |f|/‖w‖ away (dual norm). After half of the
+    steps, gradients that point out of the box count as zero: those pixels cannot move on.
 
     Args:
-        model: maps images (N, ...) to logits (N, K). x: images in `clip`, (N, ...). y: true labels (N,).
-        norm: "l2" or "linf": the distance to be small.
+        model, x, y, clip: see `course_utils.attacks`. norm: "l2" or "linf": the distance to be small.
         steps: at most. overshoot: share by which the whole change is enlarged, to end beyond the boundary.
-        candidates: how many of the most likely other classes are tried. clip: range of valid pixels, None for none.
+        candidates: how many of the most likely other classes are tried.
 
     Returns:
         Images like x; unchanged where the label was wrong already or did not change.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `fgsm`.
+        ValueError, TypeError, RuntimeError: as all attacks.
 
-    >>> line = torch.nn.Linear(2, 2)
-    >>> deepfool(line, torch.tensor([[0.5, 0.5]]), torch.tensor([0])).shape
+    >>> deepfool(torch.nn.Linear(2, 2), torch.tensor([[0.5, 0.5]]), torch.tensor([0])).shape
     torch.Size([1, 2])
 
     Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and accurate method to fool deep neural networks", 2016.
@@ -156,19 +152,19 @@ def deepfool(
     start = _in_float32(best)
     point, change, index = best, torch.zeros_like(start), torch.arange(len(x), device=x.device)
     with frozen_eval(model), torch.enable_grad():
-        _, logits, gradient = loss_and_input_grad(model, x, y, "margin")
-        warn_if_masked(logits, gradient)
+        warn_if_masked(*loss_and_input_grad(model, x, y, "margin")[1:])
         for step in range(steps + 1):
-            fooled, lags, slopes = _boundaries(model, point, y, candidates)
+            fooled, gaps, gradients = _boundaries(model, point, y, candidates)
             best[index[fooled]] = point[fooled]
             on = ~fooled
             if step == steps or not on.any():
                 break
             start, point, y, index, change = (t[on] for t in (start, point, y, index, change))
-            lags, slopes = lags[:, on], slopes[:, on]
+            gaps, gradients = gaps[:, on], gradients[:, on]
             if clip is not None and step >= steps // 2:
-                slopes = slopes.masked_fill((point <= clip[0]) & (slopes < 0) | (point >= clip[1]) & (slopes > 0), 0)
-            change = clamp(start + change + _to_the_nearest(lags, slopes, norm), clip) - start
+                outwards = (point <= clip[0]) & (gradients < 0) | (point >= clip[1]) & (gradients > 0)
+                gradients = gradients.masked_fill(outwards, 0)
+            change = clamp(start + change + _step_to_nearest_boundary(gaps, gradients, norm), clip) - start
             point = clamp((start + (1 + overshoot) * change).to(x.dtype), clip)
     return best
 
@@ -191,21 +187,19 @@ def carlini_wagner(
     label to reach). The change of variables x' = (tanh w + 1)/2, scaled to `clip`, keeps the box.
 
     Args:
-        model: maps images (N, ...) to logits (N, K). x: images in `clip`, (N, ...).
-        y: labels (N,) to leave, or to reach when `targeted`.
-        confidence: by how much the wanted logit has to win.
-        search_steps: values of c tried for each image: first the one at which a linear model would tip, then ten times
-            more (less) until it succeeds (fails), then halved on the log scale.
-        steps, lr: of Adam in w for each c; lr falls along a cosine. clip: range of valid pixels.
+        model, x, y, targeted: see `course_utils.attacks`. clip: as there, but not None.
+        confidence: margin by which the attack has to succeed.
+        search_steps: values of c tried for each image: first the one at which a linear model would change its answer,
+            then ten times more (less) until it succeeds (fails), then halved on the log scale.
+        steps, lr: of Adam in w for each c; lr falls along a cosine.
 
     Returns:
-        Images like x, the nearest that were found; unchanged where x was where it should be or nothing was found.
+        Images like x, the nearest successes; unchanged where x itself succeeds or nothing was found.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `fgsm`; `clip=None`, since the change of variables needs a box.
+        ValueError, TypeError, RuntimeError: as all attacks; `clip=None`, since the change of variables needs a box.
 
-    >>> line = torch.nn.Linear(2, 2)
-    >>> carlini_wagner(line, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), steps=5).shape
+    >>> carlini_wagner(torch.nn.Linear(2, 2), torch.tensor([[0.5, 0.5]]), torch.tensor([0]), steps=5).shape
     torch.Size([1, 2])
 
     Carlini and Wagner, "Towards evaluating the robustness of neural networks", 2017.
@@ -217,94 +211,96 @@ def carlini_wagner(
     if x.numel() == 0:
         return x.detach().clone()
     with frozen_eval(model), torch.enable_grad():
-        value, logits, gradient = loss_and_input_grad(model, x, y, "margin")
-        warn_if_masked(logits, gradient)
-        nearest = _Nearest(model, x, y, targeted=targeted, confidence=confidence)
-        nearest.offer(nearest.best, logits, gradient)
+        first = loss_and_input_grad(model, x, y, "margin")
+        warn_if_masked(*first[1:])
+        search = _WeightSearch(model, x, y, first, targeted=targeted, confidence=confidence)
         half = (clip[1] - clip[0]) / 2
         # Not quite to the ends of the box, from where Adam would need all its steps to come back
-        start = torch.atanh(((clamp(nearest.start, clip) - clip[0]) / half - 1) * 0.999)
+        start = torch.atanh(((clamp(search.start, clip) - clip[0]) / half - 1) * 0.999)
 
-        def slope(w: Tensor, c: Tensor) -> Tensor:
+        def gradient_at(w: Tensor, c: Tensor) -> Tensor:
             adv = clip[0] + half * (w.tanh() + 1)
-            _, gradient = nearest.climb(clamp(adv, clip), "margin")
-            pull = c * ~nearest.won  # beyond the confidence there is nothing left to gain
-            return (2 * (adv - nearest.start) + broadcast_like(pull, w) * gradient) * half * (1 - w.tanh().square())
+            _, gradient = search.evaluate(clamp(adv, clip), "margin")
+            weight = c * ~search.success  # beyond the confidence the margin counts as constant
+            return (2 * (adv - search.start) + broadcast_like(weight, w) * gradient) * half * (1 - w.tanh().square())
 
         def attempt(c: Tensor) -> None:
-            _descend(torch.optim.Adam([w := start.clone()], lr), w, lambda w: slope(w, c), steps)
+            _minimise(torch.optim.Adam([w := start.clone()], lr), w, lambda w: gradient_at(w, c), steps)
 
-        nearest.search(attempt, _tipping_weight(value.abs() + confidence, gradient), search_steps)
-    return nearest.best
+        return search.run(attempt, search_steps)
 
 
-class _Nearest:
-    """The nearest success seen so far of every image, and the search for the weight of the loss that it needs."""
+class _WeightSearch:
+    """The search for the weight of the loss that each image needs, and its nearest success so far.
 
-    def __init__(self, model: Model, x: Tensor, y: Tensor, *, targeted: bool, confidence: float = 0.0):
+    Args:
+        first: adversarial loss, logits and gradient at x itself, as `loss_and_input_grad` returns them for "margin".
+    """
+
+    def __init__(
+        self, model: Model, x: Tensor, y: Tensor, first: tuple[Tensor, ...], *, targeted: bool, confidence: float = 0.0
+    ):
         self.model, self.y, self.targeted, self.confidence = model, y, targeted, confidence
-        self.best, self.start = x.detach().clone(), _in_float32(x.detach())
-        self.distance = torch.full((len(x),), math.inf, device=x.device, dtype=self.start.dtype)
+        self.start, self.nearest = _in_float32(x.detach()), BestSoFar(x)
+        value, logits, gradient = first
+        self._offer(x.detach(), logits, gradient)
+        # At this weight the minimum of ‖r‖² + weight·margin changes its class if the model is linear: 2·margin/‖∇‖²
+        norm = _in_float32(gradient).flatten(1).square().sum(1)
+        gap = (value.abs() + confidence).to(norm)
+        self.weight = 2 * gap / norm.clamp_min(torch.finfo(norm.dtype).tiny)
 
-    def climb(self, adv: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-        """Keep adv where it succeeds; return what is to be made small, (N,), and its gradient like adv."""
-        adv = adv.to(self.best.dtype)
+    def evaluate(self, adv: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+        """Keep adv where it succeeds; return the loss to be minimised, (N,), and its gradient like adv."""
+        adv = adv.to(self.nearest.best.dtype)
         value, logits, gradient = loss_and_input_grad(self.model, adv, self.y, loss)
-        self.offer(adv, logits, gradient)
+        self._offer(adv, logits, gradient)
         sign = 1 if self.targeted else -1
         return sign * value.to(self.start), sign * gradient.to(self.start)
 
-    def offer(self, adv: Tensor, logits: Tensor, gradient: Tensor) -> None:
-        """Keep adv where it has won and is nearer than what has won before."""
-        lead = adversarial_loss(logits, self.y, "margin") * (-1 if self.targeted else 1)
-        self.won = lead > self.confidence + _rounding(logits, gradient, adv)
+    def _offer(self, adv: Tensor, logits: Tensor, gradient: Tensor) -> None:
+        margin = adversarial_loss(logits, self.y, "margin") * (-1 if self.targeted else 1)
+        self.success = margin > self.confidence + _rounding(logits, gradient, adv)
         distance = (adv.to(self.start) - self.start).flatten(1).norm(dim=1)
-        nearer = self.won & (distance < self.distance)
-        self.best = torch.where(broadcast_like(nearer, adv), adv, self.best)
-        self.distance = torch.where(nearer, distance, self.distance)
+        self.nearest.offer(adv, distance.masked_fill(~self.success, math.inf))
 
-    def search(self, attempt: Callable[[Tensor], None], weight: Tensor, count: int) -> None:
+    def run(self, attempt: Callable[[Tensor], None], count: int) -> Tensor:
         """Call attempt(weight) so often, with the weights (N,) that bracket the smallest that still succeeds.
 
-        Only the last point of an attempt tells of its weight: on the way there, long steps succeed by chance.
+        Only the last point of an attempt counts for its weight: on the way there, long steps succeed by chance.
         """
+        weight = self.weight
         low, high = torch.zeros_like(weight), torch.full_like(weight, math.inf)
         for _ in range(count):
-            weight = weight.clamp(*WEIGHTS)
+            weight = weight.clamp(*WEIGHT_RANGE)
             attempt(weight)
-            low, high = torch.where(self.won, low, weight), torch.where(self.won, weight, high)
+            low, high = torch.where(self.success, low, weight), torch.where(self.success, weight, high)
             weight = torch.where(high.isinf(), 10 * low, torch.where(low == 0, high / 10, (low * high).sqrt()))
+        return self.nearest.best
 
 
-def _tipping_weight(gap: Tensor, slope: Tensor) -> Tensor:
-    """Return the weight at which ‖r‖² + weight·gap tips if the model is linear: 2·gap/‖slope‖²."""
-    steepness = _in_float32(slope).flatten(1).square().sum(1)
-    return 2 * gap.to(steepness) / steepness.clamp_min(torch.finfo(steepness.dtype).tiny)
-
-
-def _descend(
+def _minimise(
     optimizer: torch.optim.Optimizer,
     variable: Tensor,
-    slope: Callable[[Tensor], Tensor],
+    gradient_at: Callable[[Tensor], Tensor],
     steps: int,
-    after: Callable[[Tensor], Tensor] = lambda variable: variable,
+    constrain: Callable[[Tensor], Tensor] = lambda variable: variable,
 ) -> None:
-    """Follow a slope with one of torch's optimisers, and look at the last point, too."""
+    """Follow a gradient with one of torch's optimisers, and evaluate the last point, too."""
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        variable.grad = slope(variable)
+        variable.grad = gradient_at(variable)
         optimizer.step()
         schedule.step()
-        variable.copy_(after(variable))
-    slope(variable)
+        variable.copy_(constrain(variable))
+    gradient_at(variable)
 
 
 def _lbfgs(cost: Callable[[Tensor], tuple[Tensor, Tensor]], noise: Tensor, x: Tensor, clip: Box, steps: int) -> Tensor:
     """Minimise all images' costs at once: they share nothing but the length of the steps."""
 
     def flat(r: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, slope = cost(torch.from_numpy(r).to(noise).view_as(noise))
-        return loss.double().sum().item(), slope.double().cpu().flatten().numpy()
+        loss, gradient = cost(torch.from_numpy(r).to(noise).view_as(noise))
+        return loss.double().sum().item(), gradient.double().cpu().flatten().numpy()
 
     pixels = x.double().cpu().flatten().numpy()
     bounds = None if clip is None else Bounds(clip[0] - pixels, clip[1] - pixels)
@@ -316,41 +312,43 @@ def _lbfgs(cost: Callable[[Tensor], tuple[Tensor, Tensor]], noise: Tensor, x: Te
 
 
 def _boundaries(model: Model, point: Tensor, y: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return who is fooled (N,), by how much the likeliest others lag (C, N), and the slopes of z_k − z_y."""
+    """Return which images are fooled (N,), and of the likeliest other classes k, the first dimension of both, the gaps
+    z_y − z_k (C, N) and the gradients of z_k − z_y (C, N, ...).
+    """
     point = point.detach().clone().requires_grad_(True)
-    logits, leads = _leads(model, point, y)
-    others = leads.detach().scatter(1, y[:, None], -math.inf).topk(min(candidates, logits.shape[1] - 1), dim=1).indices
-    leads = leads.gather(1, others).T
+    logits, margins = _margins(model, point, y)
+    others = margins.detach().scatter(1, y[:, None], -math.inf).topk(min(candidates, logits.shape[1] - 1), dim=1)
+    margins = margins.gather(1, others.indices).T
     try:
-        slopes = torch.stack([torch.autograd.grad(lead.sum(), point, retain_graph=True)[0] for lead in leads])
+        gradients = torch.stack([torch.autograd.grad(m.sum(), point, retain_graph=True)[0] for m in margins])
     except RuntimeError:  # torch.compile's graphs last for one gradient: make one for each
-        again = (_leads(model, point, y)[1].gather(1, k[:, None]).sum() for k in others.T)
-        slopes = torch.stack([torch.autograd.grad(lead, point)[0] for lead in again])
-    if not (logits.isfinite().all() and slopes.isfinite().all()):
+        again = (_margins(model, point, y)[1].gather(1, k[:, None]).sum() for k in others.indices.T)
+        gradients = torch.stack([torch.autograd.grad(m, point)[0] for m in again])
+    if not (logits.isfinite().all() and gradients.isfinite().all()):
         raise ValueError("the model's logits and their gradients must be finite: there is no direction to follow.")
-    leads, rounding = leads.detach(), _rounding(logits.detach(), slopes[0], point.detach())
-    return leads[0] > rounding, 2 * rounding - leads, slopes  # twice: a step to the bar itself may stop below it
+    margins, rounding = margins.detach(), _rounding(logits.detach(), gradients[0], point.detach())
+    return margins[0] > rounding, 2 * rounding - margins, gradients  # twice: a step of just the rounding may not reach
 
 
-def _leads(model: Model, point: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _margins(model: Model, point: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logits (N, K), and z_k − z_y of every class."""
     logits = checked_logits(model, point, y)
     return logits, logits - logits.gather(1, y[:, None])
 
 
-def _to_the_nearest(lags: Tensor, slopes: Tensor, norm: str) -> Tensor:
+def _step_to_nearest_boundary(gaps: Tensor, gradients: Tensor, norm: str) -> Tensor:
     """Return the step of each image to the nearest of the boundaries, were they planes."""
-    lags, slopes = _in_float32(lags), _in_float32(slopes)
-    directions = direction_of(slopes.flatten(0, 1), norm).view_as(slopes)
-    steepness = (directions * slopes).flatten(2).sum(2)  # along the steepest step: the dual norm
-    distance, nearest = torch.where(steepness > 0, lags / steepness, math.inf).min(0)
-    direction = directions[nearest, torch.arange(len(nearest), device=slopes.device)]
+    gaps, gradients = _in_float32(gaps), _in_float32(gradients)
+    directions = steepest_direction(gradients.flatten(0, 1), norm).view_as(gradients)
+    dual_norm = (directions * gradients).flatten(2).sum(2)
+    distance, nearest = torch.where(dual_norm > 0, gaps / dual_norm, math.inf).min(0)
+    direction = directions[nearest, torch.arange(len(nearest), device=gradients.device)]
     return broadcast_like(distance.nan_to_num(posinf=0.0), direction) * direction
 
 
-def _rounding(logits: Tensor, slope: Tensor, point: Tensor) -> Tensor:
-    """Return what a batch of another size may change in a lead, (N,): by rounding logits, and pixels times slopes."""
-    share = (_in_float32(slope) * _in_float32(point)).flatten(1).norm(dim=1)
+def _rounding(logits: Tensor, gradient: Tensor, point: Tensor) -> Tensor:
+    """Return what a batch of another size may change in a margin, (N,): by rounding logits and pixels."""
+    share = (_in_float32(gradient) * _in_float32(point)).flatten(1).norm(dim=1)
     largest = _in_float32(logits).abs().amax(1)
     return 16 * (torch.finfo(logits.dtype).eps * largest + torch.finfo(point.dtype).eps * share)
 

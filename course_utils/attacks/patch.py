@@ -1,4 +1,4 @@
-"""The adversarial patch: a sticker that makes a network say one class, on any photo and wherever it lies."""
+"""The adversarial patch: it makes a network predict one class, on any photo and at any place."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from ..core.validation import Model, check_batch, check_count, check_images, check_loss, checked_labels, checked_number
 from ..core.vision import torchvision
 from ..models.inference import checked_logits, frozen_eval
-from .threat_model import direction_of
-from .transformations import place, uniform
+from .threat_model import steepest_direction
+from .transformations import random_integer, random_uniform
 
 F = torchvision.transforms.functional
 
@@ -30,15 +30,15 @@ def apply_patch(
     degrees: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return copies of the images, each with one patch on it; every pixel beside the patch stays as it is.
+    """Return copies of the images, each with one patch on it; every other pixel stays as it is.
 
     Args:
         x: images (N, C, H, W) in [0, 1]. patch: (C, h, w) in [0, 1]; a gradient flows back to it.
         positions: row and column of the patch's upper left corner, whole numbers (N, 2); None draws them so that
-            the patch lies inside. A turned patch is placed by the rectangle around it.
+            the patch lies inside. A rotated patch is placed by the rectangle around it.
         scales: (smallest, largest) factor on the patch's sides, drawn for each image.
-        degrees: the patch is turned by up to so many degrees, either way, drawn for each image.
-        generator: source of all draws; the global stream is then left alone.
+        degrees: the patch is rotated by up to so many degrees, either way, drawn for each image.
+        generator: see `course_utils.attacks`.
 
     Raises:
         ValueError, TypeError: a patch of other channels or another range, or that does not fit into the image.
@@ -55,18 +55,19 @@ def apply_patch(
     _check_positions(positions, x)
     canvases = []
     for number, image in enumerate(x):
-        sticker = _sticker(patch.to(x), uniform(low, high, generator), uniform(-degrees, degrees, generator))
-        room = [side - length for side, length in zip(image.shape[1:], sticker.shape[1:], strict=True)]
+        scale, angle = random_uniform(low, high, generator), random_uniform(-degrees, degrees, generator)
+        masked = _scaled_and_rotated(patch.to(x), scale, angle)
+        room = [side - length for side, length in zip(image.shape[1:], masked.shape[1:], strict=True)]
         if min(room) < 0:
             raise ValueError(
-                f"the patch, scaled and turned, takes {tuple(sticker.shape[1:])} pixels and does not fit into images "
+                f"the patch, scaled and rotated, takes {tuple(masked.shape[1:])} pixels and does not fit into images "
                 f"of {tuple(image.shape[1:])}: take a smaller patch, smaller scales or fewer degrees."
             )
-        drawn = [place(space, generator) for space in room]
+        drawn = [random_integer(space, generator) for space in room]
         top, left = drawn if positions is None else positions[number].tolist()
         if not (top <= room[0] and left <= room[1]):
             raise ValueError(f"position {(top, left)} lets the patch stick out: at most {tuple(room)} keeps it inside.")
-        canvases.append(F.pad(sticker, [left, top, room[1] - left, room[0] - top]))
+        canvases.append(F.pad(masked, [left, top, room[1] - left, room[0] - top]))
     if not canvases:
         return x.clone()
     canvas = torch.stack(canvases)
@@ -86,23 +87,23 @@ def adversarial_patch(
     batch_size: int = 4,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Train a square patch that turns photos into the target: maximise E[log p(target | photo with patch)].
+    """Train a square patch that makes photos the target class: maximise E[log p(target | photo with patch)].
 
-    Each step draws photos, places the patch on each of them at random, and moves every pixel along the sign of the
-    gradients so far, of which the last weigh most (momentum). The patch starts grey and stays in [0, 1].
+    Each step draws photos, places the patch on each of them at random, and moves every pixel by the sign of the
+    momentum, a decaying sum of normalised gradients. The patch starts grey and stays in [0, 1].
 
     Args:
-        model: maps images (N, C, H, W) to logits (N, K). x: photos to train on, (N, C, H, W) in [0, 1].
+        model: see `course_utils.attacks`. x: photos to train on, (N, C, H, W) in [0, 1].
         target: the class to reach. size: side of the patch, pixels.
-        steps: of the training. step_size: of the first, pixel units; it falls to 0 along a line.
+        steps: of the training. step_size: of the first, pixel units; it falls linearly to 0.
         scales, degrees: as in `apply_patch`. batch_size: photos of one step, drawn with replacement.
-        generator: source of all draws; the global stream is then left alone.
+        generator: see `course_utils.attacks`.
 
     Returns:
         The patch (C, size, size).
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `apply_patch` and `fgsm`; no photos; a target that is no class.
+        ValueError, TypeError, RuntimeError: as `apply_patch` and all attacks; no photos; a target that is no class.
 
     >>> flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
     >>> adversarial_patch(flat, torch.rand(4, 3, 8, 8), 1, size=3, steps=2).shape
@@ -123,17 +124,17 @@ def adversarial_patch(
     placing = {"scales": scales, "degrees": degrees, "generator": generator}
     with frozen_eval(model), torch.enable_grad():
         for step in range(steps):
-            photos = x[[place(len(x) - 1, generator) for _ in range(batch_size)]]
+            photos = x[[random_integer(len(x) - 1, generator) for _ in range(batch_size)]]
             patch.requires_grad_(True)
             logits = checked_logits(model, apply_patch(photos, patch, **placing), y)
             (gradient,) = torch.autograd.grad(nnF.cross_entropy(logits, y), patch)
-            velocity = MOMENTUM * velocity + direction_of(gradient[None], "l2")[0]
+            velocity = MOMENTUM * velocity + steepest_direction(gradient[None], "l2")[0]
             patch = (patch.detach() - (1 - step / steps) * step_size * velocity.sign()).clamp(0, 1)
     return patch
 
 
-def _sticker(patch: Tensor, scale: float, angle: float) -> Tensor:
-    """Return the patch scaled and turned, with one more channel: 1 where the patch is, 0 beside it."""
+def _scaled_and_rotated(patch: Tensor, scale: float, angle: float) -> Tensor:
+    """Return the patch scaled and rotated, with one more channel: 1 where the patch is, 0 elsewhere."""
     sides = [max(1, round(scale * side)) for side in patch.shape[1:]]
     scaled = F.resize(patch, sides, antialias=True).clamp(0, 1)
     # The nearest pixel, so that patch and surroundings do not mix at the edge.

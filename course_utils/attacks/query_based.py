@@ -1,4 +1,4 @@
-"""Attacks that ask for outputs only: what a hidden or misleading gradient cannot stop."""
+"""Attacks that need the model's outputs only, so that a masked gradient does not stop them. Shared: see the package."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..core.validation import Box, Model, check_count, checked_labels, checked_radius
 from ..models.inference import checked_logits, frozen_eval, is_fooled
+from .best_so_far import BestSoFar
 from .gradients import adversarial_loss
-from .threat_model import broadcast_like, projected
+from .threat_model import projected
 
 
 def square(
@@ -20,23 +21,23 @@ def square(
     eps: float,
     *,
     queries: int = 1000,
-    first: float = 0.3,
+    p_init: float = 0.3,
     clip: Box = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Paint random squares at the edge of the Linf ball, and keep those that bring an image nearer to a mistake.
+    """Set random squares to ±eps, inside the linf ball, and keep those that increase an image's margin loss.
 
     It starts from stripes, one column wide. The squares shrink while the search goes on; an image that is fooled is not
-    asked about again (a tie that the true class still wins fools nobody). Images that are not (N, C, H, W) are searched
-    in stretches of their numbers instead of squares.
+    queried again (a tie that the true class still wins fools nobody). Images that are not (N, C, H, W) are searched in
+    intervals of their numbers instead of squares.
 
     Args:
-        model, x, y, eps, clip: as in `fgsm`. queries: outputs that the attacker asks for, at most, for each image.
-        first: share of the image that the first squares cover.
-        generator: source of all draws; the global stream is then left alone.
+        model, x, y, eps, clip, generator: see `course_utils.attacks`.
+        queries: outputs that the attack asks for, at most, for each image.
+        p_init: share of the image that the first squares cover (the paper's p).
 
     Raises:
-        ValueError, TypeError: as `fgsm`; or first is no share above 0.
+        ValueError, TypeError: as all attacks; or p_init is no share above 0.
 
     >>> line = torch.nn.Linear(4, 2)
     >>> square(line, torch.full((1, 4), 0.5), torch.tensor([0]), eps=0.1, queries=5).shape
@@ -47,34 +48,32 @@ def square(
     eps = checked_radius(x, eps, "linf", clip)
     y = checked_labels(y, x)
     check_count("queries", queries)
-    if not 0 < first <= 1:
-        raise ValueError(f"first is the share of the image that the first squares cover, above 0 up to 1; got {first}.")
+    if not 0 < p_init <= 1:
+        raise ValueError(f"p_init is the share of the image in the first squares, above 0 up to 1; got {p_init}.")
     x = x.detach()
     if eps == 0 or x.numel() == 0:
         return x.clone()
     centre = x if x.ndim == 4 else x.flatten(1).view(len(x), 1, 1, -1)
     stripes = _signs((len(x), centre.shape[1], 1, centre.shape[3]), centre, generator)
+    candidates, rows = (
+        projected(centre + eps * stripes, centre, eps, "linf", clip),
+        torch.arange(len(x), device=x.device),
+    )
+    found = BestSoFar(candidates)
     with frozen_eval(model), torch.no_grad():
-        best = projected(centre + eps * stripes, centre, eps, "linf", clip)
-        logits = checked_logits(model, best.view_as(x), y)
-        value, fooled = adversarial_loss(logits, y, "margin"), is_fooled(logits, y)
-        for query in range(1, queries):
-            left = (~fooled).nonzero().squeeze(1)
-            if len(left) == 0:
+        for query in range(1, queries + 1):
+            logits = checked_logits(model, candidates.view(-1, *x.shape[1:]), y[rows])
+            found.offer(candidates, -adversarial_loss(logits, y[rows], "margin"), is_fooled(logits, y[rows]), rows)
+            rows = (~found.success).nonzero().squeeze(1)
+            if query == queries or len(rows) == 0:
                 break
-            around = centre[left]
-            share = first * 0.5 ** math.floor(8 * math.sqrt(query / queries))
+            around = centre[rows]
+            share = p_init * 0.5 ** math.floor(8 * math.sqrt(query / queries))
             window = _windows(around, share, generator)
-            colour = _signs((len(left), centre.shape[1], 1, 1), centre, generator)
-            painted = torch.where(window, around + eps * colour, best[left])
-            painted = projected(painted, around, eps, "linf", clip)
-            logits = checked_logits(model, painted.view(-1, *x.shape[1:]), y[left])
-            found, wins = adversarial_loss(logits, y[left], "margin"), is_fooled(logits, y[left])
-            better = wins | (found > value[left])  # of two ties, one may be a mistake and the other not
-            best[left] = torch.where(broadcast_like(better, painted), painted, best[left])
-            value[left] = torch.where(better, found, value[left])
-            fooled[left] = wins
-    return best.view_as(x)
+            colour = _signs((len(rows), centre.shape[1], 1, 1), centre, generator)
+            candidates = torch.where(window, around + eps * colour, found.best[rows])
+            candidates = projected(candidates, around, eps, "linf", clip)
+    return found.best.view_as(x)
 
 
 def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

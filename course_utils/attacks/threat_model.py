@@ -9,16 +9,15 @@ from ..core.validation import Box, Model, checked_radius, is_finite
 
 
 def project(adv: Tensor, x: Tensor, eps: float, *, norm: str = "linf", clip: Box = (0.0, 1.0)) -> Tensor:
-    """Return the points of the ball around x, and of the box, that stand for `adv`: first the ball, then the box.
+    """Project `adv` into the ball around x, then into the box.
 
     Rounding may leave `x + (adv - x)` outside the ball by one unit in the last place; such values move towards x.
 
     Args:
-        adv: points to project, like x. x: centres in `clip`, (N, ...). eps: radius, pixel units.
-        norm: "linf" or "l2". clip: range of valid pixels, None for none.
+        adv: points to project, like x. x, eps, norm, clip: see `course_utils.attacks`.
 
     Raises:
-        ValueError, TypeError: `adv` not like x or not finite; x, eps, norm or clip refused as by `fgsm`.
+        ValueError, TypeError: `adv` not like x or not finite; x, eps, norm, clip as all attacks.
 
     >>> project(torch.tensor([[0.9, 0.2]]), torch.tensor([[0.5, 0.5]]), 0.25)
     tensor([[0.7500, 0.2500]])
@@ -40,11 +39,10 @@ def random_in_ball(x: Tensor, eps: float, *, norm: str = "linf", generator: torc
     In d dimensions almost all of an l2 ball lies near its surface: the mean distance from x is eps·d/(d+1).
 
     Args:
-        x: centres, (N, ...). eps: radius, pixel units. norm: "linf" or "l2".
-        generator: source of the draws; the global stream is then left alone.
+        x: centres, (N, ...). eps, norm, generator: see `course_utils.attacks`.
 
     Raises:
-        ValueError, TypeError: as `fgsm`.
+        ValueError, TypeError: as all attacks.
 
     >>> noisy = random_in_ball(torch.zeros(3, 4), 0.1)
     >>> bool((noisy.abs() <= 0.1).all())
@@ -56,7 +54,7 @@ def random_in_ball(x: Tensor, eps: float, *, norm: str = "linf", generator: torc
     return draw_in_ball(x.detach(), eps, norm, generator)
 
 
-def direction_of(gradient: Tensor, norm: str) -> Tensor:
+def steepest_direction(gradient: Tensor, norm: str) -> Tensor:
     """Return the steepest unit step of each image; zero where the gradient is."""
     if norm == "linf":
         return gradient.sign()
@@ -74,7 +72,7 @@ def draw_in_ball(x: Tensor, eps: float, norm: str, generator: torch.Generator | 
         noise = (2 * torch.rand(x.shape, **draw) - 1) * eps
     else:
         radius = eps * torch.rand(len(x), **draw) ** (1 / x[0].numel())
-        direction = direction_of(torch.randn(x.shape, **draw), "l2")
+        direction = steepest_direction(torch.randn(x.shape, **draw), "l2")
         noise = direction * broadcast_like(radius, x)
     return projected(x + noise.to(x), x, eps, norm, None)
 
@@ -92,7 +90,7 @@ def _project_linf(adv: Tensor, x: Tensor, eps: float, clip: Box) -> Tensor:
 
 
 def _project_l2(adv: Tensor, x: Tensor, eps: float, clip: Box) -> Tensor:
-    direction, radius = direction_of(adv - x, "l2"), eps
+    direction, radius = steepest_direction(adv - x, "l2"), eps
     beyond = _is_beyond(adv, x, eps)
     less = torch.finfo(x.dtype).eps  # a power of 1/2: doubled again and again it reaches 1, where adv is x
     while beyond.any():
@@ -130,10 +128,16 @@ def uniform_noise(
     clip: Box = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return random images from ball and box: the control of every attack.
+    """Return uniform noise around x, inside ball and box: the control of every attack.
 
     Args:
-        model, y: not looked at. x, eps, norm, clip: as in `fgsm`.
-        generator: source of the draws; the global stream is then left alone.
+        model, y: not used, so that it is called as every attack. x, eps, norm, clip, generator: see
+            `course_utils.attacks`.
+
+    Raises:
+        ValueError, TypeError: as all attacks.
+
+    >>> uniform_noise(torch.nn.Linear(4, 2), torch.rand(3, 4), torch.tensor([0, 1, 0]), 0.1).shape
+    torch.Size([3, 4])
     """
     return project(random_in_ball(x, eps, norm=norm, generator=generator), x, eps, norm=norm, clip=clip)

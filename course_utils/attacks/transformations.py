@@ -1,8 +1,8 @@
-"""What happens to a picture on its way to the camera, who survives it, and an attack that expects it.
+"""What printing, cameras and files do to an image, and the expectation over it (EOT) for attacks.
 
 Every transformation takes images (N, C, H, W) in [0, 1] and returns new ones of the same shape. A random one draws for
-each image anew, from its generator; the global random stream is then left alone. All let gradients through: those of
-the steps that have none (rounding, JPEG) pass as if nothing had happened.
+each image anew, from its generator; the global random stream is then left alone. All are differentiable; rounding and
+JPEG have the gradient of the identity (straight-through estimator).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..core.vision import torchvision
 
 F = torchvision.transforms.functional
 BILINEAR = torchvision.transforms.InterpolationMode.BILINEAR
-GREY = [0.5]  # what is seen beside a picture that was turned
-BATCH = 8  # photos that a network looks at in one go: on a CPU faster than 32, whose activations leave its cache
+GREY = [0.5]  # of the corners that a rotated image leaves empty
+BATCH = 8  # photos in one forward pass: on a CPU faster than 32, whose activations do not fit into its cache
 
 Transformation = Callable[[Tensor, torch.Generator | None], Tensor]
 
@@ -30,17 +30,17 @@ Transformation = Callable[[Tensor, torch.Generator | None], Tensor]
 
 
 def quantise(x: Tensor) -> Tensor:
-    """Round pixels to 256 levels, as an 8-bit file does; the gradient passes straight through.
+    """Round pixels to 256 levels, as an 8-bit file does; straight-through gradient.
 
     >>> (quantise(torch.full((1, 1, 1, 1), 0.3)) * 255).item()
     76.0
     """
     check_batch(x)
-    return _straight_through((x * 255).round() / 255, x)
+    return straight_through((x * 255).round() / 255, x)
 
 
 def jpeg(x: Tensor, quality: int = 75) -> Tensor:
-    """Write each image as a JPEG file and read it back; the gradient passes straight through.
+    """Write each image as a JPEG file and read it back; straight-through gradient.
 
     Args:
         x: images (N, 1 or 3, H, W). quality: 1 to 95, in the units of libjpeg.
@@ -57,11 +57,11 @@ def jpeg(x: Tensor, quality: int = 75) -> Tensor:
     check_count("quality", quality)
     if quality > 95:
         raise ValueError(f"quality must be 1 to 95, got {quality}.")
-    decoded = [_through_a_file(image, quality) for image in x.detach().cpu()]
-    return _straight_through(torch.stack(decoded).to(x), x) if decoded else x.clone()
+    decoded = [_jpeg_round_trip(image, quality) for image in x.detach().cpu()]
+    return straight_through(torch.stack(decoded).to(x), x) if decoded else x.clone()
 
 
-def _through_a_file(image: Tensor, quality: int) -> Tensor:
+def _jpeg_round_trip(image: Tensor, quality: int) -> Tensor:
     file = io.BytesIO()
     F.to_pil_image(quantise(image[None])[0]).save(file, "JPEG", quality=quality)
     return F.to_tensor(Image.open(file))
@@ -81,57 +81,57 @@ def blur(x: Tensor, sigma: float) -> Tensor:
     return F.gaussian_blur(x, 2 * reach + 1, sigma).clamp(0, 1) if sigma else x.clone()
 
 
-def resize_and_back(x: Tensor, share: float) -> Tensor:
-    """Shrink height and width to a share of theirs, then enlarge again."""
+def resize_and_back(x: Tensor, scale: float) -> Tensor:
+    """Shrink height and width by a factor of at most 1, then enlarge again."""
     check_batch(x)
     height, width = x.shape[-2:]
-    small = F.resize(x, _sides(x, _checked_share(share)), antialias=True)
+    small = F.resize(x, _sides(x, _checked_fraction("scale", scale)), antialias=True)
     return F.resize(small, [height, width], antialias=True).clamp(0, 1)
 
 
-def random_crop(x: Tensor, share: float, *, generator: torch.Generator | None = None) -> Tensor:
-    """Cut out a window of a share of height and width, anywhere, and enlarge it to the old size."""
+def random_crop(x: Tensor, scale: float, *, generator: torch.Generator | None = None) -> Tensor:
+    """Cut out a window of height and width times `scale`, anywhere, and enlarge it to the old size."""
     check_batch(x)
-    (height, width), window = x.shape[-2:], _sides(x, _checked_share(share))
+    (height, width), window = x.shape[-2:], _sides(x, _checked_fraction("scale", scale))
 
     def cropped(image: Tensor) -> Tensor:
-        top, left = place(height - window[0], generator), place(width - window[1], generator)
+        top, left = random_integer(height - window[0], generator), random_integer(width - window[1], generator)
         return F.resized_crop(image, top, left, *window, [height, width], antialias=True)
 
     return _each(x, cropped)
 
 
-def random_resize_and_pad(x: Tensor, share: float, *, generator: torch.Generator | None = None) -> Tensor:
-    """Shrink to a random size, of at least a share of height and width, and put it anywhere on black.
+def random_resize_and_pad(x: Tensor, scale: float, *, generator: torch.Generator | None = None) -> Tensor:
+    """Shrink by a random factor between `scale` and 1, and pad with zeros at random.
 
     Xie et al., "Mitigating adversarial effects through randomization", 2018.
     """
     check_batch(x)
-    share, (height, width) = _checked_share(share), x.shape[-2:]
+    scale, (height, width) = _checked_fraction("scale", scale), x.shape[-2:]
 
     def padded(image: Tensor) -> Tensor:
-        small = F.resize(image, _sides(x, uniform(share, 1, generator)), antialias=True)
+        small = F.resize(image, _sides(x, random_uniform(scale, 1, generator)), antialias=True)
         down, right = height - small.shape[-2], width - small.shape[-1]
-        top, left = place(down, generator), place(right, generator)
+        top, left = random_integer(down, generator), random_integer(right, generator)
         return F.pad(small, [left, top, right - left, down - top])
 
     return _each(x, padded)
 
 
 def random_rotation(x: Tensor, degrees: float, *, generator: torch.Generator | None = None) -> Tensor:
-    """Turn about the centre by up to so many degrees, either way; what comes in at the corners is grey."""
+    """Rotate about the centre by up to so many degrees, either way; empty corners become grey."""
     check_batch(x)
     degrees = checked_number("degrees", degrees)
-    return _each(x, lambda image: F.rotate(image, uniform(-degrees, degrees, generator), BILINEAR, fill=GREY))
+    return _each(x, lambda image: F.rotate(image, random_uniform(-degrees, degrees, generator), BILINEAR, fill=GREY))
 
 
-def random_perspective(x: Tensor, share: float, *, generator: torch.Generator | None = None) -> Tensor:
-    """Move each corner inwards by up to a share of width and height, below a half: as seen at an angle."""
+def random_perspective(x: Tensor, distortion: float, *, generator: torch.Generator | None = None) -> Tensor:
+    """Move each corner inwards by up to `distortion` times width and height (below 0.5), as seen at an angle."""
     check_batch(x)
     height, width = x.shape[-2:]
     corners = torch.tensor([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
     inwards = torch.tensor([[1, 1], [-1, 1], [-1, -1], [1, -1]])
-    farthest = _checked_share(share, below=0.5) * torch.tensor([width - 1, height - 1])
+    farthest = _checked_fraction("distortion", distortion, below=0.5) * torch.tensor([width - 1, height - 1])
 
     def tilted(image: Tensor) -> Tensor:
         moved = corners + inwards * farthest * _draw(torch.rand, (4, 2), generator).cpu()
@@ -140,16 +140,16 @@ def random_perspective(x: Tensor, share: float, *, generator: torch.Generator | 
     return _each(x, tilted)
 
 
-def random_light(x: Tensor, change: float, *, generator: torch.Generator | None = None) -> Tensor:
+def random_brightness_contrast(x: Tensor, change: float, *, generator: torch.Generator | None = None) -> Tensor:
     """Multiply brightness, then contrast, by a factor between 1 − change and 1 + change each."""
     check_batch(x)
-    change = _checked_share(change)
+    change = _checked_fraction("change", change)
 
-    def lit(image: Tensor) -> Tensor:
-        brightness, contrast = (uniform(1 - change, 1 + change, generator) for _ in range(2))
+    def changed(image: Tensor) -> Tensor:
+        brightness, contrast = (random_uniform(1 - change, 1 + change, generator) for _ in range(2))
         return F.adjust_contrast(F.adjust_brightness(image, brightness), contrast)
 
-    return _each(x, lit)
+    return _each(x, changed)
 
 
 def gaussian_noise(x: Tensor, sigma: float, *, generator: torch.Generator | None = None) -> Tensor:
@@ -159,13 +159,13 @@ def gaussian_noise(x: Tensor, sigma: float, *, generator: torch.Generator | None
 
 
 def print_and_photograph(x: Tensor, *, strength: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-    """Do to each image what a printer and a hand-held camera do: tilt, turn, light, blur, noise, JPEG.
+    """Imitate a printer and a hand-held camera: perspective, rotation, brightness, contrast, blur, noise, JPEG.
 
     Args:
-        x: images (N, 1 or 3, H, W). strength: 0 (only the JPEG file, quality 95) to 2; 1 turns by up to 10°, moves
+        x: images (N, 1 or 3, H, W). strength: 0 (only the JPEG file, quality 95) to 2; 1 rotates by up to 10°, moves
             corners by up to 10 %, changes brightness and contrast by up to 20 %, blurs by 0.7 pixels, adds noise of
             standard deviation 0.02, and writes JPEG of quality 75.
-        generator: source of all draws.
+        generator: see `course_utils.attacks`.
 
     Raises:
         ValueError, TypeError: a strength outside of 0 to 2; as `jpeg`.
@@ -178,7 +178,7 @@ def print_and_photograph(x: Tensor, *, strength: float = 1.0, generator: torch.G
         raise ValueError(f"strength must be 0 to 2, got {strength:g}.")
     x = random_perspective(x, 0.1 * strength, generator=generator)
     x = random_rotation(x, 10 * strength, generator=generator)
-    x = random_light(x, 0.2 * strength, generator=generator)
+    x = random_brightness_contrast(x, 0.2 * strength, generator=generator)
     x = blur(x, 0.7 * strength)
     x = gaussian_noise(x, 0.02 * strength, generator=generator)
     return jpeg(x, round(95 - 20 * strength))
@@ -186,7 +186,7 @@ def print_and_photograph(x: Tensor, *, strength: float = 1.0, generator: torch.G
 
 TRANSFORMATIONS: dict[str, Transformation] = {
     "8-bit file": lambda x, _: quantise(x),
-    "light ± 20 %": lambda x, generator: random_light(x, 0.2, generator=generator),
+    "light ± 20 %": lambda x, generator: random_brightness_contrast(x, 0.2, generator=generator),
     "noise, σ = 0.02": lambda x, generator: gaussian_noise(x, 0.02, generator=generator),
     "blur, σ = 1 pixel": lambda x, _: blur(x, 1.0),
     "resize to 75 % and back": lambda x, _: resize_and_back(x, 0.75),
@@ -200,24 +200,24 @@ TRANSFORMATIONS: dict[str, Transformation] = {
 
 
 class EOTModel(nn.Module):
-    """The model behind a transformation: logits are log-probabilities averaged over newly drawn views of the image.
+    """Expectation over transformation: log-probabilities averaged over newly drawn transformations of the image.
 
-    Any attack on it expects the transformations, inside its own ball and box around the untransformed x. With one
-    view it climbs E[log p(y | t(x))] of the paper by single draws; with several, a loss normalises the mean of the log
-    probabilities anew, so that its gradient is near the expectation's, not equal. Each call draws anew: judge the
-    result with draws of another seed. PGD keeps its best iterate as judged by few draws: with very few, by luck.
+    Any attack on it maximises the expected loss, inside its own ball and box around the untransformed x. With one
+    sample its gradient is an unbiased estimate of the paper's, of E[log p(y | t(x))]; with several, a loss normalises
+    the mean of the log-probabilities anew, which brings in a small bias. Each call draws anew: evaluate the result
+    with another seed. The iterate that PGD keeps as the best is the best for few draws only.
 
     Args:
-        model: maps images (N, C, H, W) to logits (N, K). transformation: called as transformation(x, generator).
-        samples: views of every image in one call. generator: source of their draws; None for the global stream.
+        model: see `course_utils.attacks`. transformation: called as transformation(x, generator).
+        samples: draws for every image in one call. generator: their source; None for the global stream.
 
     Raises:
         ValueError, TypeError: samples is no whole number of at least 1.
 
     >>> from course_utils.attacks import pgd
     >>> flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
-    >>> seen = EOTModel(flat, TRANSFORMATIONS["rotation ± 10°"], samples=4)
-    >>> pgd(seen, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), 8 / 255, steps=3).shape
+    >>> eot = EOTModel(flat, TRANSFORMATIONS["rotation ± 10°"], samples=4)
+    >>> pgd(eot, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), 8 / 255, steps=3).shape
     torch.Size([2, 3, 8, 8])
 
     Athalye, Engstrom, Ilyas and Kwok, "Synthesizing robust adversarial examples", 2018.
@@ -237,37 +237,37 @@ class EOTModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) in [0, 1] → (N, K)."""
-        views = torch.cat([self.transformation(x, self.generator) for _ in range(self.samples)])
-        return self.model(views).log_softmax(1).unflatten(0, (self.samples, len(x))).mean(0)
+        transformed = torch.cat([self.transformation(x, self.generator) for _ in range(self.samples)])
+        return self.model(transformed).log_softmax(1).unflatten(0, (self.samples, len(x))).mean(0)
 
 
 # Draws and checks -----------------------------------------------------------------------------------------------------
 
 
-def uniform(low: float, high: float, generator: torch.Generator | None) -> float:
+def random_uniform(low: float, high: float, generator: torch.Generator | None) -> float:
     """Draw a number between low and high."""
     return low + (high - low) * _draw(torch.rand, (), generator).item()
 
 
-def place(room: int, generator: torch.Generator | None) -> int:
-    """Draw one of the places 0 to room, all with equal chance."""
-    return int(uniform(0, room + 1, generator))
+def random_integer(highest: int, generator: torch.Generator | None) -> int:
+    """Draw one of the numbers 0 to highest, all with equal chance."""
+    return int(random_uniform(0, highest + 1, generator))
 
 
 def _draw(kind: Callable[..., Tensor], shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     return kind(shape, generator=generator, device="cpu" if generator is None else generator.device)
 
 
-def _checked_share(share: float, *, below: float = math.inf) -> float:
-    share = checked_number("the share", share)
-    if share > 1 or share >= below:
-        raise ValueError(f"the share must be from 0 to {'below ' * (below < 1)}{min(below, 1)}, got {share:g}.")
-    return share
+def _checked_fraction(name: str, value: float, *, below: float = math.inf) -> float:
+    value = checked_number(name, value)
+    if value > 1 or value >= below:
+        raise ValueError(f"{name} must be from 0 to {'below ' * (below < 1)}{min(below, 1)}, got {value:g}.")
+    return value
 
 
-def _sides(x: Tensor, share: float) -> list[int]:
-    """Return a share of height and width, whole pixels."""
-    return [max(1, round(share * side)) for side in x.shape[-2:]]
+def _sides(x: Tensor, scale: float) -> list[int]:
+    """Return height and width times scale, whole pixels."""
+    return [max(1, round(scale * side)) for side in x.shape[-2:]]
 
 
 def _each(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -275,5 +275,6 @@ def _each(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.cat([change(image) for image in x.split(1)]).clamp(0, 1) if len(x) else x.clone()
 
 
-def _straight_through(seen: Tensor, x: Tensor) -> Tensor:
-    return seen.detach() + (x - x.detach())
+def straight_through(value: Tensor, x: Tensor) -> Tensor:
+    """Return value with the gradient of x: the straight-through estimator (Bengio, Léonard and Courville 2013)."""
+    return value.detach() + (x - x.detach())

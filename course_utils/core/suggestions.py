@@ -1,4 +1,4 @@
-"""What to say about a name that nobody knows."""
+"""Suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(wrong: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
-    """Say which known name comes nearest to a wrong one; or list them all (or those in `listed`).
+    """Suggest the known name that is nearest to a wrong one; or list them all (or those in `listed`).
 
     >>> did_you_mean("linear", ["01_linear_models", "02_fgsm"]), did_you_mean("x", ["fgsm", "pgd"])
     ("Did you mean '01_linear_models'?", 'Known: fgsm, pgd.')

@@ -1,4 +1,4 @@
-"""What every attack asks of its input before it computes: images, labels, radius, box, counts."""
+"""Checks of arguments, before anything is computed: images, labels, radius, box, counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NORMS = ("linf", "l2")
 
 
 def checked_radius(x: Tensor, eps: float, norm: str, clip: Box) -> float:
-    """Refuse a ball or box that cannot be, and x outside of it; return eps as a number that x's dtype can hold."""
+    """Refuse an impossible ball or box, and x outside of the box; return eps rounded down to x's dtype."""
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {NORMS}, got {norm!r}.")
     check_box(clip)
@@ -34,13 +34,13 @@ def checked_radius(x: Tensor, eps: float, norm: str, clip: Box) -> float:
 
 
 def rounded_down(value: float, dtype: torch.dtype) -> float:
-    """Return the next number below that dtype can hold: the float32 nearest to 0.3 is larger than 0.3."""
+    """Return the largest number of this dtype that is at most `value`: the float32 nearest to 0.3 is larger."""
     nearest = torch.tensor(value, dtype=dtype)
     return (nearest if nearest.item() <= value else nearest.nextafter(torch.zeros_like(nearest))).item()
 
 
 def check_loss(loss: str) -> None:
-    """Refuse an unknown loss, and a place where no gradient can be had."""
+    """Refuse an unknown loss, and inference mode, which has no gradients."""
     if loss not in ("ce", "margin"):
         raise ValueError(f'loss must be "ce" or "margin", got {loss!r}.')
     if torch.is_inference_mode_enabled():

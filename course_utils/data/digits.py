@@ -171,17 +171,17 @@ def _checked_file(loader: type, name: str, filename: str, md5: str) -> Path:
 def _download(urls: Sequence[str], path: Path, md5: str) -> None:
     from ..core.vision import torchvision
 
-    troubles = []
+    failures = []
     for url in urls:
         try:
             with atomic_write(path) as part:
                 torchvision.datasets.utils.download_url(url, str(part.parent), part.name, md5)
             return
         except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the md5 is wrong
-            if getattr(error, "errno", None) in OSERROR_HINTS:  # the disk's trouble: another source is no cure
+            if getattr(error, "errno", None) in OSERROR_HINTS:  # the disk's error: another source does not help
                 raise
-            troubles.append(f"{url}: {error}")
+            failures.append(f"{url}: {error}")
     raise OSError(
-        f"could not download {path.name}: {'; '.join(troubles)}. Check the network and run again, put the file at "
+        f"could not download {path.name}: {'; '.join(failures)}. Check the network and run again, put the file at "
         f"{path} by hand, or use the data set 'mnist5k', which needs no download."
     )

@@ -28,8 +28,8 @@ SAMPLES = {
 
 # Those whose decoders come with Pillow or add themselves to it; its other formats are rare, and one runs programs.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
-LONGEST_SIDE = 4096  # pixels; a photo of this size takes 200 MB
-LONGEST_SHAPE = 30  # a longer side than this times the shorter one is no photo, and resizing it takes gigabytes
+MAX_SIDE = 4096  # pixels; a photo of this size takes 200 MB
+MAX_ASPECT_RATIO = 30  # a longer picture is no photo, and resizing it takes gigabytes
 
 
 def load_photos(source: str | Path | None = None) -> dict[str, Tensor]:
@@ -39,8 +39,8 @@ def load_photos(source: str | Path | None = None) -> dict[str, Tensor]:
         source: a picture or a folder of pictures (hidden files and folders in it are left out); None for the six
             that come with scikit-image, scikit-learn and matplotlib, which need no network.
 
-    Photos are turned as their camera says, transparent ones laid on white. Those with more than 4096 pixels on a side
-    are made smaller, with a warning; another warning names the files in a folder that are no pictures.
+    Photos are rotated by their EXIF orientation, transparent ones composited on white. Those with more than 4096 pixels
+    on a side are made smaller, with a warning; another warning names the files in a folder that are no pictures.
 
     Raises:
         FileNotFoundError: no such file or folder. ValueError: nothing in it can be read; the message says why.
@@ -108,9 +108,9 @@ def read_photo(file: str | Path | bytes | memoryview) -> Tensor:
         raise FileNotFoundError(f"there is no file {name}: correct the path.") from None
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror}.") from error
-    if max(picture.size) > LONGEST_SIDE:
+    if max(picture.size) > MAX_SIDE:
         was = "{} by {}".format(*picture.size)
-        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        picture.thumbnail((MAX_SIDE, MAX_SIDE))
         now = "{} by {}".format(*picture.size)
         warnings.warn(f"{name} has {was} pixels: it is used at {now}.", stacklevel=2)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div(255).contiguous()
@@ -222,7 +222,7 @@ def _square(photo: Tensor, size: int, resize: int) -> Tensor:
     transform = torchvision.transforms.functional
     _check(photo)
     height, width = photo.shape[-2:]
-    if max(height, width) > LONGEST_SHAPE * min(height, width):
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise ValueError(f"a picture of {width} by {height} pixels is too narrow: cut a square out of it first.")
     resized = transform.resize(photo, [resize], antialias=True)
     return transform.center_crop(resized, [size, size]).mul(255).round().div(255)

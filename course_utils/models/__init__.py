@@ -2,9 +2,9 @@
 
 - `networks`: the course's classifiers of digits; `layers`: what they are made of; `ensemble`: several as one
 - `pretrained`: classifiers of photographs, trained on ImageNet
-- `generative`: a VAE, a GAN, and the prior of an untrained network
+- `generative`: a VAE, a GAN, and the deep image prior
 - `sklearn_models`: scikit-learn's classifiers behind the same interface, and their differentiable surrogates
-- `inference`: how a model is called, without a trace; `weights`: files of weights
+- `inference`: prediction that leaves the model unchanged, checks of logits; `weights`: files of weights
 
 They are trained in the room `training`.
 """
@@ -14,9 +14,9 @@ from .generative import GAN, VAE, decoder, deep_image_prior, sample, sample_qual
 from .inference import predict
 from .layers import BRANCHES, DualBatchNorm1d, DualBatchNorm2d, HalvingConv2d, Normalize, branch, dual_batch_norm
 from .networks import RBFNetwork, class_means, independent_loss, mlp, small_cnn, softmax_regression
-from .pretrained import classifiers_at_hand, imagenet_index, imagenet_labels, load_classifier, top5
+from .pretrained import available_classifiers, imagenet_index, imagenet_labels, load_classifier, top5
 from .sklearn_models import SklearnClassifier, fit_sklearn, surrogate
-from .weights import load_state, load_weights, save_state, save_weights
+from .weights import load_state, load_weights, save_weights
 
 __all__ = [
     "BRANCHES",
@@ -28,9 +28,9 @@ __all__ = [
     "Normalize",
     "RBFNetwork",
     "SklearnClassifier",
+    "available_classifiers",
     "branch",
     "class_means",
-    "classifiers_at_hand",
     "decoder",
     "deep_image_prior",
     "dual_batch_norm",
@@ -46,7 +46,6 @@ __all__ = [
     "predict",
     "sample",
     "sample_quality",
-    "save_state",
     "save_weights",
     "small_cnn",
     "softmax_regression",

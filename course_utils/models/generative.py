@@ -1,6 +1,6 @@
-"""Networks that draw digits: a variational autoencoder, a small GAN, and an untrained one as an image prior.
+"""Generative networks for digits: a variational autoencoder, a small GAN, and the deep image prior.
 
-A generator maps z (N, latent) to images in [0, 1]; its attribute `latent` says how long a z is.
+A generator maps z (N, latent) to images in [0, 1]; its attribute `latent` is the length of z.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Generator(nn.Sequential):
 
 
 def decoder(*, latent: int = 20, hidden: int = 500) -> Generator:
-    """Return a generator of images (N, 1, 28, 28) with one hidden layer of ReLUs: the half of a VAE that draws.
+    """Return a generator of images (N, 1, 28, 28) with one hidden layer of ReLUs: the decoder of a VAE.
 
     >>> decoder(latent=2)(torch.zeros(3, 2)).shape
     torch.Size([3, 1, 28, 28])
@@ -39,10 +39,10 @@ def decoder(*, latent: int = 20, hidden: int = 500) -> Generator:
 
 
 def sample(generator: nn.Module, n: int, *, generator_rng: torch.Generator | None = None) -> Tensor:
-    """Draw n images from standard normal z.
+    """Generate n images from standard normal z.
 
     Args:
-        generator: has an attribute `latent`. generator_rng: source of z; the global stream is then left alone.
+        generator: has an attribute `latent`. generator_rng: source of z; the global random stream is then left alone.
 
     >>> sample(decoder(latent=2), 5).shape
     torch.Size([5, 1, 28, 28])
@@ -56,20 +56,20 @@ def sample(generator: nn.Module, n: int, *, generator_rng: torch.Generator | Non
 
 
 class SampleQuality(NamedTuple):
-    """What a classifier sees in the images of a generator."""
+    """What a classifier predicts for the images of a generator."""
 
-    entropy: float  # of the distribution over the classes, nats; ln K if all are drawn equally often
+    entropy: float  # of the distribution over the classes, nats; ln K if all are generated equally often
     confidence: float  # mean of the largest class probability
-    classes: int  # those that at least 1 % of the images are of, by a confident answer (above 0.9)
+    classes: int  # those predicted for at least 1 % of the images with a probability above 0.9
 
 
 def sample_quality(
     generator: nn.Module, classifier: Model, *, n: int = 1000, generator_rng: torch.Generator | None = None
 ) -> SampleQuality:
-    """Judge n random images: are all classes drawn, and does the classifier recognise them?
+    """Evaluate n random images: are all classes generated, and does the classifier recognise them?
 
-    A good generator has both a high entropy of classes and a high confidence. Neither tells whether images of one class
-    differ from each other.
+    A good generator has both a high entropy of classes and a high confidence, as in the inception score. Neither
+    tells whether images of one class differ from each other.
 
     Args:
         generator, n, generator_rng: as in `sample`. classifier: maps its images to logits (N, K).
@@ -89,9 +89,9 @@ def sample_quality(
 
 
 class VAE(nn.Module):
-    """A variational autoencoder: an encoder that guesses a z for an image, and a generator that draws it from z.
+    """A variational autoencoder: an encoder from images to distributions of z, and a generator from z to images.
 
-    Called on images it reconstructs them from the encoder's guess: an autoencoder.
+    Called on images it reconstructs them from the mean of the encoder's distribution: an autoencoder.
 
     Args:
         latent: length of z. hidden: units of the one hidden layer of each half.
@@ -114,12 +114,12 @@ class VAE(nn.Module):
         return mean, log_variance
 
     def encode(self, x: Tensor) -> Tensor:
-        """(N, 1, 28, 28) → the most likely z, (N, latent)."""
+        """(N, 1, 28, 28) → the mean of the posterior, (N, latent)."""
         return self.posterior(x)[0]
 
     @torch.no_grad()
-    def redraw(self, x: Tensor, *, generator_rng: torch.Generator | None = None) -> Tensor:
-        """(N, 1, 28, 28) → each image drawn again, from a random z of the encoder's distribution for it, alike."""
+    def sample_reconstruction(self, x: Tensor, *, generator_rng: torch.Generator | None = None) -> Tensor:
+        """(N, 1, 28, 28) → reconstructions from a z drawn from the posterior of each image, alike."""
         mean, log_variance = self.posterior(x)
         source = mean.device if generator_rng is None else generator_rng.device
         noise = torch.randn(mean.shape, generator=generator_rng, device=source).to(mean)
@@ -140,9 +140,9 @@ def _check_digits(x: Tensor) -> None:
 
 
 class GAN(nn.Module):
-    """A generator, and the critic that it tries to deceive: a classifier of real against drawn images.
+    """A generator, and the critic that it is trained against: a classifier of real against generated images.
 
-    Each layer of the critic has spectral norm 1, which bounds how steep its verdict can be (Miyato et al. 2018).
+    Each layer of the critic has spectral norm 1, which bounds its Lipschitz constant (Miyato et al. 2018).
 
     Args:
         latent: length of z.
@@ -153,7 +153,7 @@ class GAN(nn.Module):
     Goodfellow et al., "Generative adversarial nets", 2014.
     """
 
-    SHARPNESS = 6.0  # with norm 1 throughout, the verdicts alone are too weak to learn from
+    LOGIT_SCALE = 6.0  # with spectral norm 1 throughout, the logits alone are too small to learn from
 
     def __init__(self, *, latent: int = 20):
         super().__init__()
@@ -171,16 +171,16 @@ class GAN(nn.Module):
             spectral_norm(nn.Linear(96, 1)),
         )
 
-    def verdict(self, x: Tensor) -> Tensor:
+    def critic_logits(self, x: Tensor) -> Tensor:
         """(N, 1, 28, 28) → the critic's log-odds that each image is real, (N,)."""
-        return self.SHARPNESS * self.critic(x).squeeze(1)
+        return self.LOGIT_SCALE * self.critic(x).squeeze(1)
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, latent) → images (N, 1, 28, 28)."""
         return self.generator(z)
 
 
-# The prior of an untrained network ----------------------------------------------------------------------------------
+# The deep image prior -------------------------------------------------------------------------------------------------
 
 
 def deep_image_prior(
@@ -193,18 +193,18 @@ def deep_image_prior(
 ) -> Tensor:
     """Fit an untrained convolutional network to each image, from a fixed noise, and stop early.
 
-    The network draws smooth strokes before it draws noise: stopped in time, it is a projection that has seen no other
-    image. Each image has a network of its own; all of them are trained at once, as groups of one network.
+    The network fits smooth strokes before it fits noise: stopped early, it is a projection that needs no training
+    images. Each image has a network of its own; all of them are trained at once, as groups of one network.
 
     Args:
         x: a few images in [0, 1], (N, 1, 28, 28). steps: of Adam. lr: its step. seed: of weights and noise.
-        callback: called as callback(step, images) with what the networks draw after each step.
+        callback: called as callback(step, images) with the output of the networks after each step.
 
     Returns:
         Images like x.
 
     Raises:
-        ValueError, TypeError: what are no such images. FloatingPointError: the loss is no longer finite.
+        ValueError, TypeError: other images than these. FloatingPointError: the loss is no longer finite.
 
     >>> deep_image_prior(torch.rand(2, 1, 28, 28), steps=2).shape
     torch.Size([2, 1, 28, 28])
@@ -221,10 +221,10 @@ def deep_image_prior(
         noise = torch.rand(1, 8 * count, 7, 7, device=x.device)
         optimizer = torch.optim.Adam(network.parameters(), lr)
         for step in range(1, steps + 1):
-            drawn = network(noise).view_as(x)
-            take_step(optimizer, (drawn - x).square().sum(), lr)
+            output = network(noise).view_as(x)
+            take_step(optimizer, (output - x).square().sum(), lr)
             if callback is not None:
-                callback(step, drawn.detach())
+                callback(step, output.detach())
         with torch.no_grad():
             return network(noise).view_as(x)
 
@@ -236,13 +236,13 @@ def _untrained(count: int, channels: int = 16) -> nn.Sequential:
         convolution = nn.Conv2d(inputs * count, channels * count, 3, padding=1, groups=count)
         return [convolution, nn.GroupNorm(count, channels * count), nn.LeakyReLU(0.2)]
 
-    twice = nn.Upsample(scale_factor=2, mode="bilinear")
+    upsample = nn.Upsample(scale_factor=2, mode="bilinear")
     last = nn.Conv2d(channels * count, count, 3, padding=1, groups=count)
-    return nn.Sequential(*block(8), twice, *block(channels), twice, *block(channels), last, nn.Sigmoid())
+    return nn.Sequential(*block(8), upsample, *block(channels), upsample, *block(channels), last, nn.Sigmoid())
 
 
 def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> None:
-    """Let the optimizer take one step down the loss.
+    """Take one step of the optimizer on the loss.
 
     Raises:
         FloatingPointError: the loss is no longer finite.

@@ -1,4 +1,4 @@
-"""How a model is called: frozen and without gradients, with logits that were checked."""
+"""Call a model in eval mode, frozen and without gradients, and check its logits."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def frozen_eval(model: Model) -> Iterator[None]:
 
 
 def is_fooled(logits: Tensor, y: Tensor, *, targeted: bool = False) -> Tensor:
-    """Return whose logits, (N, K), say what an attack wants, (N,): another class than y; y itself when targeted.
+    """Return for which logits (N, K) an attack succeeds, (N,): the class is not y; when targeted, it is y.
 
     The class is the argmax, for every attack and every evaluation: where y is tied with another class and still the
-    argmax, nobody is fooled. NaN, which argmax takes for the largest, is nobody's success: `check_logits` refuses it.
+    argmax, the attack fails. NaN, which argmax takes for the largest, is refused by `check_logits`.
     """
     return logits.argmax(1).eq(y) == targeted
 
 
 def checked_logits(model: Model, x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Return the model's logits (N, K) for x, or say what it returned instead."""
+    """Return the model's logits (N, K) for x, or raise an error that describes what it returned instead."""
     try:
         logits = model(x.clone())  # some models normalise their input in place
     except RuntimeError as error:
@@ -60,14 +60,16 @@ def check_logits(logits: Tensor, count: int, y: Tensor | None = None) -> None:
             "wrap it in an nn.Module whose forward returns the logits only."
         )
     if logits.ndim != 2 or len(logits) != count or logits.shape[1] < 2:
-        cure = "A single logit z (N,) of a binary model becomes torch.stack([-z, z], dim=1)."
+        hint = "A single logit z (N,) of a binary model becomes torch.stack([-z, z], dim=1)."
         if logits.ndim > 2:
-            cure = "End it with nn.Flatten(), or with a mean over the places in the image."
+            hint = "End it with nn.Flatten(), or with a mean over the places in the image."
         raise ValueError(
-            f"the model must return logits (N, K) with K >= 2 for {count} images, got {tuple(logits.shape)}. {cure}"
+            f"the model must return logits (N, K) with K >= 2 for {count} images, got {tuple(logits.shape)}. {hint}"
         )
     if not logits.is_floating_point():
-        raise TypeError(f"the model must return floating-point logits, got {logits.dtype}: votes become votes.float().")
+        raise TypeError(
+            f"the model must return floating-point logits, got {logits.dtype}: integer scores become scores.float()."
+        )
     largest = logits.detach().amax(1)
     if not largest.isfinite().all():
         bad = int((~largest.isfinite()).nonzero()[0])
@@ -89,13 +91,14 @@ def predict(model: Model, x: Tensor, *, batch_size: int = 512) -> Tensor:
     """Return the logits (N, K) of images x (N, ...), in eval mode, without gradients, batch by batch.
 
     Raises:
-        ValueError, TypeError: no images; images, a batch size or a model that an attack would refuse, NaN included.
+        ValueError, TypeError: no images; images, a batch size or a model that all attacks refuse, NaN included.
     """
     check_images(x, None)
     return batched_logits(model, x, None, batch_size)
 
 
 def batched_logits(model: Model, x: Tensor, y: Tensor | None, batch_size: int) -> Tensor:
+    """Return the logits as `predict` does, after a check that labels y (N,) are among the classes."""
     if len(x) == 0:
         raise ValueError("expected at least one image, got none.")
     check_count("batch_size", batch_size)

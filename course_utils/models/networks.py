@@ -56,7 +56,7 @@ def small_cnn(*, width: int = 16, classes: int = 10, dropout: float = 0.25, batc
 
 
 class RBFNetwork(nn.Module):
-    """The shallow RBF network: class k answers exp(−Σ_i β_ki (x_i − μ_ki)²), high only near its template μ_k.
+    """The shallow RBF network: class k has probability exp(−Σ_i β_ki (x_i − μ_ki)²), high only near its template μ_k.
 
     The classes are independent: far from every template all ten probabilities are about zero. The logits are the
     logarithms of these probabilities; train them with `independent_loss`.

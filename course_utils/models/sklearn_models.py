@@ -1,8 +1,8 @@
-"""Classical classifiers of scikit-learn behind the interface of a network, and how each of them is attacked.
+"""Classifiers of scikit-learn behind the interface of a network, and their differentiable surrogates.
 
-A victim only has to answer; a source of adversarial images also needs a way to find them. Linear models, the RBF
-support vector machine and nearest neighbours have a differentiable `surrogate`, which any attack can follow; a decision
-tree has `tree_attack`. `generate` asks any source, network or not.
+The target of a transfer attack only has to predict; its source also needs a way to find adversarial images. Linear
+models, the RBF support vector machine and nearest neighbours have a differentiable `surrogate` for any gradient-based
+attack; for a decision tree there is `attacks.tree_attack`. `attacks.generate` attacks any source, network or not.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from ..core.suggestions import did_you_mean
 from ..core.validation import check_images, checked_labels, checked_number
 
-# The logit of the answer, where the others are 0: a softmax makes it a probability of 1, a whole vote in an ensemble.
-CERTAIN = 20.0
+# The logit of the predicted class, where the others are 0: softmax makes it a probability of 1, also in an ensemble.
+LABEL_LOGIT = 20.0
 
-RECIPES = {
+ESTIMATORS = {
     "logistic": lambda seed: LogisticRegression(max_iter=1000),
     "linear_svm": lambda seed: LinearSVC(C=0.01, random_state=seed),  # with C=1 it would not converge on pixels
     "rbf_svm": lambda seed: SVC(C=10),
@@ -40,8 +40,8 @@ RECIPES = {
 class SklearnClassifier(nn.Module):
     """A fitted scikit-learn classifier as a model: images (N, ...) in, logits (N, K) of x's dtype and device out.
 
-    Only its label speaks: the logits are 20 for the answer and 0 for the others, so that for every image their argmax
-    is what `estimator.predict` says. There is no gradient through them: see `generate`.
+    The logits hold the label only: 20 for the class that `estimator.predict` gives and 0 for the others. There is no
+    gradient through them: see `attacks.generate`.
 
     Args:
         estimator: fitted on flat images (N, pixels) and labels 0..K-1.
@@ -71,47 +71,47 @@ class SklearnClassifier(nn.Module):
         self.estimator = estimator
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, ...) → (N, K): 20 for the label that the classifier gives, 0 for the others."""
-        pixels = _as_numpy(_flat(self, x))
+        """(N, ...) → (N, K): 20 for the predicted class, 0 for the others."""
+        pixels = _as_numpy(flat_pixels(self, x))
         labels = self.estimator.predict(pixels) if len(pixels) else []
-        answers = torch.as_tensor(labels, dtype=torch.int64, device=x.device)
-        return CERTAIN * F.one_hot(answers, len(self.estimator.classes_)).to(x.dtype)
+        predicted = torch.as_tensor(labels, dtype=torch.int64, device=x.device)
+        return LABEL_LOGIT * F.one_hot(predicted, len(self.estimator.classes_)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return repr(self.estimator)
 
 
 def fit_sklearn(name: str, x: Tensor, y: Tensor, *, seed: int = 0) -> SklearnClassifier:
-    """Fit the named classical classifier; seconds for 4,000 digits.
+    """Fit the named scikit-learn classifier; seconds for 4,000 digits.
 
     Args:
         name: "logistic", "linear_svm", "rbf_svm", "tree" or "knn" (5 neighbours).
         x: images (N, ...). y: labels (N,), 0..K-1. seed: of what the fit draws at random.
 
     Raises:
-        ValueError, TypeError: unknown name; x, y refused as by `fgsm`; labels with a gap.
+        ValueError, TypeError: unknown name; x, y as all attacks; labels with a gap.
 
     >>> x, y = torch.tensor([[0.0], [0.1], [0.9], [1.0]]), torch.tensor([0, 0, 1, 1])
     >>> fit_sklearn("tree", x, y)(torch.tensor([[0.8]])).argmax(1)
     tensor([1])
     """
-    if name not in RECIPES:
-        raise ValueError(f"unknown classifier {name!r}. {did_you_mean(name, RECIPES)}")
+    if name not in ESTIMATORS:
+        raise ValueError(f"unknown classifier {name!r}. {did_you_mean(name, ESTIMATORS)}")
     check_images(x, None)
     y = checked_labels(y, x)
     with threadpool_limits(1, "blas"):  # beside another program two threads spend their time waiting for each other
-        return SklearnClassifier(RECIPES[name](seed).fit(_as_numpy(x.flatten(1)), y.cpu().numpy()))
+        return SklearnClassifier(ESTIMATORS[name](seed).fit(_as_numpy(x.flatten(1)), y.cpu().numpy()))
 
 
 # Differentiable surrogates ------------------------------------------------------------------------------------------
 
 
-def surrogate(victim: SklearnClassifier, *, temperature: float | None = None) -> nn.Module:
-    """Return a differentiable model (N, ...) → logits (N, K) that decides as the classifier does, or nearly.
+def surrogate(classifier: SklearnClassifier, *, temperature: float | None = None) -> nn.Module:
+    """Return a differentiable model (N, ...) → logits (N, K) that predicts what the classifier does, or nearly.
 
-    - logistic regression and linear SVM: the same W·x + b, the same decision;
+    - logistic regression and linear SVM: the same W·x + b, the same prediction;
     - RBF SVM: class k gets the sum of its pairwise decision functions. The SVM counts the signs of these; their sum
-      answers the same for about 96 % of the digits, and its gradient fools more often than that of a sharper sigmoid;
+      predicts the same for about 96 % of the digits, and its gradient succeeds more often than a sharper sigmoid's;
     - nearest neighbours: class k gets log Σ exp(−‖x − xᵢ‖²/temperature) over its training images xᵢ, which agrees with
       the vote of the five nearest for about 95 % of the digits.
 
@@ -120,7 +120,7 @@ def surrogate(victim: SklearnClassifier, *, temperature: float | None = None) ->
             Default a fifth of the median squared distance between a training image and the next.
 
     Raises:
-        TypeError: no ClassicalVictim, or a classifier without a surrogate; the message says what to do instead.
+        TypeError: no SklearnClassifier, or a classifier without a surrogate; the message says what to do instead.
         ValueError: a temperature that is not positive, or for another classifier.
 
     >>> x, y = torch.tensor([[0.0], [0.1], [0.9], [1.0]]), torch.tensor([0, 0, 1, 1])
@@ -129,19 +129,19 @@ def surrogate(victim: SklearnClassifier, *, temperature: float | None = None) ->
 
     Papernot, McDaniel and Goodfellow, "Transferability in machine learning", 2016.
     """
-    estimator = _checked_victim(victim, object).estimator
+    estimator = checked_classifier(classifier, object).estimator
     if isinstance(estimator, KNeighborsClassifier):
-        return _Neighbours(*_training_images(estimator), temperature)
+        return _Neighbours(*training_images(estimator), temperature)
     if temperature is not None:
         raise ValueError(f"temperature belongs to the nearest neighbours, {estimator!r} has none.")
     if isinstance(estimator, LogisticRegression | LinearSVC):
-        return _Linear(estimator)
+        return _LinearModel(estimator)
     if isinstance(estimator, SVC) and estimator.kernel == "rbf":
-        return _Machine(estimator)
+        return _KernelSVM(estimator)
     instead = (
-        "a decision tree has steps and no slope: use tree_attack"
+        "a decision tree is piecewise constant and has no gradient: use attacks.tree_attack"
         if isinstance(estimator, DecisionTreeClassifier)
-        else "train a substitute on its answers (training.train_substitute) and attack that"
+        else "train a substitute on its labels (training.train_substitute) and attack that"
     )
     raise TypeError(f"{estimator!r} has no differentiable surrogate: {instead}.")
 
@@ -159,7 +159,7 @@ class _Surrogate(nn.Module):
         return self.logits(x.flatten(1).to(own.dtype)).to(x.dtype)
 
 
-class _Linear(_Surrogate):
+class _LinearModel(_Surrogate):
     def __init__(self, estimator: LogisticRegression | LinearSVC):
         weight, bias = estimator.coef_, np.broadcast_to(estimator.intercept_, len(estimator.coef_))
         if len(weight) == 1:  # two classes share one score z: their logits are −z/2 and z/2
@@ -170,7 +170,7 @@ class _Linear(_Surrogate):
         return x @ self.weight.T + self.bias
 
 
-class _Machine(_Surrogate):
+class _KernelSVM(_Surrogate):
     """Each decision function is linear in the kernels exp(−γ‖x − s‖²) of the support vectors s, and so is their sum."""
 
     def __init__(self, estimator: SVC):
@@ -191,7 +191,7 @@ class _Machine(_Surrogate):
         self.gamma = float(estimator._gamma)  # "scale" and "auto" as the number that was used
 
     def logits(self, x: Tensor) -> Tensor:
-        return (-self.gamma * _squared_distances(x, self.vectors)).exp() @ self.weight.T + self.bias
+        return (-self.gamma * squared_distances(x, self.vectors)).exp() @ self.weight.T + self.bias
 
 
 class _Neighbours(_Surrogate):
@@ -201,37 +201,40 @@ class _Neighbours(_Surrogate):
         if temperature is None:
             some = self.points[:: math.ceil(len(points) / 500)]
             # The second smallest: the smallest is each image's distance to itself.
-            temperature = _squared_distances(some, self.points).kthvalue(2, dim=1).values.median().item() / 5
+            temperature = squared_distances(some, self.points).kthvalue(2, dim=1).values.median().item() / 5
         self.temperature = checked_number("temperature", temperature)
         if self.temperature == 0:
             raise ValueError("temperature must be above 0: 1e-3 lets the nearest image alone decide.")
 
     def logits(self, x: Tensor) -> Tensor:
-        closeness = -_squared_distances(x, self.points) / self.temperature
+        closeness = -squared_distances(x, self.points) / self.temperature
         return torch.stack([of_class.logsumexp(1) for of_class in closeness.split(self.counts, dim=1)], dim=1)
 
 
-def _squared_distances(x: Tensor, points: Tensor) -> Tensor:
+def squared_distances(x: Tensor, points: Tensor) -> Tensor:
     """Return ‖x − p‖² of each pair, (N, P), multiplied out: one matrix product."""
     return (x.square().sum(1, keepdim=True) - 2 * x @ points.T + points.square().sum(1)).clamp_min(0)
 
 
-def _training_images(estimator: KNeighborsClassifier) -> tuple[np.ndarray, np.ndarray]:
-    """Return the flat images (N, pixels) and labels (N,) that the nearest neighbours are looked for among."""
+def training_images(estimator: KNeighborsClassifier) -> tuple[np.ndarray, np.ndarray]:
+    """Return the flat images (N, pixels) and labels (N,) among which the nearest neighbours are searched."""
     if estimator.effective_metric_ != "euclidean":
         raise TypeError(f"only Euclidean neighbours can be attacked, got metric {estimator.effective_metric_!r}.")
     return estimator._fit_X, estimator._y
 
 
-# What both of them ask of their input -------------------------------------------------------------------------------
+# Checks that the attacks on them need, too --------------------------------------------------------------------------
 
 
-def _checked_victim(victim: SklearnClassifier, kind: type) -> SklearnClassifier:
-    if not isinstance(victim, SklearnClassifier):
-        raise TypeError(f"expected a ClassicalVictim, got {type(victim).__name__}: a network is attacked directly.")
-    if not isinstance(victim.estimator, kind):
-        raise TypeError(f"expected a victim that wraps a {kind.__name__}, got {victim.estimator!r}.")
-    return victim
+def checked_classifier(classifier: SklearnClassifier, kind: type) -> SklearnClassifier:
+    """Return the classifier, or refuse what wraps no estimator of this kind."""
+    if not isinstance(classifier, SklearnClassifier):
+        raise TypeError(
+            f"expected a SklearnClassifier, got {type(classifier).__name__}: a network is attacked directly."
+        )
+    if not isinstance(classifier.estimator, kind):
+        raise TypeError(f"expected a SklearnClassifier that wraps a {kind.__name__}, got {classifier.estimator!r}.")
+    return classifier
 
 
 def _as_numpy(x: Tensor) -> np.ndarray:
@@ -239,10 +242,10 @@ def _as_numpy(x: Tensor) -> np.ndarray:
     return x.detach().cpu().to(torch.float64, copy=True).numpy()
 
 
-def _flat(victim: SklearnClassifier, x: Tensor) -> Tensor:
+def flat_pixels(classifier: SklearnClassifier, x: Tensor) -> Tensor:
     """Return the images as rows of pixels (N, pixels), or refuse those that the classifier cannot take."""
     check_images(x, None)
-    expected = victim.estimator.n_features_in_
+    expected = classifier.estimator.n_features_in_
     if len(x) and x[0].numel() != expected:
         raise ValueError(f"the classifier was fitted on {expected} pixels, got images of shape {tuple(x.shape[1:])}.")
     return x.flatten(1)

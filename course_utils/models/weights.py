@@ -19,22 +19,13 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         OSError: the folder cannot be written; the message says what to do.
     """
-    save_state(model.state_dict(), path)
-
-
-def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write tensors and plain values to `path`, whole or not at all.
-
-    Raises:
-        OSError: as `save_weights`.
-    """
     # Through a Python file: torch's own writer reports a full disk as a RuntimeError.
     with atomic_write(Path(path)) as part, part.open("wb") as file:
-        torch.save(state, file)
+        torch.save(model.state_dict(), file)
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote, or any other file of weights.
+    """Read a file of weights: what `save_weights` wrote, or any other.
 
     Raises:
         FileNotFoundError: no such file. ValueError: it is damaged, or holds more than tensors and plain values.
@@ -59,7 +50,7 @@ def _check_zip(path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Read a state dict into the model: what `save_weights` wrote, or such a file as `unwrapped` knows.
+    """Read a state dict into the model: what `save_weights` wrote, or a file in a form that `unwrapped` knows.
 
     Raises:
         FileNotFoundError: no such file. ValueError: damaged, or of another architecture; nothing is changed then.

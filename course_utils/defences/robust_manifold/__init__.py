@@ -1,8 +1,8 @@
 """The Robust Manifold defence: project an image to the range of a generator, then classify it.
 
-- `projection`: the search for the nearest image that the generator draws
-- `defence`: the model that projects first; `adaptive`: attacks that know of it
-- `latent_pairs`: attacks on the generator's range itself; `training`: adversarial training with them
+- `projection`: the search for the nearest image in the range of the generator
+- `defence`: the model that projects first; `adaptive`: adaptive attacks on it
+- `latent_pairs`: attacks inside the generator's range; `training`: adversarial training with them
 """
 
 from .adaptive import ADAPTIVE, adaptive_attacks, autoencoder_surrogate, on_manifold, with_gradient

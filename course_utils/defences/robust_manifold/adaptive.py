@@ -1,15 +1,17 @@
-"""Attacks on the Robust Manifold defence by somebody who knows it, and the naive one beside them."""
+"""Adaptive attacks on the Robust Manifold defence, and the naive attack for comparison."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...attacks.best_so_far import BestSoFar
 from ...attacks.gradient_based import pgd
 from ...attacks.threat_model import broadcast_like, project
 from ...core.suggestions import did_you_mean
@@ -38,37 +40,27 @@ def with_gradient(defence: ManifoldDefense, **settings: object) -> ManifoldDefen
 
 
 def autoencoder_surrogate(defence: ManifoldDefense) -> nn.Module:
-    """Return the autoencoder C(G(E(x))): the encoder's guess stands for the search.
+    """Return the autoencoder C(G(E(x))): the encoder replaces the search.
 
     Raises:
         ValueError: the defence has no encoder.
     """
     if defence.encoder is None:
-        raise ValueError("the shortcut needs an encoder, and this defence has none: ManifoldDefense(…, encoder=…).")
+        raise ValueError(
+            "the autoencoder surrogate needs an encoder, and this defence has none: ManifoldDefense(…, encoder=…)."
+        )
     return with_gradient(defence, differentiable=True, unroll=0)
 
 
-def _bpda(defence: ManifoldDefense) -> nn.Module:
-    return with_gradient(defence, bpda=True)
-
-
-def _unrolled(defence: ManifoldDefense) -> nn.Module:
-    return with_gradient(defence, differentiable=True, unroll=40)
-
-
-def _implicit(defence: ManifoldDefense) -> nn.Module:
-    return with_gradient(defence, implicit=True)
-
-
-# What PGD follows in the place of the defence, from the weakest to the strongest
+# The models that PGD attacks in the place of the defence, from the weakest to the strongest attack
 SURROGATES: dict[str, Callable[[ManifoldDefense], nn.Module]] = {
     "autoencoder": autoencoder_surrogate,
-    "BPDA": _bpda,
-    "unrolled": _unrolled,
-    "implicit": _implicit,
+    "BPDA": partial(with_gradient, bpda=True),
+    "unrolled": partial(with_gradient, differentiable=True, unroll=40),
+    "implicit": partial(with_gradient, implicit=True),
 }
 ADAPTIVE = ("naive", *SURROGATES, "latent")
-LOOK = 2  # steps of PGD between two looks at the defence itself
+CHECK_EVERY = 2  # steps of PGD between two evaluations of the defence itself
 
 
 def adaptive_attacks(
@@ -85,26 +77,28 @@ def adaptive_attacks(
     generator: torch.Generator | None = None,
     progress: bool = True,
 ) -> dict[str, Tensor]:
-    """Attack a defence in every way that is known here; `worst_case` over all of them is what it is worth.
+    """Run all adaptive attacks on a defence; its robustness is measured by `worst_case` over all of them.
 
-    "naive": PGD on the classifier alone. "autoencoder": on the encoder's shortcut. "BPDA": straight through the
-    projection. "unrolled": through the inversion from the encoder's guess; "implicit": from z*, as it moves with the
-    image. "latent": the nearest image of the generator that is classified otherwise, put back into the ball.
+    "naive": PGD on the classifier alone. "autoencoder": on `autoencoder_surrogate`. "BPDA": with the projection's
+    gradient replaced by the identity. "unrolled": through gradient descent from the encoder's output. "implicit":
+    with the implicit derivative of z*. "latent": the nearest image in the range that is classified otherwise,
+    projected into the ball (`on_manifold`).
 
-    What fools a surrogate need not fool the defence: where the two answer differently ("autoencoder", "unrolled"),
-    points on the way are shown to the defence itself.
+    What fools a surrogate need not fool the defence: where the two differ ("autoencoder", "unrolled"), iterates of PGD
+    are evaluated on the defence itself.
 
     Args:
-        defence, x, y, eps: as in `pgd`. norm: "linf" or "l2". attacks: some of these names, default all that suit.
-        steps, restarts: of PGD; later starts go on with what still stands, each towards another class.
-        samples: draws of the random starts that a gradient is averaged over (EOT).
-        generator: source of PGD's random starts. progress: show a bar.
+        x, y, eps, norm, generator: see `course_utils.attacks`.
+        attacks: some of these names; default all, without "autoencoder" if the defence has no encoder.
+        steps, restarts: of PGD; each restart attacks the images that are still classified correctly, each towards
+            another class.
+        samples: draws of the random starts that a gradient is averaged over (EOT). progress: show a bar.
 
     Returns:
-        Adversarial images like x by the name of the attack, each in ball and box.
+        Adversarial images like x by the name of the attack, each inside ball and box.
 
     Raises:
-        ValueError, TypeError: an unknown attack; as `pgd`.
+        ValueError, TypeError: as all attacks; an unknown name.
 
     >>> from course_utils import models
     >>> defence = ManifoldDefense(models.mlp(), models.decoder(latent=2), steps=3)
@@ -126,14 +120,14 @@ def adaptive_attacks(
     for name in tqdm(attacks, disable=not progress, unit="attack"):
         if name == "latent":
             found[name] = on_manifold(defence, x, y, eps, norm=norm)
-        elif name == "naive":  # somebody who does not know of the projection cannot look at what it does
+        elif name == "naive":  # does not know of the projection, and cannot evaluate the defence on the way
             found[name] = pgd(defence.classifier, x, y, eps, restarts=restarts, **options)
         else:
-            found[name] = _follow(SURROGATES[name](defence), defence, x, y, eps, samples, restarts, options)
+            found[name] = _attack_surrogate(SURROGATES[name](defence), defence, x, y, eps, samples, restarts, options)
     return found
 
 
-def _follow(
+def _attack_surrogate(
     surrogate: ManifoldDefense,
     defence: ManifoldDefense,
     x: Tensor,
@@ -143,23 +137,22 @@ def _follow(
     restarts: int,
     options: dict[str, Any],
 ) -> Tensor:
-    """Run PGD on a surrogate, and start anew, towards one class after the other, where the defence still stands."""
+    """Run PGD on a surrogate; restart it, towards one class after the other, where the defence is still correct."""
     averaged = ensemble_logits([surrogate] * samples)
     best = project(x, x, eps, norm=options["norm"])  # refuses what is no image
     y = checked_labels(y, x)
     others = _other_classes(defence, best, y) if restarts > 1 else None
-    standing = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    left = torch.arange(len(x), device=x.device)
     for restart in range(restarts):
         if restart:
-            standing[standing.clone()] = correct(defence, best[standing], y[standing])
-            if not standing.any():
+            left = left[correct(defence, best[left], y[left])]
+            if not len(left):
                 break
-        some, labels = x[standing], y[standing]
-        goal = others[standing, (restart - 1) % others.shape[1]] if restart else labels
-        witness = _Witness(defence, some, labels, every=LOOK)
-        watched = {"callback": witness if surrogate.differentiable else None, "targeted": restart > 0}
-        adv = pgd(averaged, some, goal, eps, **watched, **options)
-        best[standing] = torch.where(broadcast_like(witness.fooled, adv), witness.adv, adv)
+        goal = others[left, (restart - 1) % others.shape[1]] if restart else y[left]
+        evaluated = _EvaluateOnDefence(defence, x[left], y[left])
+        callback = evaluated if surrogate.differentiable else None
+        adv = pgd(averaged, x[left], goal, eps, callback=callback, targeted=restart > 0, **options)
+        best[left] = torch.where(broadcast_like(evaluated.found.success, adv), evaluated.found.best, adv)
     return best
 
 
@@ -169,30 +162,27 @@ def _other_classes(defence: ManifoldDefense, x: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y.unsqueeze(1), -math.inf).argsort(1, descending=True)[:, :-1]
 
 
-class _Witness:
-    """Shows points of PGD's way to the defence itself, which a surrogate only resembles, and keeps what fools it."""
+class _EvaluateOnDefence:
+    """A callback of PGD on a surrogate that evaluates iterates on the defence itself, and keeps what fools it."""
 
-    def __init__(self, defence: ManifoldDefense, x: Tensor, y: Tensor, *, every: int):
-        self.defence, self.y, self.every = defence, y, every
-        self.adv, self.fooled = x.detach().clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    def __init__(self, defence: ManifoldDefense, x: Tensor, y: Tensor):
+        self.defence, self.y, self.found = defence, y, BestSoFar(x)
 
     def __call__(self, _restart: int, step: int, adv: Tensor, _loss: Tensor) -> None:
-        open_ = ~self.fooled
-        if step == 0 or step % self.every or not open_.any():
-            return
-        fooled = open_.clone()
-        fooled[open_] = ~correct(self.defence, adv[open_], self.y.to(adv.device)[open_])
-        self.adv[fooled], self.fooled = adv[fooled], self.fooled | fooled
+        rows = (~self.found.success).nonzero().squeeze(1)
+        if step and step % CHECK_EVERY == 0 and len(rows):
+            is_correct = correct(self.defence, adv[rows], self.y[rows])
+            self.found.offer(adv[rows], torch.where(is_correct, math.inf, 0.0), rows=rows)
 
 
 def on_manifold(defence: ManifoldDefense, x: Tensor, y: Tensor, eps: float, *, norm: str = "linf") -> Tensor:
-    """Go from z* to the nearest z' that is classified otherwise, and from x towards G(z') as far as eps allows.
+    """Search the nearest z' to z* that is classified otherwise, and project G(z') into the ball around x.
 
     Args:
-        defence, x, y, eps, norm: as in `adaptive_attacks`.
+        x, y, eps, norm: see `course_utils.attacks`.
 
     Raises:
-        ValueError, TypeError: as `pgd`.
+        ValueError, TypeError: as all attacks.
     """
     x = project(x, x, eps, norm=norm)  # refuses what is no image
     z, _ = defence.project(x)

@@ -13,23 +13,24 @@ from .projection import implicit, latent_size, project_to_range, unrolled
 class ManifoldDefense(nn.Module):
     """Project, regenerate, classify: logits C(G(z*)) with z* = argmin ‖G(z) − x‖².
 
-    The projection is a search, and its answer has no gradient in x: by default an attack that follows gradients is
-    refused. Three options give one to the attacker who knows the defence.
+    The projection is an optimisation without a gradient in x: by default gradient-based attacks are refused. Three
+    options provide a gradient, for adaptive attacks.
 
     Args:
         classifier: maps images to logits. generator: maps z (N, latent) to images.
-        encoder: its guess is the first start, such as `VAE.encode`; None for random starts only.
+        encoder: its output is the first start, such as `VAE.encode`; None for random starts only.
         steps, restarts, lr: of `project_to_range`.
-        bpda: send the gradient straight through the projection, as if that were the identity (Athalye et al. 2018).
+        bpda: replace the projection's gradient by the identity's (backward pass differentiable approximation, Athalye
+            et al. 2018).
         differentiable: classify G(z) after `unroll` steps of gradient descent, through which the gradient flows: from
-            the encoder's guess, or, without an encoder, on from z*.
-        implicit: follow z* as a minimum moves when x does (see `projection.implicit`).
-        seed: None draws new starts from the global stream in every call. A number gives every image in every call the
-            same starts: then the answer depends neither on chance nor on the other images of the batch.
+            the encoder's output, or, without an encoder, from z*.
+        implicit: differentiate z* as a function of x, as a minimum (see `projection.implicit`).
+        seed: None draws new starts from the global random stream in every call (a randomised defence). A number gives
+            every image in every call the same starts: the logits then do not depend on the rest of the batch.
 
     Raises:
-        ValueError: two gradients at once. ValueError, TypeError, FloatingPointError: when called, as
-            `project_to_range`.
+        ValueError: more than one of bpda, differentiable, implicit.
+        ValueError, TypeError, FloatingPointError: when called, as `project_to_range`.
 
     >>> from course_utils import models
     >>> defence = ManifoldDefense(models.mlp(), models.decoder(latent=2), steps=5, seed=0)
@@ -70,7 +71,7 @@ class ManifoldDefense(nn.Module):
         return self.classifier(self.purify(x))
 
     def purify(self, x: Tensor) -> Tensor:
-        """Return the images that are classified in the place of x, alike."""
+        """Return the projected images G(z*), like x."""
         if self.differentiable:
             start = self.project(x)[0] if self.encoder is None else self.encoder(x.clone())
             return self.generator(unrolled(self.generator, x, start, steps=self.unroll))
@@ -86,7 +87,7 @@ class ManifoldDefense(nn.Module):
         return project_to_range(self.generator, x, init=self._starts(x), **options)
 
     def _starts(self, x: Tensor) -> Tensor | None:
-        """Return the starts that are not left to chance, (S, N, latent)."""
+        """Return the starts that are given, (S, N, latent); `project_to_range` draws the others."""
         with torch.no_grad():
             starts = [] if self.encoder is None else [self.encoder(x.clone()).unsqueeze(0)]
         missing = self.restarts - len(starts)

@@ -1,4 +1,4 @@
-"""Attacks on the range of a generator: pairs of latent vectors whose images are near and classified differently."""
+"""Attacks on the range of a generator: pairs of latent vectors with near images that are classified differently."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...attacks.best_so_far import BestSoFar
 from ...core.validation import check_count, checked_labels, checked_number
 from ...models.inference import checked_logits, frozen_eval, is_fooled
 from .projection import check_latents, latent_size
 
 Encoder = Callable[[Tensor], Tensor]
 
-GROWTH = 1.03  # of a multiplier of the latent attack, from step to step
-
-
-# In the latent space ------------------------------------------------------------------------------------------------
+GROWTH = 1.03  # of the Lagrange multipliers, from step to step
 
 
 class LatentPairs(NamedTuple):
-    """Pairs of images that a generator draws and a classifier tells apart, N of them; see `found`."""
+    """N pairs of images in the range of a generator that a classifier puts into different classes; see `found`."""
 
     z: Tensor  # (N, latent)
     z_prime: Tensor  # (N, latent)
@@ -34,7 +32,7 @@ class LatentPairs(NamedTuple):
 
     @property
     def found(self) -> Tensor:
-        """Which pairs the classifier tells apart, (N,)."""
+        """For which starts a pair was found, (N,)."""
         return self.distance.isfinite()
 
     def within(self, eps: float) -> float:
@@ -54,17 +52,17 @@ def latent_attack(
     lr: float = 0.2,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> LatentPairs:
-    """Search pairs z, z' of which the generator draws nearly the same image, and the classifier says two classes.
+    """Search pairs z, z' whose images are near, while the classifier puts them into different classes.
 
-    The Lagrangian of a game: z and z' make ‖G(z) − G(z')‖² + λ·(what is missing of the two verdicts) small, while λ
-    of each pair grows as long as something is missing, and falls afterwards. A projection onto the range changes
-    neither image: this attack goes through every defence of that kind.
+    A min-max problem: z and z' minimise the Lagrangian ‖G(z) − G(z')‖² + λ·(violation of the two margins), while the
+    multiplier λ of each pair grows as long as they are violated, and falls afterwards. A projection onto the range
+    changes neither image, so that no defence by projection alone stops this attack.
 
     Args:
         classifier: maps images to logits. generator: maps z (N, latent) to images. z: starting points.
-        y: labels (N,) of G(z); default what the classifier says. Where it is wrong already, the distance is 0.
-        anchored: leave z where it is and move z' only, to attack given images.
-        confidence: the margin of logits that both verdicts need.
+        y: labels (N,) of G(z); default the predicted ones. Where the prediction is wrong already, the distance is 0.
+        anchored: keep z fixed and optimise z' only, to attack given images.
+        confidence: margin of the logits that both predictions need.
         steps, lr: of Adam in both z, lr lowered along a cosine.
         callback: called as callback(step, distance) with the shortest distance so far, (N,).
 
@@ -87,63 +85,61 @@ def latent_attack(
         with torch.no_grad():
             logits = checked_logits(classifier, generator(z), y)
         y = logits.argmax(1) if y is None else y
-        game = _Game(classifier, generator, z, y, confidence)
-        game.offer_start(is_fooled(logits, y))
+        lagrangian = _Lagrangian(classifier, generator, z, y, confidence, is_fooled(logits, y))
         first, second = z.detach().clone().requires_grad_(not anchored), z.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([part for part in (first, second) if part.requires_grad], lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps + 1):
-            loss = game.play(first, second)
+            loss = lagrangian(first, second)
             if not loss.isfinite():
                 raise FloatingPointError(f"the loss became {loss.item()}: try a smaller lr than {lr:g}.")
             if callback is not None:
-                callback(step, game.distance.clone())
+                callback(step, lagrangian.best.cost.clone())
             if step < steps:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-        return game.pairs()
+        return lagrangian.pairs()
 
 
-class _Game:
-    """The two points of every pair against their multiplier, and the nearest pair that was found."""
+class _Lagrangian:
+    """The loss of every pair with its multiplier, and the nearest pair that was found.
 
-    def __init__(self, classifier: nn.Module, generator: nn.Module, z: Tensor, y: Tensor, confidence: float):
+    Args:
+        fooled: where the classifier is wrong about G(z) itself: nothing is to be searched, and the distance is 0.
+    """
+
+    def __init__(
+        self, classifier: nn.Module, generator: nn.Module, z: Tensor, y: Tensor, confidence: float, fooled: Tensor
+    ):
         self.classifier, self.generator, self.y, self.confidence = classifier, generator, y, confidence
-        self.weight = torch.ones(len(z), device=z.device)
-        self.best = [z.detach().clone(), z.detach().clone()]
-        self.distance = torch.full((len(z),), math.inf, device=z.device)
+        self.multiplier = torch.ones(len(z), device=z.device)
+        start = torch.stack([z, z], dim=1)
+        self.best = BestSoFar(start)
+        self.best.offer(start, torch.zeros_like(self.best.cost).masked_fill(~fooled, math.inf))
 
-    def offer_start(self, wrong: Tensor) -> None:
-        """Where the classifier is wrong about G(z), there is nothing to search."""
-        self.distance[wrong] = 0.0
-
-    def play(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the loss of both points, keep the pairs that are nearer than before, and move the multipliers."""
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the loss of both points, keep the pairs that are nearer than before, and update the multipliers."""
         x, x_prime = self.generator(first), self.generator(second)
         square = (x - x_prime).flatten(1).square().sum(1)
-        stays = self._lead(x) if first.requires_grad else torch.full_like(square, math.inf)
-        leaves = -self._lead(x_prime)
-        missing = (self.confidence - stays).relu() + (self.confidence - leaves).relu()
-        loss = (square + self.weight * missing).sum()
-        self._keep(square.detach().sqrt(), (stays > self.confidence) & (leaves > self.confidence), first, second)
-        self.weight = self.weight * torch.where(missing > 0, GROWTH, 1 / GROWTH)
+        margin = self._margin(x) if first.requires_grad else torch.full_like(square, math.inf)
+        margin_prime = -self._margin(x_prime)
+        violation = (self.confidence - margin).relu() + (self.confidence - margin_prime).relu()
+        loss = (square + self.multiplier * violation).sum()
+        found = (margin > self.confidence) & (margin_prime > self.confidence)
+        pair = torch.stack([first, second], dim=1).detach()
+        self.best.offer(pair, square.detach().sqrt().masked_fill(~found, math.inf))
+        self.multiplier = self.multiplier * torch.where(violation > 0, GROWTH, 1 / GROWTH)
         return loss
 
-    def _lead(self, x: Tensor) -> Tensor:
-        """Return by how much the logit of y is above the largest other one, (N,)."""
+    def _margin(self, x: Tensor) -> Tensor:
+        """Return the logit of y minus the largest other one, (N,)."""
         logits, index = self.classifier(x.clone()), self.y.unsqueeze(1)  # some models normalise their input in place
         return logits.gather(1, index).squeeze(1) - logits.scatter(1, index, -math.inf).amax(1)
 
-    def _keep(self, distance: Tensor, apart: Tensor, *points: Tensor) -> None:
-        nearer = apart & (distance < self.distance)
-        self.distance = torch.where(nearer, distance, self.distance)
-        self.best = [
-            torch.where(nearer[:, None], new.detach(), old) for new, old in zip(points, self.best, strict=True)
-        ]
-
     @torch.no_grad()
     def pairs(self) -> LatentPairs:
-        x, x_prime = (self.generator(point) for point in self.best)
-        return LatentPairs(*self.best, x, x_prime, self.y, self.classifier(x_prime).argmax(1), self.distance)
+        z, z_prime = self.best.best.unbind(1)
+        x, x_prime = self.generator(z), self.generator(z_prime)
+        return LatentPairs(z, z_prime, x, x_prime, self.y, self.classifier(x_prime).argmax(1), self.best.cost)

@@ -1,4 +1,4 @@
-"""Projection onto the range of a generator: the nearest image to x that it can draw."""
+"""Projection onto the range of a generator: the nearest image to x that it can generate."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ...attacks.best_so_far import BestSoFar
 from ...core.validation import check_count, check_images, checked_number
 from ...models.inference import frozen_eval
 
 Callback = Callable[[int, Tensor], None]
 
-ROUND = 20  # steps between two looks at which starts may stop; momentum needs some ten to turn round
-LAGGING = 1.1  # a start is given up when its error is so many times that of its image's best start, ...
-LATEST = 0.1  # ... once this share of the steps is done
-CONVERGED = 1e-3  # a start has arrived when a round lowers its error by less than this share of it
-FLAT = 0.02  # the least curvature of ‖G(z) − x‖² that is believed: where it is flatter, z* would move without bounds
+PRUNE_EVERY = 20  # steps; after a change of direction Adam's momentum needs some ten
+PRUNE_RATIO = 1.1  # a start is pruned when its error is so many times that of its image's best start, ...
+PRUNE_FROM = 0.1  # ... once this share of the steps is done
+CONVERGED = 1e-3  # a start has converged when PRUNE_EVERY steps lower its error by less than this share of it
+MIN_CURVATURE = 0.02  # of ‖G(z) − x‖² in `implicit`: along flatter directions ∂z*/∂x would grow without bounds
 
 
 def project_to_range(
@@ -33,25 +34,25 @@ def project_to_range(
 ) -> tuple[Tensor, Tensor]:
     """Find for every image the nearest one in the generator's range: z* = argmin ‖G(z) − x‖², x* = G(z*).
 
-    Adam goes down from all starts of all images at once. Starts that lag behind another one of their image, or have
-    arrived, are left out of the later steps; the best point of every image over all steps and starts is returned.
+    Adam runs from all starts of all images at once. Starts that are worse than another one of their image, or have
+    converged, are pruned; the best point of every image over all steps and starts is returned.
 
     Args:
         generator: maps z (N, latent) to images like x, and has an attribute `latent`. x: images in [0, 1], (N, ...).
         steps: at most, of each start. restarts: starts of each image. lr: of Adam, lowered along a cosine.
-        init: a start for every image, (N, latent), such as an encoder's guess, or several, (S, N, latent); the others
+        init: a start for every image, (N, latent), such as an encoder's output, or several, (S, N, latent); the others
             are standard normal.
-        generator_rng: source of the starts; the global stream is then left alone.
+        generator_rng: source of the starts; the global random stream is then left alone.
         callback: called as callback(step, error) with the squared distance (N,) reached so far, from step 0 on.
 
     Returns:
         z (N, latent) and x_star, like x.
 
     Raises:
-        ValueError, TypeError: x outside [0, 1], a generator that draws other shapes, a start of another latent size.
+        ValueError, TypeError: x outside [0, 1], a generator of other shapes, a start of another latent size.
         FloatingPointError: a distance is no longer finite. RuntimeError: called under `torch.inference_mode()`.
 
-    >>> from course_utils.generators import decoder
+    >>> from course_utils.models import decoder
     >>> z, x_star = project_to_range(decoder(latent=2), torch.rand(3, 1, 28, 28), steps=5)
     >>> z.shape, x_star.shape
     (torch.Size([3, 2]), torch.Size([3, 1, 28, 28]))
@@ -67,63 +68,62 @@ def project_to_range(
         raise RuntimeError("the projection needs gradients, which torch.inference_mode() forbids: call it outside.")
     starts = _starts(generator, x, restarts, init, generator_rng)
     with frozen_eval(generator), torch.enable_grad():
-        _check_drawing(generator, starts[0, :1], x)
+        _check_shape(generator, starts[0, :1], x)
         search = _Search(generator, x.detach(), starts)
         for step in range(steps + 1):
-            gradient = search.look(step, lr)
+            gradient = search.evaluate(step, lr)
             if callback is not None:
-                callback(step, search.error.clone())
+                callback(step, search.nearest.cost.clone())
             if step == steps or not len(search.z):
                 break
-            search.move(gradient, step, lr * (1 + math.cos(math.pi * step / steps)) / 2)
-            if (step + 1) % ROUND == 0:
-                search.thin_out(step >= LATEST * steps)
+            search.adam_step(gradient, step, lr * (1 + math.cos(math.pi * step / steps)) / 2)
+            if (step + 1) % PRUNE_EVERY == 0:
+                search.prune(step >= PRUNE_FROM * steps)
         with torch.no_grad():
-            return search.best, generator(search.best)
+            return search.nearest.best, generator(search.nearest.best)
 
 
 class _Search:
-    """The starts that are still on their way, and the best point of every image."""
+    """The starts that are still being optimised, and the best point of every image."""
 
     def __init__(self, generator: nn.Module, x: Tensor, starts: Tensor):
         self.generator, self.x = generator, x
         restarts, count, _ = starts.shape
-        self.owner = torch.arange(count, device=x.device).repeat(restarts)  # the image that each start is for
+        self.image = torch.arange(count, device=x.device).repeat(restarts)  # the image that each start is for
         self.z = starts.flatten(0, 1)
         self.mean, self.square = torch.zeros_like(self.z), torch.zeros_like(self.z)
         self.reached = self.z.new_full((len(self.z),), math.inf)  # the least error of each start
-        self.before = self.reached  # the same, a round ago
-        self.best, self.error = starts[0].clone(), self.z.new_full((count,), math.inf)
+        self.before = self.reached  # the same when it was last pruned
+        self.nearest = BestSoFar(starts[0])
 
-    def look(self, step: int, lr: float) -> Tensor:
+    def evaluate(self, step: int, lr: float) -> Tensor:
         """Measure the error of every start, keep the best, and return the gradients."""
-        error, gradient = _distance(self.generator, self.z, self.x[self.owner])
+        error, gradient = _distance(self.generator, self.z, self.x[self.image])
         if not error.isfinite().all():
             raise FloatingPointError(
                 f"the distance to the generator's image is not finite in step {step}: try a smaller lr than {lr:g}, "
                 "and see whether the generator's weights are finite."
             )
         self.reached = torch.minimum(self.reached, error)
-        least = self.error.scatter_reduce(0, self.owner, error, "amin")
-        better = (error < self.error[self.owner]) & (error == least[self.owner])
-        self.best[self.owner[better]] = self.z[better]
-        self.error = least
+        least = error.new_full((len(self.x),), math.inf).scatter_reduce(0, self.image, error, "amin")
+        first = error == least[self.image]  # several starts of one image: its best
+        self.nearest.offer(self.z[first], error[first], rows=self.image[first])
         return gradient
 
-    def move(self, gradient: Tensor, step: int, lr: float) -> None:
-        """Take one step of Adam (Kingma and Ba 2015), whose memory of each start goes with it."""
+    def adam_step(self, gradient: Tensor, step: int, lr: float) -> None:
+        """Take one step of Adam (Kingma and Ba 2015), whose moments belong to each start."""
         self.mean = 0.9 * self.mean + 0.1 * gradient
         self.square = 0.99 * self.square + 0.01 * gradient.square()
         mean, square = self.mean / (1 - 0.9 ** (step + 1)), self.square / (1 - 0.99 ** (step + 1))
         self.z = self.z - lr * mean / (square.sqrt() + 1e-8)
 
-    def thin_out(self, compare: bool) -> None:
-        """Leave out the starts that have arrived and, if they are to be compared, those that lag behind."""
+    def prune(self, compare: bool) -> None:
+        """Drop the starts that have converged and, if `compare`, those that are worse than their image's best."""
         on = self.before - self.reached > CONVERGED * self.reached
         if compare:
-            on &= self.reached <= LAGGING * self.error[self.owner]
+            on &= self.reached <= PRUNE_RATIO * self.nearest.cost[self.image]
         self.before = self.reached
-        for name in ("owner", "z", "mean", "square", "reached", "before"):
+        for name in ("image", "z", "mean", "square", "reached", "before"):
             setattr(self, name, getattr(self, name)[on])
 
 
@@ -140,7 +140,7 @@ def _squared(change: Tensor) -> Tensor:
 
 
 def latent_size(generator: nn.Module) -> int:
-    """Return how many numbers a generator draws an image from: its attribute `latent`.
+    """Return the length of a generator's z: its attribute `latent`.
 
     Raises:
         TypeError: it has none.
@@ -184,10 +184,10 @@ def check_latents(z: Tensor, count: int, latent: int) -> None:
         raise ValueError("z contains NaN or infinite values.")
 
 
-def _check_drawing(generator: nn.Module, z: Tensor, x: Tensor) -> None:
-    drawn = tuple(generator(z).shape[1:])
-    if drawn != x.shape[1:]:
-        raise ValueError(f"the generator draws images {drawn}, but x holds {tuple(x.shape[1:])}: they must be alike.")
+def _check_shape(generator: nn.Module, z: Tensor, x: Tensor) -> None:
+    generated = tuple(generator(z).shape[1:])
+    if generated != x.shape[1:]:
+        raise ValueError(f"the generator makes images {generated}, but x holds {tuple(x.shape[1:])}: both must agree.")
 
 
 def _uncompiled(generator: nn.Module) -> nn.Module:
@@ -206,7 +206,7 @@ def unrolled(
         generator: maps z (N, latent) to images like x. x: images (N, ...). z: starting points (N, latent).
         steps, lr, momentum: of the descent.
 
-    >>> from course_utils.generators import decoder
+    >>> from course_utils.models import decoder
     >>> x = torch.rand(3, 1, 28, 28, requires_grad=True)
     >>> unrolled(decoder(latent=2), x, torch.zeros(3, 2), steps=3).requires_grad
     True
@@ -215,23 +215,23 @@ def unrolled(
     with torch.enable_grad():
         z = z if z.requires_grad else z.detach().requires_grad_()
         for _ in range(steps):
-            (slope,) = torch.autograd.grad(_squared(generator(z) - x).sum(), z, create_graph=x.requires_grad)
-            velocity = momentum * velocity + slope
+            (gradient,) = torch.autograd.grad(_squared(generator(z) - x).sum(), z, create_graph=x.requires_grad)
+            velocity = momentum * velocity + gradient
             z = z - lr * velocity
     return z
 
 
 def implicit(generator: nn.Module, x: Tensor, z: Tensor) -> Tensor:
-    """Return z, where ‖G(z) − x‖² is least, with the gradient that such a point has as a function of x.
+    """Return z, the minimum of ‖G(z) − x‖², with its gradient as a function of x (implicit differentiation).
 
-    By the implicit function theorem ∂z/∂x = −H⁻¹ ∂²‖G(z) − x‖²/∂z∂x, where H = ∂²‖G(z) − x‖²/∂z². No step of the search
-    is repeated, and nothing is approximated, but where the search has not arrived and H is no curvature of a minimum:
-    its eigenvalues are taken without their sign, and as 0.02 at least.
+    By the implicit function theorem ∂z/∂x = −H⁻¹ ∂²‖G(z) − x‖²/∂z∂x, where H = ∂²‖G(z) − x‖²/∂z². This is exact at a
+    minimum. Where the search has not converged and H is not positive definite, the absolute values of its eigenvalues
+    are taken, and at least 0.02.
 
     Args:
         generator: maps z (N, latent) to images like x. x: images (N, ...). z: what a projection found, (N, latent).
 
-    >>> from course_utils.generators import decoder
+    >>> from course_utils.models import decoder
     >>> x = torch.rand(3, 1, 28, 28, requires_grad=True)
     >>> implicit(decoder(latent=2), x, torch.zeros(3, 2)).requires_grad
     True
@@ -239,10 +239,10 @@ def implicit(generator: nn.Module, x: Tensor, z: Tensor) -> Tensor:
     generator = _uncompiled(generator)
     with torch.enable_grad():
         point = z.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(_squared(generator(point) - x).sum(), point, create_graph=True)
+        (gradient,) = torch.autograd.grad(_squared(generator(point) - x).sum(), point, create_graph=True)
         unit = torch.eye(z.shape[1]).to(z).unsqueeze(1).expand(-1, len(z), -1)
-        (rows,) = torch.autograd.grad(slope, point, unit, retain_graph=True, is_grads_batched=True)
+        (rows,) = torch.autograd.grad(gradient, point, unit, retain_graph=True, is_grads_batched=True)
     curvature, directions = torch.linalg.eigh(rows.transpose(0, 1))
-    steepness = curvature.abs().clamp_min(FLAT)
-    moved = (slope - slope.detach()).unsqueeze(1) @ directions / steepness.unsqueeze(1)
+    curvature = curvature.abs().clamp_min(MIN_CURVATURE)
+    moved = (gradient - gradient.detach()).unsqueeze(1) @ directions / curvature.unsqueeze(1)
     return z.detach() - (moved @ directions.mT).squeeze(1)

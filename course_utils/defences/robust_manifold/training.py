@@ -32,12 +32,12 @@ def train_on_manifold(
 ) -> pd.DataFrame:
     """Train a model in place on images, on pairs from the latent space, and on PGD's images in an l2 ball around both.
 
-    Each round looks for new pairs against the model as it is then, starting from the z of some of the images. Pairs
-    that are at most eps apart join the training set, both images with the label that the start had.
+    Each round searches new pairs against the current model, starting from the z of some of the images. Pairs
+    that are at most eps apart join the training set, both images with the label of the start.
 
     Args:
         model: maps images to logits; left in eval mode. generator: maps z to images.
-        x, y: images and labels (N,). z: their latents (N, latent), such as an encoder's guess.
+        x, y: images and labels (N,). z: their latents (N, latent), such as an encoder's output.
         eps: radius of PGD and largest distance of a pair, l2, pixel units.
         rounds: searches for pairs, each followed by so many `epochs`. pairs: starts of each search.
         attack_steps, confidence: of `latent_attack`.
@@ -59,10 +59,10 @@ def train_on_manifold(
     stream, frames = torch.Generator().manual_seed(seed), []
     for number in range(1, rounds + 1):
         chosen = torch.randperm(len(x), generator=stream)[:pairs].to(x.device)
-        met = latent_attack(model, generator, z[chosen], y[chosen], confidence=confidence, steps=attack_steps)
-        near = met.distance <= eps
-        images = torch.cat([x, met.x[near], met.x_prime[near]])
-        labels = torch.cat([y, met.y[near], met.y[near]])
+        found = latent_attack(model, generator, z[chosen], y[chosen], confidence=confidence, steps=attack_steps)
+        near = found.distance <= eps
+        images = torch.cat([x, found.x[near], found.x_prime[near]])
+        labels = torch.cat([y, found.y[near], found.y[near]])
         options = {"epochs": epochs, "lr": lr, "batch_size": 64, "attack": adversary, "mix": 0.5, "augmented": True}
         history = fit(model, images, labels, seed=seed + number, progress=progress, **options)
         if history.interrupted:

@@ -76,8 +76,8 @@ def test_it_undoes_what_the_generator_cannot_draw(x):
     noise = 0.05 * torch.randn(6, 16, generator=stream(4))
     a = Linear().a.detach() / 0.5
     noise = (noise - noise @ a @ a.T).view_as(clean)
-    shield = defence(encoder=encode, steps=200)
-    torch.testing.assert_close(shield(clean + noise), shield(clean), atol=0.05, rtol=0)
+    defended = defence(encoder=encode, steps=200)
+    torch.testing.assert_close(defended(clean + noise), defended(clean), atol=0.05, rtol=0)
 
 
 def test_by_default_there_is_no_gradient_to_follow(x):
@@ -118,8 +118,8 @@ def test_the_unrolled_and_implicit_gradients_leave_the_directions_out_that_the_g
         return (flat - flat @ a @ a.T).norm() / flat.norm()
 
     for option, small in (({"differentiable": True}, True), ({"implicit": True}, True), ({"bpda": True}, False)):
-        shield = ManifoldDefense(network, Linear(), encoder=encode, steps=30, seed=0, **option)
-        assert (outside(input_gradient(shield, x, y)) < 1e-3) == small
+        defended = ManifoldDefense(network, Linear(), encoder=encode, steps=30, seed=0, **option)
+        assert (outside(input_gradient(defended, x, y)) < 1e-3) == small
 
 
 def test_the_implicit_defence_is_the_defence_itself_with_a_gradient(x):
@@ -136,28 +136,28 @@ def test_from_the_end_the_unrolled_defence_says_what_the_search_says(x):
 
 
 def test_a_seed_makes_the_answer_independent_of_chance_and_of_the_batch(x):
-    shield = defence(steps=10, restarts=3)
+    defended = defence(steps=10, restarts=3)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    together = shield(x)
+    together = defended(x)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(together, shield(x))
-    torch.testing.assert_close(together, torch.cat([shield(image[None]) for image in x]), atol=1e-3, rtol=1e-3)
+    assert torch.equal(together, defended(x))
+    torch.testing.assert_close(together, torch.cat([defended(image[None]) for image in x]), atol=1e-3, rtol=1e-3)
 
 
 def test_without_a_seed_every_call_draws_anew(x):
-    shield = defence(steps=3, seed=None)
-    assert not torch.equal(shield(x), shield(x))
+    defended = defence(steps=3, seed=None)
+    assert not torch.equal(defended(x), defended(x))
 
 
 def test_it_works_under_no_grad_and_leaves_its_networks_alone(x):
-    shield = defence(encoder=encode)
-    before = copy.deepcopy(shield.state_dict())
+    defended = defence(encoder=encode)
+    before = copy.deepcopy(defended.state_dict())
     with torch.no_grad():
-        shield.train()(x)
-    assert shield.generator.training
-    assert all(p.requires_grad and p.grad is None for p in shield.parameters())
-    assert all(torch.equal(before[k], v) for k, v in shield.state_dict().items())
+        defended.train()(x)
+    assert defended.generator.training
+    assert all(p.requires_grad and p.grad is None for p in defended.parameters())
+    assert all(torch.equal(before[k], v) for k, v in defended.state_dict().items())
 
 
 def test_two_gradients_at_once_and_a_generator_without_latent_are_refused():
@@ -172,7 +172,7 @@ def test_two_gradients_at_once_and_a_generator_without_latent_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("images", "telling"), [(torch.rand(2, 1, 5, 5), "draws images"), (3 * torch.ones(2, 1, 4, 4), "must lie in")]
+    ("images", "telling"), [(torch.rand(2, 1, 5, 5), "makes images"), (3 * torch.ones(2, 1, 4, 4), "must lie in")]
 )
 def test_wrong_images_are_refused(images, telling):
     with pytest.raises(ValueError, match=telling):
@@ -283,7 +283,7 @@ def test_a_pair_is_two_classes_by_the_classifiers_own_answer():
     assert not pairs.found.any()  # a tie does not leave class 0
 
 
-def test_latent_attack_bears_a_classifier_that_changes_its_input_in_place():
+def test_latent_attack_takes_a_classifier_that_changes_its_input_in_place():
     def impolite(x):
         x.sub_(0.5)
         return torch.stack([-x.flatten(1).sum(1), x.flatten(1).sum(1)], dim=1)

@@ -1,4 +1,4 @@
-"""Transformations, what survives them, and the expectation over them: promises, and answers known in advance."""
+"""Transformations, robustness to them, and the expectation over them: promises, and answers known in advance."""
 
 import io
 import math
@@ -96,7 +96,7 @@ def test_a_gradient_comes_through(transform):
         lambda x: attacks.random_resize_and_pad(x, 1),
         lambda x: attacks.random_rotation(x, 0),
         lambda x: attacks.random_perspective(x, 0),
-        lambda x: attacks.random_light(x, 0),
+        lambda x: attacks.random_brightness_contrast(x, 0),
         lambda x: attacks.gaussian_noise(x, 0),
     ],
 )
@@ -169,7 +169,7 @@ def test_resize_and_pad_holds_one_smaller_picture_on_black():
 
 def test_light_and_noise_have_the_strength_they_say():
     grey = torch.full((200, 1, 8, 8), 0.5)
-    means = attacks.random_light(grey, 0.2, generator=stream()).flatten(1).mean(1)
+    means = attacks.random_brightness_contrast(grey, 0.2, generator=stream()).flatten(1).mean(1)
     assert means.min() >= 0.4 - 1e-6
     assert means.max() <= 0.6 + 1e-6
     assert means.max() - means.min() > 0.15
@@ -191,7 +191,7 @@ def test_a_stronger_print_changes_more():
         (lambda x: attacks.jpeg(x[:, :2]), ValueError, "grey or RGB"),
         (lambda x: attacks.blur(x, -1.0), ValueError, "sigma"),
         (lambda x: attacks.blur(x, 3.0), ValueError, "too far"),
-        (lambda x: attacks.resize_and_back(x, 1.5), ValueError, "share"),
+        (lambda x: attacks.resize_and_back(x, 1.5), ValueError, "scale must be from 0 to 1"),
         (lambda x: attacks.random_perspective(x, 0.5), ValueError, "below 0.5"),
         (lambda x: attacks.print_and_photograph(x, strength=3), ValueError, "0 to 2"),
         (lambda x: attacks.quantise(x[0]), ValueError, r"\(N, C, H, W\)"),
@@ -212,7 +212,7 @@ def half(x, _generator):
 
 
 def test_only_images_count_that_stay_right_without_an_attack():
-    """Halving the light turns a bright photo into a dark one without any attack: that is no survival."""
+    """Halving the light turns a bright photo into a dark one without any attack: the attack gets no credit."""
     level = torch.tensor([0.9, 0.9, 0.2, 0.2, 0.2])
     attacked = torch.tensor([0.4, 0.7, 0.8, 1.0, 0.3])  # fooled: the first, the third and the fourth
     x, adv = (values.view(-1, 1, 1, 1).expand(-1, 1, 4, 4) for values in (level, attacked))
@@ -293,7 +293,7 @@ def test_over_a_linear_transformation_the_gradient_is_the_mean():
     drawn = []
 
     def scaled(x, generator):
-        drawn.append(transformations.uniform(0, 1, generator))
+        drawn.append(transformations.random_uniform(0, 1, generator))
         return drawn[-1] * x
 
     x = torch.rand(3, 3, 2, 2, generator=stream())
@@ -309,7 +309,7 @@ def test_it_finds_what_most_views_share():
     weights = torch.tensor([3.0, 1.0, 1.0, 1.0]).view(1, 1, 1, 4)
 
     def mostly(x, generator):
-        return x.flip(3) if transformations.place(2, generator) == 0 else x
+        return x.flip(3) if transformations.random_integer(2, generator) == 0 else x
 
     x, y = torch.full((1, 1, 1, 4), 0.5), torch.tensor([0])
     adv = fgsm(EOTModel(Line(weights - 1.2), mostly, samples=600, generator=stream()), x, y, 0.1)
@@ -335,7 +335,7 @@ def test_it_leaves_no_trace_and_keeps_ball_and_box():
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
-def test_it_survives_a_transformation_that_undoes_the_plain_attack():
+def test_it_is_robust_to_a_transformation_that_undoes_the_plain_attack():
     """High frequencies weigh most, and a blur takes them: only the attack that knows of the blur uses the low ones."""
     checker = torch.tensor([1.0, -1.0]).repeat(16, 8).view(1, 1, 16, 16)
     line = Line(4 * checker + 0.2)

@@ -72,7 +72,7 @@ def test_its_normalisation_is_better_than_that_of_the_others(lite, labelled):
 def test_its_normalisation_is_what_its_first_batch_norm_remembers():
     """In training, the first batch norm saw outputs of this variance; at another scale of the pixels it is far off."""
     x = data.preprocess(data.load_photos())
-    network = pretrained._architecture(pretrained.OFFLINE)()
+    network = pretrained._architecture(pretrained.PACKAGED)()
     network.load_state_dict(load_state(pretrained._packaged_file()))
 
     def off_by(mean, std):
@@ -278,7 +278,7 @@ def weights_are_those_of(path):
 
 
 def test_urls_are_torchvisions_and_carry_a_hash():
-    for name in set(CLASSIFIERS) - {pretrained.OFFLINE}:
+    for name in set(CLASSIFIERS) - {pretrained.PACKAGED}:
         url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
         assert url.startswith("https://download.pytorch.org/models/")
         assert len(pretrained._hash_in_name(url.rpartition("/")[2])) == 8
@@ -300,13 +300,13 @@ def test_the_mirror_comes_before_the_network(named_by, source, mirror, squeezene
 
 
 def test_at_hand_is_what_needs_no_download(source, mirror, squeezenet, empty_cache):
-    assert pretrained.classifiers_at_hand() == [pretrained.OFFLINE]
+    assert pretrained.available_classifiers() == [pretrained.PACKAGED]
     (mirror / "squeezenet1_1.pth").write_bytes(squeezenet.read_bytes())
-    assert pretrained.classifiers_at_hand() == [pretrained.OFFLINE, "squeezenet1_1"]
+    assert pretrained.available_classifiers() == [pretrained.PACKAGED, "squeezenet1_1"]
     (mirror / "squeezenet1_1.pth").unlink()
     (empty_cache / "imagenet-weights").mkdir(parents=True)
     (empty_cache / "imagenet-weights" / source.name).write_bytes(b"half")
-    assert pretrained.classifiers_at_hand() == [pretrained.OFFLINE]
+    assert pretrained.available_classifiers() == [pretrained.PACKAGED]
 
 
 def test_a_damaged_cache_is_fetched_again(source, squeezenet, empty_cache):

@@ -23,7 +23,7 @@ from course_utils.evaluation import accuracy, confidence, correct
 from course_utils.models import SklearnClassifier, fit_sklearn, predict, sklearn_models, surrogate
 from course_utils.models.inference import frozen_eval
 
-NAMES = tuple(sklearn_models.RECIPES)
+NAMES = tuple(sklearn_models.ESTIMATORS)
 SMOOTH = tuple(name for name in NAMES if name != "tree")
 every_name = pytest.mark.parametrize("name", NAMES)
 every_smooth = pytest.mark.parametrize("name", SMOOTH)
@@ -45,12 +45,12 @@ def blobs(n=90, classes=3, *, seed=0, dtype=torch.float32):
 FITTED = {(name, classes): fit_sklearn(name, *blobs(classes=classes)) for name in NAMES for classes in (2, 3, 5)}
 
 
-def victim_of(name, classes=3):
+def classifier_of(name, classes=3):
     return FITTED[name, classes]
 
 
-def says(victim, x):
-    return torch.as_tensor(victim.estimator.predict(x.flatten(1).double().numpy()))
+def labels_of(classifier, x):
+    return torch.as_tensor(classifier.estimator.predict(x.flatten(1).double().numpy()))
 
 
 # the interface of a network
@@ -59,8 +59,8 @@ def says(victim, x):
 @every_name
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_argmax_is_what_the_classifier_predicts(name, classes):
-    victim, (x, _) = victim_of(name, classes), blobs(400, classes, seed=1)
-    assert torch.equal(victim(x).argmax(1), says(victim, x))
+    classifier, (x, _) = classifier_of(name, classes), blobs(400, classes, seed=1)
+    assert torch.equal(classifier(x).argmax(1), labels_of(classifier, x))
 
 
 def test_argmax_is_what_an_svm_predicts_where_its_probabilities_disagree():
@@ -68,49 +68,49 @@ def test_argmax_is_what_an_svm_predicts_where_its_probabilities_disagree():
     x, y = blobs(60, 5)
     flat, queries = x.flatten(1).double().numpy(), torch.rand(500, 1, 4, 4, generator=stream(3))
     for estimator in (SVC(C=0.1, decision_function_shape="ovo"), KNeighborsClassifier(4), KNeighborsClassifier(2)):
-        victim = SklearnClassifier(estimator.fit(flat, y.numpy()))
-        assert torch.equal(victim(queries).argmax(1), says(victim, queries))
+        classifier = SklearnClassifier(estimator.fit(flat, y.numpy()))
+        assert torch.equal(classifier(queries).argmax(1), labels_of(classifier, queries))
 
 
 @every_name
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtype_and_shape_follow_x(name, dtype):
-    victim, (x, _) = victim_of(name), blobs(7, seed=1)
+    classifier, (x, _) = classifier_of(name), blobs(7, seed=1)
     for images in (x.to(dtype), x.to(dtype).flatten(1), x.to(dtype).transpose(2, 3)):
-        logits = victim(images)
+        logits = classifier(images)
         assert (logits.dtype, logits.shape) == (dtype, (7, 3))
         assert not logits.requires_grad
-    assert victim(x[:0].to(dtype)).shape == (0, 3)
+    assert classifier(x[:0].to(dtype)).shape == (0, 3)
 
 
 @every_name
-def test_a_victim_is_evaluated_as_any_model(name):
-    victim, (x, y) = victim_of(name), blobs(50, seed=1)
-    hits = says(victim, x) == y
-    assert torch.equal(correct(victim, x, y, batch_size=7), hits)
-    assert accuracy(victim, x, y) == pytest.approx(hits.float().mean().item())
-    assert torch.equal(predict(lambda images: victim(images), x), victim(x))
-    assert confidence(victim, x).min() > 0.999
-    with frozen_eval(victim):
-        assert torch.equal(victim(x.requires_grad_()).argmax(1), says(victim, x.detach()))
+def test_a_classifier_is_evaluated_as_any_model(name):
+    classifier, (x, y) = classifier_of(name), blobs(50, seed=1)
+    hits = labels_of(classifier, x) == y
+    assert torch.equal(correct(classifier, x, y, batch_size=7), hits)
+    assert accuracy(classifier, x, y) == pytest.approx(hits.float().mean().item())
+    assert torch.equal(predict(lambda images: classifier(images), x), classifier(x))
+    assert confidence(classifier, x).min() > 0.999
+    with frozen_eval(classifier):
+        assert torch.equal(classifier(x.requires_grad_()).argmax(1), labels_of(classifier, x.detach()))
 
 
-def test_a_victim_does_not_change_or_keep_x():
-    victim, (x, _) = victim_of("knn"), blobs(5)
+def test_a_classifier_does_not_change_or_keep_x():
+    classifier, (x, _) = classifier_of("knn"), blobs(5)
     before = x.clone()
-    victim.double()(x)
+    classifier.double()(x)
     assert torch.equal(x, before)
-    assert "KNeighborsClassifier" in repr(victim)
+    assert "KNeighborsClassifier" in repr(classifier)
 
 
-def test_there_is_no_gradient_through_a_victim():
+def test_there_is_no_gradient_through_a_classifier():
     x, y = blobs(5)
     with pytest.raises(ValueError, match="differentiable"):
-        fgsm(victim_of("logistic"), x, y, EPS)
+        fgsm(classifier_of("logistic"), x, y, EPS)
 
 
 @every_name
-def test_victims_depend_on_their_data_and_seed_only(name):
+def test_classifiers_depend_on_their_data_and_seed_only(name):
     x, y = blobs(60)
     np.random.seed(0)  # noqa: NPY002 - the global stream that scikit-learn would fall back on
     first = fit_sklearn(name, x, y, seed=3)(x)
@@ -132,7 +132,7 @@ def test_victims_depend_on_their_data_and_seed_only(name):
         (DecisionTreeClassifier().fit([[0.0], [1.0]], [[0, 1], [1, 0]]), ValueError, "0..K-1"),
     ],
 )
-def test_what_is_no_victim(estimator, error, words):
+def test_what_is_no_classifier(estimator, error, words):
     with pytest.raises(error, match=words):
         SklearnClassifier(estimator)
 
@@ -147,12 +147,12 @@ def test_what_is_no_victim(estimator, error, words):
         (torch.full((2, 1, 4, 4), math.nan), ValueError, "NaN"),
     ],
 )
-def test_images_that_a_victim_refuses(images, error, words):
+def test_images_that_a_classifier_refuses(images, error, words):
     with pytest.raises(error, match=words):
-        victim_of("tree")(images)
+        classifier_of("tree")(images)
 
 
-def test_fit_victim_refuses():
+def test_fit_sklearn_refuses():
     x, y = blobs(20)
     with pytest.raises(ValueError, match="Did you mean 'rbf_svm'"):
         fit_sklearn("rbf", x, y)
@@ -170,21 +170,21 @@ def test_fit_victim_refuses():
 @pytest.mark.parametrize("name", ["logistic", "linear_svm"])
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_linear_surrogates_are_exact(name, classes):
-    victim, (x, _) = victim_of(name, classes), blobs(400, classes, seed=1)
-    logits = surrogate(victim).double()(x.double())
-    scores = torch.tensor(victim.estimator.decision_function(x.flatten(1).double().numpy()))
+    classifier, (x, _) = classifier_of(name, classes), blobs(400, classes, seed=1)
+    logits = surrogate(classifier).double()(x.double())
+    scores = torch.tensor(classifier.estimator.decision_function(x.flatten(1).double().numpy()))
     if classes == 2:
         assert torch.allclose(logits[:, 1] - logits[:, 0], scores, atol=1e-5)
     else:
         assert torch.allclose(logits, scores, atol=1e-5)
-    assert torch.equal(logits.argmax(1), says(victim, x))
+    assert torch.equal(logits.argmax(1), labels_of(classifier, x))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_logistic_surrogate_has_the_same_probabilities(classes):
-    victim, (x, _) = victim_of("logistic", classes), blobs(50, classes, seed=1)
-    expected = victim.estimator.predict_proba(x.flatten(1).double().numpy())
-    assert np.allclose(surrogate(victim)(x).softmax(1).numpy(), expected, atol=1e-5)
+    classifier, (x, _) = classifier_of("logistic", classes), blobs(50, classes, seed=1)
+    expected = classifier.estimator.predict_proba(x.flatten(1).double().numpy())
+    assert np.allclose(surrogate(classifier)(x).softmax(1).numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -207,13 +207,13 @@ def test_svm_surrogate_sums_the_pairs_decision_functions(classes, gamma):
 def test_neighbour_surrogate_is_the_smoothed_vote():
     """By its formula; sharp, it is the nearest neighbour; smooth, the class with most images."""
     x, y = blobs(31)
-    victim, queries = fit_sklearn("knn", x, y), blobs(20, seed=1)[0]
+    classifier, queries = fit_sklearn("knn", x, y), blobs(20, seed=1)[0]
     distance = torch.cdist(queries.flatten(1), x.flatten(1)).square()
     for temperature in (0.05, 1.0):
         expected = torch.stack([(-distance[:, y == k] / temperature).logsumexp(1) for k in range(3)], dim=1)
-        assert torch.allclose(surrogate(victim, temperature=temperature)(queries), expected, atol=1e-3)
-    assert torch.equal(surrogate(victim, temperature=1e-4)(queries).argmax(1), y[distance.argmin(1)])
-    assert (surrogate(victim, temperature=1e6)(queries).argmax(1) == 0).all()
+        assert torch.allclose(surrogate(classifier, temperature=temperature)(queries), expected, atol=1e-3)
+    assert torch.equal(surrogate(classifier, temperature=1e-4)(queries).argmax(1), y[distance.argmin(1)])
+    assert (surrogate(classifier, temperature=1e6)(queries).argmax(1) == 0).all()
 
 
 def test_default_temperature_follows_the_distances():
@@ -228,14 +228,14 @@ def test_default_temperature_follows_the_distances():
 @every_smooth
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_surrogates_agree_with_their_classifiers(name, classes):
-    victim, (x, _) = victim_of(name, classes), blobs(400, classes, seed=1)
-    assert (surrogate(victim)(x).argmax(1) == says(victim, x)).float().mean() > 0.85
+    classifier, (x, _) = classifier_of(name, classes), blobs(400, classes, seed=1)
+    assert (surrogate(classifier)(x).argmax(1) == labels_of(classifier, x)).float().mean() > 0.85
 
 
 @every_smooth
 @pytest.mark.parametrize("classes", [2, 3])
 def test_surrogate_gradients_are_those_of_finite_differences(name, classes):
-    model = surrogate(victim_of(name, classes)).double()
+    model = surrogate(classifier_of(name, classes)).double()
     x = blobs(3, classes, seed=1, dtype=torch.float64)[0].requires_grad_()
     assert torch.autograd.gradcheck(model, (x,), eps=1e-6, atol=1e-5)
 
@@ -243,17 +243,17 @@ def test_surrogate_gradients_are_those_of_finite_differences(name, classes):
 @every_smooth
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_surrogates_follow_x(name, dtype):
-    model, x = surrogate(victim_of(name)), blobs(4)[0].to(dtype)
+    model, x = surrogate(classifier_of(name)), blobs(4)[0].to(dtype)
     assert model(x).dtype == dtype
     assert model(x).shape == (4, 3)
 
 
 def test_surrogates_are_copies():
-    victim = fit_sklearn("logistic", *blobs())
-    before = victim.estimator.coef_.copy()
-    for buffer in surrogate(victim).buffers():
+    classifier = fit_sklearn("logistic", *blobs())
+    before = classifier.estimator.coef_.copy()
+    for buffer in surrogate(classifier).buffers():
         buffer.zero_()
-    assert np.array_equal(victim.estimator.coef_, before)
+    assert np.array_equal(classifier.estimator.coef_, before)
 
 
 def test_surrogate_says_what_to_do_instead():
@@ -264,22 +264,22 @@ def test_surrogate_says_what_to_do_instead():
         make_pipeline(StandardScaler(), LogisticRegression()),
         SVC(kernel="linear"),
     ):
-        victim = SklearnClassifier(estimator.fit(*flat))
-        assert torch.equal(victim(x).argmax(1), says(victim, x))
+        classifier = SklearnClassifier(estimator.fit(*flat))
+        assert torch.equal(classifier(x).argmax(1), labels_of(classifier, x))
         with pytest.raises(TypeError, match="train a substitute"):
-            surrogate(victim)
+            surrogate(classifier)
         with pytest.raises(TypeError, match="train a substitute"):
-            generate(victim, x, y, EPS)
+            generate(classifier, x, y, EPS)
     with pytest.raises(TypeError, match="tree_attack"):
-        surrogate(victim_of("tree"))
+        surrogate(classifier_of("tree"))
     with pytest.raises(TypeError, match="attacked directly"):
         surrogate(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="Euclidean"):
         surrogate(SklearnClassifier(KNeighborsClassifier(p=1).fit(*flat)))
     with pytest.raises(ValueError, match="belongs to the nearest neighbours"):
-        surrogate(victim_of("rbf_svm"), temperature=1.0)
+        surrogate(classifier_of("rbf_svm"), temperature=1.0)
     with pytest.raises(ValueError, match="above 0"):
-        surrogate(victim_of("knn"), temperature=0)
+        surrogate(classifier_of("knn"), temperature=0)
 
 
 # the tree
@@ -308,12 +308,12 @@ def smallest_change(tree, image, y):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_tree_attack_finds_the_smallest_change(classes, dtype):
-    victim, (x, y) = victim_of("tree", classes), blobs(60, classes, seed=1)
+    classifier, (x, y) = classifier_of("tree", classes), blobs(60, classes, seed=1)
     x = x.to(dtype)
-    adv = tree_attack(victim, x, y, 1.0)
-    assert (says(victim, adv) != y).all()
+    adv = tree_attack(classifier, x, y, 1.0)
+    assert (labels_of(classifier, adv) != y).all()
     expected = [
-        smallest_change(victim.estimator.tree_, a.numpy(), k) for a, k in zip(x.double().flatten(1), y, strict=True)
+        smallest_change(classifier.estimator.tree_, a.numpy(), k) for a, k in zip(x.double().flatten(1), y, strict=True)
     ]
     change = (adv.double() - x.double()).abs().flatten(1).amax(1)
     assert np.allclose(change.numpy(), expected, atol=2 * torch.finfo(dtype).eps if dtype.itemsize == 2 else 1e-6)
@@ -324,32 +324,32 @@ def test_tree_attack_finds_the_smallest_change(classes, dtype):
 def test_a_tree_is_fooled_if_and_only_if_the_nearest_leaf_is_within_eps(seed, depth, eps):
     generator = np.random.default_rng(seed)
     points, labels = generator.random((40, 3)), np.arange(40) % 3
-    victim = SklearnClassifier(DecisionTreeClassifier(max_depth=depth, random_state=0).fit(points, labels))
+    classifier = SklearnClassifier(DecisionTreeClassifier(max_depth=depth, random_state=0).fit(points, labels))
     x = torch.tensor(generator.random((20, 3)), dtype=torch.float32)
-    y = victim(x).argmax(1)
-    adv = tree_attack(victim, x, y, eps)
-    tree = victim.estimator.tree_
+    y = classifier(x).argmax(1)
+    adv = tree_attack(classifier, x, y, eps)
+    tree = classifier.estimator.tree_
     distance = torch.tensor([smallest_change(tree, image, k) for image, k in zip(x.double().numpy(), y, strict=True)])
     clear = (distance - eps).abs() > 1e-6
-    assert torch.equal((says(victim, adv) != y)[clear], (distance < eps)[clear])
+    assert torch.equal((labels_of(classifier, adv) != y)[clear], (distance < eps)[clear])
     assert torch.equal((adv - x).abs().amax(1) <= eps, torch.ones(20, dtype=torch.bool))
 
 
 def test_tree_attack_leaves_alone_what_is_wrong_already():
-    victim, (x, y) = victim_of("tree"), blobs(30, seed=1)
-    wrong = says(victim, x) != y
+    classifier, (x, y) = classifier_of("tree"), blobs(30, seed=1)
+    wrong = labels_of(classifier, x) != y
     assert wrong.any()
-    assert torch.equal(tree_attack(victim, x, y, EPS)[wrong], x[wrong])
+    assert torch.equal(tree_attack(classifier, x, y, EPS)[wrong], x[wrong])
 
 
 @pytest.mark.filterwarnings("ignore:eps=")
 def test_tree_attack_stays_in_the_box_of_pixels():
     """The way across the threshold at 1/2 is shut where pixels end at 0.4: nothing can be done."""
-    victim = fit_sklearn("tree", torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]))
+    classifier = fit_sklearn("tree", torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]))
     x, y = torch.tensor([[0.3]]), torch.tensor([0])
-    assert torch.equal(tree_attack(victim, x, y, 1.0, clip=(0.0, 0.4)), x)
-    assert victim(tree_attack(victim, x, y, 0.3)).argmax(1).tolist() == [1]
-    assert victim(tree_attack(victim, x - 3, y, 5.0, clip=None)).argmax(1).tolist() == [1]
+    assert torch.equal(tree_attack(classifier, x, y, 1.0, clip=(0.0, 0.4)), x)
+    assert classifier(tree_attack(classifier, x, y, 0.3)).argmax(1).tolist() == [1]
+    assert classifier(tree_attack(classifier, x - 3, y, 5.0, clip=None)).argmax(1).tolist() == [1]
 
 
 def test_a_tree_of_one_leaf_cannot_be_left():
@@ -365,8 +365,8 @@ def test_a_tree_of_one_leaf_cannot_be_left():
 @given(st.integers(0, 10_000), st.floats(0, 1))
 def test_neighbour_attack_steps_towards_the_nearest_image_of_another_class(seed, eps):
     x, y = blobs(12, seed=seed)
-    victim, (points, labels) = victim_of("knn"), blobs()
-    adv = neighbour_attack(victim, x, y, eps)
+    classifier, (points, labels) = classifier_of("knn"), blobs()
+    adv = neighbour_attack(classifier, x, y, eps)
     for image, label, moved in zip(x, y, adv, strict=True):
         others = points[labels != label]
         goal = others[(others - image).square().flatten(1).sum(1).argmin()]
@@ -384,13 +384,13 @@ def test_with_eps_enough_a_neighbour_is_reached():
 
 
 def attacks_on(name):
-    """Every way to attack a victim: (x, y, eps, **options) -> adv."""
-    victim = victim_of(name)
-    yield lambda *args, **kw: generate(victim, *args, batch_size=4, **kw)
+    """Every way to attack a classifier: (x, y, eps, **options) -> adv."""
+    classifier = classifier_of(name)
+    yield lambda *args, **kw: generate(classifier, *args, batch_size=4, **kw)
     if name == "tree":
-        yield lambda *args, **kw: tree_attack(victim, *args, **kw)
+        yield lambda *args, **kw: tree_attack(classifier, *args, **kw)
     if name == "knn":
-        yield lambda *args, **kw: neighbour_attack(victim, *args, **kw)
+        yield lambda *args, **kw: neighbour_attack(classifier, *args, **kw)
 
 
 @every_name
@@ -438,9 +438,9 @@ def test_attacks_refuse(name):
 def test_attacks_refuse_another_classifier():
     x, y = blobs(6)
     with pytest.raises(TypeError, match="wraps a DecisionTreeClassifier"):
-        tree_attack(victim_of("knn"), x, y, EPS)
+        tree_attack(classifier_of("knn"), x, y, EPS)
     with pytest.raises(TypeError, match="wraps a KNeighborsClassifier"):
-        neighbour_attack(victim_of("tree"), x, y, EPS)
+        neighbour_attack(classifier_of("tree"), x, y, EPS)
 
 
 # craft
@@ -455,23 +455,23 @@ def test_craft_attacks_a_network_as_the_attack_itself():
 
 @every_smooth
 def test_craft_attacks_the_surrogate(name):
-    victim, (x, y) = victim_of(name), blobs(20)
-    assert torch.equal(generate(victim, x, y, EPS, batch_size=7), fgsm(surrogate(victim), x, y, EPS))
+    classifier, (x, y) = classifier_of(name), blobs(20)
+    assert torch.equal(generate(classifier, x, y, EPS, batch_size=7), fgsm(surrogate(classifier), x, y, EPS))
 
 
 @every_name
 def test_crafted_images_fool_their_source(name):
-    victim, (x, y) = victim_of(name), blobs(200, seed=1)
-    assert accuracy(victim, generate(victim, x, y, 0.3), y) < 0.5 * accuracy(victim, x, y)
+    classifier, (x, y) = classifier_of(name), blobs(200, seed=1)
+    assert accuracy(classifier, generate(classifier, x, y, 0.3), y) < 0.5 * accuracy(classifier, x, y)
 
 
 def test_craft_refuses_what_a_tree_cannot_do():
     x, y = blobs(6)
     for options in ({"targeted": True}, {"norm": "l2"}):
         with pytest.raises(ValueError, match="untargeted and in norm"):
-            generate(victim_of("tree"), x, y, EPS, **options)
-    adv = generate(victim_of("tree"), x, y, EPS, attack=pgd, steps=3, norm="linf", clip=(0.0, 1.0))
-    assert torch.equal(adv, tree_attack(victim_of("tree"), x, y, EPS))
+            generate(classifier_of("tree"), x, y, EPS, **options)
+    adv = generate(classifier_of("tree"), x, y, EPS, attack=pgd, steps=3, norm="linf", clip=(0.0, 1.0))
+    assert torch.equal(adv, tree_attack(classifier_of("tree"), x, y, EPS))
 
 
 # real digits
@@ -491,11 +491,11 @@ def test_on_digits(name, low, agree):
     """A quarter of the images: the accuracies one expects, surrogates that agree, source images that fool."""
     x, y = load_images(n=1000)
     images, labels = load_images(split="test", n=200)
-    victim = fit_sklearn(name, x, y)
-    assert accuracy(victim, images, labels) > low
+    classifier = fit_sklearn(name, x, y)
+    assert accuracy(classifier, images, labels) > low
     if agree is not None:
-        same = surrogate(victim)(images).argmax(1) == says(victim, images)
+        same = surrogate(classifier)(images).argmax(1) == labels_of(classifier, images)
         assert same.float().mean() >= agree
-    right = correct(victim, images, labels)
-    adv = generate(victim, images[right], labels[right], 0.3)
-    assert accuracy(victim, adv, labels[right]) < 0.6
+    right = correct(classifier, images, labels)
+    adv = generate(classifier, images[right], labels[right], 0.3)
+    assert accuracy(classifier, adv, labels[right]) < 0.6

@@ -168,7 +168,7 @@ def test_damaged_file_is_trained_anew(damage, trainer, folder):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match="training anew, and replacing the cached weights: .*damaged") as caught:
         model = run(trainer)
-    assert caught[0].filename == models.__file__ or "test_models" in caught[0].filename
+    assert caught[0].filename == models.__file__ or "test_networks" in caught[0].filename
     assert trainer.calls == 2
     assert same_weights(model, expected)
     run(trainer)

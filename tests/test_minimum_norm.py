@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, linprog, minimize
-from test_attacks import (
+from test_gradient_based import (
     ALL_FLOATS,
     Linear2,
     assert_like,

@@ -201,8 +201,8 @@ def test_the_generator_decides(images):
     [
         ({"queries": 0}, ValueError, "queries must be at least 1"),
         ({"queries": 1.5}, TypeError, "whole number"),
-        ({"first": 0.0}, ValueError, "share of the image"),
-        ({"first": 2.0}, ValueError, "share of the image"),
+        ({"p_init": 0.0}, ValueError, "share of the image"),
+        ({"p_init": 2.0}, ValueError, "share of the image"),
         ({"eps": -0.1}, ValueError, "not negative"),
         ({"clip": (0.0, 0.5)}, ValueError, "x must lie in clip"),
     ],
