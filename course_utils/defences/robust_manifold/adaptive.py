@@ -79,13 +79,9 @@ def adaptive_attacks(
 ) -> dict[str, Tensor]:
     """Run all adaptive attacks on a defence; its robustness is measured by `worst_case` over all of them.
 
-    "naive": PGD on the classifier alone. "autoencoder": on `autoencoder_surrogate`. "BPDA": with the projection's
-    gradient replaced by the identity. "unrolled": through gradient descent from the encoder's output. "implicit":
-    with the implicit derivative of z*. "latent": the nearest image in the range that is classified otherwise,
-    projected into the ball (`on_manifold`).
-
-    What fools a surrogate need not fool the defence: where the two differ ("autoencoder", "unrolled"), iterates of PGD
-    are evaluated on the defence itself.
+    PGD on the classifier alone ("naive"), on `autoencoder_surrogate` ("autoencoder"), or with one of the gradients of
+    `ManifoldDefense` ("BPDA", "unrolled", "implicit"); and `on_manifold` ("latent"). Where a surrogate's logits differ
+    from the defence's ("autoencoder", "unrolled"), iterates of PGD are evaluated on the defence itself.
 
     Args:
         x, y, eps, norm, generator: see `course_utils.attacks`.
@@ -95,7 +91,7 @@ def adaptive_attacks(
         samples: draws of the random starts that a gradient is averaged over (EOT). progress: show a bar.
 
     Returns:
-        Adversarial images like x by the name of the attack, each inside ball and box.
+        Adversarial images like x by the name of the attack.
 
     Raises:
         ValueError, TypeError: as all attacks; an unknown name.

@@ -40,8 +40,7 @@ def project_to_range(
     Args:
         generator: maps z (N, latent) to images like x, and has an attribute `latent`. x: images in [0, 1], (N, ...).
         steps: at most, of each start. restarts: starts of each image. lr: of Adam, lowered along a cosine.
-        init: a start for every image, (N, latent), such as an encoder's output, or several, (S, N, latent); the others
-            are standard normal.
+        init: one start, (N, latent), such as an encoder's output, or several, (S, N, latent); the others are random.
         generator_rng: source of the starts; the global random stream is then left alone.
         callback: called as callback(step, error) with the squared distance (N,) reached so far, from step 0 on.
 
