@@ -212,9 +212,9 @@ def test_other_ingredients_are_trained_apart(change, trainer, folder):
     assert len(list(folder.iterdir())) == 2
 
 
-def test_other_versions_are_trained_apart(trainer, folder, monkeypatch):
+def test_other_sources_are_trained_apart(trainer, folder, monkeypatch):
     run(trainer)
-    monkeypatch.setattr("course_utils.training.zoo.__version__", "99")
+    monkeypatch.setattr("course_utils.training.zoo.source_hash", lambda *rooms: "99")
     run(trainer)
     assert trainer.calls == 2
 
@@ -269,7 +269,8 @@ def test_failed_training_keeps_nothing(folder):
 PROCESS = """
 import time, torch
 from course_utils.data import load_images
-from course_utils.models import load_or_train, softmax_regression
+from course_utils.models import softmax_regression
+from course_utils.training import load_or_train
 
 def train(model):
     print("trains", flush=True)

@@ -1,4 +1,4 @@
-"""Several small trainings or attacks side by side: one process for each core, one thread in each."""
+"""Calls side by side, one process for each core: what `training.train_all` and `evaluation.compare` are made of."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ def parallel_map(
         workers: processes, by default one for each thread of torch (OMP_NUM_THREADS); 1 stays in this process.
         progress: show a bar with the time left.
 
+    Warnings arrive here, and as often as the filters of this process say.
+
     Raises:
         ValueError: arguments of different lengths, or fewer than one worker. And what the function raises.
 
@@ -51,9 +53,24 @@ def parallel_map(
     if workers < 1:
         raise ValueError(f"workers counts processes, 1 or more; got {workers}.")
     first = int(torch.randint(2**31, ()))
-    jobs = (delayed(_alone)(function, first + i, call, os.getpid()) for i, call in enumerate(calls))
+    jobs = (delayed(_heard)(function, first + i, call, os.getpid()) for i, call in enumerate(calls))
     run = Parallel(n_jobs=min(workers, len(calls)) or 1, return_as="generator", pre_dispatch="all", batch_size=1)
-    return list(tqdm(run(jobs), total=len(calls), disable=not progress, unit="run", mininterval=1))
+    results = []
+    bar = tqdm(run(jobs), total=len(calls), disable=not (progress and calls), unit="run", mininterval=1)
+    for result, said in bar:
+        results.append(result)
+        for warning in said:
+            warnings.warn(warning, stacklevel=2)
+    return results
+
+
+def _heard(function: Callable[..., Any], *details: Any) -> tuple[Any, list[Warning]]:
+    """Return the result of `_alone`, and of another process the warnings, which a notebook would not show."""
+    if os.getpid() == details[-1]:
+        return _alone(function, *details), []
+    with warnings.catch_warnings(record=True) as caught:
+        result = _alone(function, *details)
+    return result, [warning.message for warning in caught]
 
 
 def _alone(function: Callable[..., Any], seed: int, arguments: tuple[Any, ...], parent: int) -> Any:

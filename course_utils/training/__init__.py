@@ -2,7 +2,7 @@
 
 - `fitting`: `fit`, and the augmentation of digits; `history`: what it measures in each epoch
 - `adversary`: attacks on the network as it is at that moment; `adversarial`: recipes of adversarial training
-- `zoo`: networks by name, trained once and loaded afterwards
+- `zoo`: networks that are trained once and loaded afterwards: `trained` for one by name, `train_all` for many at once
 - `generative`: VAE and GAN; `substitute`: a network trained on the answers of another model
 """
 
@@ -19,7 +19,7 @@ from .substitute import (
     reservoir_sample,
     train_substitute,
 )
-from .zoo import RECIPES, Recipe, load_or_train, trained
+from .zoo import RECIPES, Recipe, load_or_train, train_all, trained
 
 __all__ = [
     "ADVERSARIAL_RECIPES",
@@ -38,6 +38,7 @@ __all__ = [
     "load_or_train",
     "query_plan",
     "reservoir_sample",
+    "train_all",
     "train_gan",
     "train_substitute",
     "trained",

@@ -1,0 +1,220 @@
+"""Models × inputs × seeds: which images each model gets right, in one table with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..core.intervals import wilson
+from ..core.parallel import parallel_map
+from ..core.validation import Model, check_adversarial, check_count, check_images, checked_labels
+from .metrics import correct
+
+Attack: TypeAlias = Callable[[Model, Tensor, Tensor], Tensor]
+BATCH = 256  # images that are attacked at once
+
+
+@dataclass(frozen=True)
+class After:
+    """An attack on those images only that another input of the comparison left right; the others stay wrong.
+
+    Args:
+        name: of the earlier input, an attack. attack: called as attack(model, x, y).
+    """
+
+    name: str
+    attack: Attack
+
+
+Input: TypeAlias = Tensor | tuple[Tensor, Tensor] | Attack | After
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Which images each model got right on each input. In a notebook it shows itself as a table.
+
+    Args:
+        frame: one row for each model, seed and input: model, seed, input, n, correct, accuracy (correct / n) and its
+            95 % Wilson interval low, high.
+        masks: by (model, input, seed), which images (n,) were right.
+    """
+
+    frame: pd.DataFrame
+    masks: Mapping[tuple[Hashable, Hashable, int], Tensor]
+
+    def table(self) -> pd.DataFrame:
+        """Return accuracies, models × inputs, each the mean over the seeds; NaN where a model did not meet an input."""
+        models, inputs = (self.frame[column].drop_duplicates().tolist() for column in ("model", "input"))
+        mean = self.frame.groupby(["model", "input"], sort=False).accuracy.mean()
+        rows = [[mean.get((model, name), float("nan")) for name in inputs] for model in models]
+        return pd.DataFrame(rows, pd.Index(models, tupleize_cols=False), pd.Index(inputs, tupleize_cols=False))
+
+    def by_seed(self, model: Hashable, name: Hashable) -> list[float]:
+        """Return a model's accuracy on an input, seed by seed.
+
+        Raises:
+            KeyError: no such model or input.
+        """
+        found = {seed: mask for (m, n, seed), mask in self.masks.items() if (m, n) == (model, name)}
+        if not found:
+            raise KeyError(f"{model!r} was not compared on {name!r}.")
+        return [found[seed].float().mean().item() for seed in sorted(found)]
+
+    def mask(self, model: Hashable, name: Hashable, seed: int = 0) -> Tensor:
+        """Return which images (n,) a model got right."""
+        return self.masks[model, name, seed]
+
+    def __str__(self) -> str:
+        return (100 * self.table()).to_string(float_format="{:.1f} %".format, na_rep="–")
+
+    __repr__ = __str__
+
+    def _repr_markdown_(self) -> str:
+        table = self.table()
+        rows = [["", *table.columns], ["---"] * (1 + len(table.columns))]
+        rows += [[model, *(self._cell(model, name) for name in table.columns)] for model in table.index]
+        sizes, seeds = self.frame.n.unique(), self.frame.seed.nunique()
+        what = f"mean of {seeds} seeds (lowest–highest)" if seeds > 1 else "95 % Wilson interval in brackets"
+        n = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes.min():,} to {sizes.max():,}"
+        lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+        return "\n".join(lines) + f"\n\nImages classified correctly, {what}; n = {n}."
+
+    def _cell(self, model: Hashable, name: Hashable) -> str:
+        rows = self.frame[(self.frame.model.map(model.__eq__)) & (self.frame.input.map(name.__eq__))]
+        if rows.empty:
+            return "–"
+        low, high = (
+            (rows.accuracy.min(), rows.accuracy.max()) if len(rows) > 1 else (rows.low.iloc[0], rows.high.iloc[0])
+        )
+        return f"{100 * rows.accuracy.mean():.0f} % ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def compare(
+    models: Mapping[Hashable, Model | Sequence[Model]],
+    x: Tensor,
+    y: Tensor,
+    inputs: Mapping[str, Input] | Callable[[Any], Mapping[str, Input]],
+    *,
+    parts: int = 1,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Show every model every input, and count what it gets right; several models at once.
+
+    Under an attack an image counts if the model is right before and after it, as in `robust_accuracy`. Images that are
+    given count as they are.
+
+    Args:
+        models: by name, one model, or a list of the same model from several seeds.
+        x, y: the images (N, ...) that are attacked, and their labels (N,).
+        inputs: by name: images, whose labels are the first of y; a pair (images, labels); an attack that is made on
+            each model, called as attack(model, x, y), such as an `Adversary` or partial(attacks.fgsm, eps=0.1); or
+            `After`. Or a function of a model's name that returns them, where models meet different inputs.
+        parts: cut the images into so many parts, which are attacked at once: for few models and slow attacks.
+        workers: processes, see `parallel_map`. progress: show a bar.
+
+    An attack that draws from the global random stream gets one for each model, seed and part, which follows from the
+    caller's: the number of workers changes nothing.
+
+    Raises:
+        ValueError, TypeError: before any computing: no model, no input, something that is no input, labels that do not
+            match, an `After` whose attack does not come before it. As `correct`, and as the attacks.
+
+    >>> from course_utils.attacks import fgsm
+    >>> x, line = torch.rand(9, 2), torch.nn.Linear(2, 2)
+    >>> inputs = {"clean": x, "FGSM": lambda model, x, y: fgsm(model, x, y, 0.1)}
+    >>> compare({"line": line}, x, line(x).argmax(1), inputs, progress=False).frame.correct[0].item()
+    9
+    """
+    check_images(x, None)
+    y = checked_labels(y, x) if len(y) == len(x) else y
+    check_count("parts", parts)
+    cases = list(_cases(models, x, y, inputs))
+    jobs = [(model, *_part(x, y, some, i, parts)) for _, _, model, some in cases for i in range(parts)]
+    found = parallel_map(_answers, *zip(*jobs, strict=True), device=x.device, workers=workers, progress=progress)
+    masks, rows = {}, []
+    for number, (name, seed, _, some) in enumerate(cases):
+        pieces = found[number * parts : (number + 1) * parts]
+        for column in some:
+            mask = torch.cat([piece[column] for piece in pieces])
+            masks[name, column, seed] = mask
+            n, right = len(mask), int(mask.sum())
+            rows.append((name, seed, column, n, right, right / n, *wilson(right, n)))
+    names = ["model", "seed", "input", "n", "correct", "accuracy", "low", "high"]
+    return Comparison(pd.DataFrame(rows, columns=names), masks)
+
+
+def _cases(models: Any, x: Tensor, y: Tensor, inputs: Any) -> Iterator[tuple[Hashable, int, Model, dict[str, Any]]]:
+    """Yield name, seed, model and inputs of each row, or refuse."""
+    if not isinstance(models, Mapping) or not models:
+        raise TypeError("compare needs a mapping with at least one model by name, such as {'CNN': cnn}.")
+    for name, versions in models.items():
+        some = inputs(name) if callable(inputs) else inputs
+        if not isinstance(some, Mapping) or not some:
+            raise TypeError(f"{name!r} needs a mapping with at least one input by name, such as {{'clean': x}}.")
+        checked = {column: _checked_input(column, value, x, y, some) for column, value in some.items()}
+        versions = versions if isinstance(versions, list | tuple) else [versions]
+        if not versions or not all(map(callable, versions)):
+            raise TypeError(f"{name!r} must be a model, or a list of one model from several seeds.")
+        for seed, model in enumerate(versions):
+            yield name, seed, model, checked
+
+
+def _checked_input(column: str, value: Any, x: Tensor, y: Tensor, inputs: Mapping[str, Any]) -> Any:
+    """Return images with their labels, or an attack; or refuse."""
+    if isinstance(value, Tensor):
+        if len(value) > len(y):
+            raise ValueError(f"{column!r} has {len(value)} images and y {len(y)} labels: give a pair (images, labels).")
+        value = value, y[: len(value)]
+    if isinstance(value, tuple) and len(value) == 2:
+        images, labels = value
+        check_images(images, None, f"the images of {column!r}")
+        if not len(images):
+            raise ValueError(f"{column!r} holds no image.")
+        return images, checked_labels(labels, images)
+    earlier = [
+        name for name in list(inputs)[: list(inputs).index(column)] if not isinstance(inputs[name], Tensor | tuple)
+    ]
+    if isinstance(value, After) and value.name not in earlier:
+        raise ValueError(f"{column!r} goes on after {value.name!r}, which is no attack that comes before it.")
+    if not (isinstance(value, After) or callable(value)):
+        kind = type(value).__name__
+        raise TypeError(f"{column!r} must be images, a pair (images, labels) or an attack(model, x, y); got a {kind}.")
+    if len(x) == 0 or len(y) != len(x):
+        raise ValueError(f"an attack needs one label for each image: got {len(x)} images and {len(y)} labels.")
+    return value
+
+
+def _part(x: Tensor, y: Tensor, inputs: dict[str, Any], i: int, parts: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Return the i-th part of all images and labels."""
+
+    def piece(tensor: Tensor) -> Tensor:
+        return tensor.tensor_split(parts)[i]
+
+    return piece(x), piece(y), {n: tuple(map(piece, v)) if isinstance(v, tuple) else v for n, v in inputs.items()}
+
+
+def _answers(model: Model, x: Tensor, y: Tensor, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    """Return by input which images (n,) the model gets right."""
+    masks: dict[str, Tensor] = {}
+    is_attacked = any(not isinstance(value, tuple) for value in inputs.values())
+    clean = correct(model, x, y) if is_attacked and len(x) else torch.ones(0, dtype=torch.bool, device=x.device)
+    for name, value in inputs.items():
+        if isinstance(value, tuple):
+            masks[name] = correct(model, *value) if len(value[0]) else clean[:0]
+            continue
+        mask = masks[value.name].clone() if isinstance(value, After) else clean.clone()
+        chosen = mask.nonzero().flatten() if isinstance(value, After) else torch.arange(len(x), device=x.device)
+        attack = value.attack if isinstance(value, After) else value
+        for part in chosen.split(BATCH):
+            if len(part):
+                adv = attack(model, x[part], y[part])
+                check_adversarial(adv, x[part])
+                mask[part] &= correct(model, adv, y[part])
+        masks[name] = mask
+    return masks
