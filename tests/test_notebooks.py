@@ -169,6 +169,11 @@ def installs_nothing(nb):
     return [f"{found[0]!r} in code" for c in code_cells(nb) if (found := re.search(pattern, c.source, re.MULTILINE))]
 
 
+def leaves_processes_to_the_package(nb):
+    pattern = r"^\s*(?:import|from)\b.*\b\w*parallel\w*|\b(?:multiprocessing|joblib|concurrent)\b"
+    return [f"{found[0]!r} in code" for c in code_cells(nb) if (found := re.search(pattern, c.source, re.MULTILINE))]
+
+
 def has_short_cells(nb):
     lengths = [len(code_lines(cell)) for cell in visible_code(nb)]
     found = [f"a code cell of {n} lines, at most {MAX_CELL_LINES}" for n in lengths if n > MAX_CELL_LINES]
@@ -240,6 +245,7 @@ RULES = [
     has_no_absolute_path,
     needs_no_network,
     installs_nothing,
+    leaves_processes_to_the_package,
     has_short_cells,
     has_the_right_length,
     explains_its_code,
@@ -387,6 +393,9 @@ BAD = [
     (installs_nothing, code(4, "a = 1\n!pip install torchattacks")),
     (installs_nothing, code(4, "%pip install torchattacks")),
     (installs_nothing, code(4, "get_ipython().system('ls')")),
+    (leaves_processes_to_the_package, code(4, "from course_utils.core.parallel import parallel_map")),
+    (leaves_processes_to_the_package, code(4, "from course_utils.core import parallel")),
+    (leaves_processes_to_the_package, code(4, "import joblib")),
     (has_short_cells, code(4, "a = 1\n" * (MAX_CELL_LINES + 1))),
     (has_short_cells, lambda nb: [c.update(source="a = 1\n" * 11) for c in code_cells(nb)]),
     (has_short_cells, cells(lambda cells: cells * 25)),

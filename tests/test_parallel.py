@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import torch
@@ -66,6 +67,16 @@ def test_an_error_arrives_and_threads_come_back(workers):
         quiet(divmod, [1, 1], [1, 0], workers=workers)
     assert torch.get_num_threads() == threads
     assert quiet(abs, [-1], workers=workers) == [1]
+
+
+def warns(what):
+    warnings.warn(what, RuntimeWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_warning_arrives(workers):
+    with pytest.warns(RuntimeWarning, match="look here"):
+        quiet(warns, ["look here", "and here"], workers=workers)
 
 
 def test_bad_input_is_refused():

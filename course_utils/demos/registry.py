@@ -21,7 +21,7 @@ from ..models.pretrained import imagenet_labels, load_classifier
 from ..models.sklearn_models import fit_sklearn
 from ..training.adversary import Adversary
 from ..training.generative import trained_vae
-from ..training.zoo import trained
+from ..training.zoo import train_all, trained
 from .adversarial_training import accuracy_curves, loss_tilt, model_comparer
 from .attacks import fgsm_slider, optimised_noise_slider, pgd_scrubber
 from .draw_digit import draw_digit
@@ -180,7 +180,7 @@ def _loss_tilt() -> Demo:
     "How many steps does the projection need before it says the true class? Do more restarts help?",
 )
 def _projection_slider() -> Demo:
-    (x, y), (vae, cnn) = _digits("test"), _painter()
+    (x, y), (vae, cnn) = _digits("test"), _vae_and_cnn()
     x, y = x[:12], y[:12]
     adv = pgd(cnn, x, y, 0.2, steps=20, generator=torch.Generator().manual_seed(0))
     return projection_slider(cnn, vae.generator, adv, y)
@@ -192,7 +192,7 @@ def _projection_slider() -> Demo:
     "Walk slowly: where does the class change, and would you have changed your mind there?",
 )
 def _latent_walk() -> Demo:
-    (x, y), (vae, cnn) = _digits("test"), _painter()
+    (x, y), (vae, cnn) = _digits("test"), _vae_and_cnn()
     pairs = latent_attack(cnn, vae.generator, vae.encode(x[:16]).detach(), y[:16], confidence=2.0, steps=60)
     near = (pairs.distance > 0) & (pairs.distance <= 1.5)
     return latent_walk(cnn, vae.generator, pairs.z[near], pairs.z_prime[near])
@@ -224,18 +224,18 @@ def _hardened() -> dict[str, nn.Module]:
 
     The last one has seen few images, and a radius that FGSM alone cannot teach.
     """
-    plans = {
+    few = tuple(part[:1400] for part in _digits("train"))
+    hiding = {"attack": Adversary("fgsm", 0.3, warmup=0.5), "epochs": 8, "lr": 3e-3, "augmented": False, "data": few}
+    recipes = {
         "none": {},
         "FGSM": {"attack": Adversary("fgsm", 0.2, warmup=0.5), "epochs": 3},
         "PGD": {"attack": Adversary("pgd", 0.2, {"steps": 3}, warmup=0.5), "epochs": 4},
+        "FGSM at .3": hiding,
     }
-    few = [part[:1400] for part in _digits("train")]
-    hiding = {"attack": Adversary("fgsm", 0.3, warmup=0.5), "epochs": 8, "lr": 3e-3, "augmented": False}
-    networks = {name: _network("cnn", **plan) for name, plan in plans.items()}
-    return networks | {"FGSM at .3": trained("cnn", *few, **hiding)}
+    return train_all(recipes, *_digits("train"), network="cnn")
 
 
-def _painter() -> tuple[VAE, nn.Module]:
+def _vae_and_cnn() -> tuple[VAE, nn.Module]:
     """Return chapter 06's VAE, and its CNN, which has seen what the VAE draws."""
     x, y = _digits("train")
     vae = trained_vae(x, latent=32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import pandas as pd
@@ -24,7 +24,7 @@ class After:
     """An attack on those images only that another input of the comparison left right; the others stay wrong.
 
     Args:
-        name: of the earlier input, an attack. attack: called as attack(model, x, y).
+        name: of the earlier input: an attack, or as many images as x. attack: called as attack(model, x, y).
     """
 
     name: str
@@ -42,17 +42,26 @@ class Comparison:
         frame: one row for each model, seed and input: model, seed, input, n, correct, accuracy (correct / n) and its
             95 % Wilson interval low, high.
         masks: by (model, input, seed), which images (n,) were right.
+        images: by (model, input, seed), what the attacks made of x, alike.
+        transposed: show inputs × models, for few models and many inputs.
     """
 
     frame: pd.DataFrame
     masks: Mapping[tuple[Hashable, Hashable, int], Tensor]
+    images: Mapping[tuple[Hashable, Hashable, int], Tensor]
+    transposed: bool = False
+
+    @property
+    def T(self) -> Comparison:
+        """The same comparison, whose table has inputs as rows."""
+        return replace(self, transposed=not self.transposed)
 
     def table(self) -> pd.DataFrame:
         """Return accuracies, models × inputs, each the mean over the seeds; NaN where a model did not meet an input."""
         models, inputs = (self.frame[column].drop_duplicates().tolist() for column in ("model", "input"))
-        mean = self.frame.groupby(["model", "input"], sort=False).accuracy.mean()
-        rows = [[mean.get((model, name), float("nan")) for name in inputs] for model in models]
-        return pd.DataFrame(rows, pd.Index(models, tupleize_cols=False), pd.Index(inputs, tupleize_cols=False))
+        rows = [[self._rows(model, name).accuracy.mean() for name in inputs] for model in models]
+        table = pd.DataFrame(rows, pd.Index(models, tupleize_cols=False), pd.Index(inputs, tupleize_cols=False))
+        return table.T if self.transposed else table
 
     def by_seed(self, model: Hashable, name: Hashable) -> list[float]:
         """Return a model's accuracy on an input, seed by seed.
@@ -60,14 +69,18 @@ class Comparison:
         Raises:
             KeyError: no such model or input.
         """
-        found = {seed: mask for (m, n, seed), mask in self.masks.items() if (m, n) == (model, name)}
+        found = self._rows(model, name).accuracy.tolist()
         if not found:
             raise KeyError(f"{model!r} was not compared on {name!r}.")
-        return [found[seed].float().mean().item() for seed in sorted(found)]
+        return found
 
     def mask(self, model: Hashable, name: Hashable, seed: int = 0) -> Tensor:
         """Return which images (n,) a model got right."""
         return self.masks[model, name, seed]
+
+    def masks_of(self, model: Hashable, seed: int = 0) -> list[Tensor]:
+        """Return the masks (n,) of all inputs of a model, in their order: what `worst_case` takes."""
+        return [mask for (name, _, number), mask in self.masks.items() if (name, number) == (model, seed)]
 
     def __str__(self) -> str:
         return (100 * self.table()).to_string(float_format="{:.1f} %".format, na_rep="–")
@@ -77,28 +90,33 @@ class Comparison:
     def _repr_markdown_(self) -> str:
         table = self.table()
         rows = [["", *table.columns], ["---"] * (1 + len(table.columns))]
-        rows += [[model, *(self._cell(model, name) for name in table.columns)] for model in table.index]
-        sizes, seeds = self.frame.n.unique(), self.frame.seed.nunique()
-        what = f"mean of {seeds} seeds (lowest–highest)" if seeds > 1 else "95 % Wilson interval in brackets"
+        rows += [[row, *(self._cell(row, column) for column in table.columns)] for row in table.index]
+        sizes, seeds = self.frame.n.unique(), self.frame.groupby("model", sort=False).seed.nunique()
+        kinds = ["95 % Wilson interval in brackets"] if seeds.min() == 1 else []
+        kinds += [f"mean of {seeds.max()} seeds (lowest–highest)"] if seeds.max() > 1 else []
         n = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes.min():,} to {sizes.max():,}"
         lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
-        return "\n".join(lines) + f"\n\nImages classified correctly, {what}; n = {n}."
+        return "\n".join(lines) + f"\n\nImages classified correctly, {' or '.join(kinds)}; n = {n}."
 
-    def _cell(self, model: Hashable, name: Hashable) -> str:
-        rows = self.frame[(self.frame.model.map(model.__eq__)) & (self.frame.input.map(name.__eq__))]
+    def _rows(self, model: Hashable, name: Hashable) -> pd.DataFrame:
+        pairs = zip(self.frame.model, self.frame.input, strict=True)
+        return self.frame[[pair == (model, name) for pair in pairs]]
+
+    def _cell(self, row: Hashable, column: Hashable) -> str:
+        rows = self._rows(*((column, row) if self.transposed else (row, column)))
         if rows.empty:
             return "–"
-        low, high = (
-            (rows.accuracy.min(), rows.accuracy.max()) if len(rows) > 1 else (rows.low.iloc[0], rows.high.iloc[0])
-        )
-        return f"{100 * rows.accuracy.mean():.0f} % ({100 * low:.0f}–{100 * high:.0f})"
+        seeds = len(rows) > 1
+        low, high = (rows.accuracy.min(), rows.accuracy.max()) if seeds else (rows.low.iloc[0], rows.high.iloc[0])
+        digits = 1 if rows.n.min() >= 1000 else 0
+        return f"{100 * rows.accuracy.mean():.{digits}f} % ({100 * low:.{digits}f}–{100 * high:.{digits}f})"
 
 
 def compare(
-    models: Mapping[Hashable, Model | Sequence[Model]],
+    models: Mapping[Any, Model | Sequence[Model]],
     x: Tensor,
     y: Tensor,
-    inputs: Mapping[str, Input] | Callable[[Any], Mapping[str, Input]],
+    inputs: Mapping[Any, Input] | Callable[[Any], Mapping[Any, Input]],
     *,
     parts: int = 1,
     workers: int | None = None,
@@ -107,7 +125,8 @@ def compare(
     """Show every model every input, and count what it gets right; several models at once.
 
     Under an attack an image counts if the model is right before and after it, as in `robust_accuracy`. Images that are
-    given count as they are.
+    given count as they are. An attack that draws from the global random stream gets a stream of its own for each
+    model, seed and part, which follows from the caller's: the number of workers changes nothing.
 
     Args:
         models: by name, one model, or a list of the same model from several seeds.
@@ -118,12 +137,9 @@ def compare(
         parts: cut the images into so many parts, which are attacked at once: for few models and slow attacks.
         workers: processes, see `parallel_map`. progress: show a bar.
 
-    An attack that draws from the global random stream gets one for each model, seed and part, which follows from the
-    caller's: the number of workers changes nothing.
-
     Raises:
         ValueError, TypeError: before any computing: no model, no input, something that is no input, labels that do not
-            match, an `After` whose attack does not come before it. As `correct`, and as the attacks.
+            match, an `After` whose input does not come before it. As `correct`, and as the attacks.
 
     >>> from course_utils.attacks import fgsm
     >>> x, line = torch.rand(9, 2), torch.nn.Linear(2, 2)
@@ -137,16 +153,18 @@ def compare(
     cases = list(_cases(models, x, y, inputs))
     jobs = [(model, *_part(x, y, some, i, parts)) for _, _, model, some in cases for i in range(parts)]
     found = parallel_map(_answers, *zip(*jobs, strict=True), device=x.device, workers=workers, progress=progress)
-    masks, rows = {}, []
+    masks, images, rows = {}, {}, []
     for number, (name, seed, _, some) in enumerate(cases):
         pieces = found[number * parts : (number + 1) * parts]
-        for column in some:
-            mask = torch.cat([piece[column] for piece in pieces])
+        for column, value in some.items():
+            mask = torch.cat([piece[column][0] for piece in pieces])
             masks[name, column, seed] = mask
+            if not isinstance(value, tuple):
+                images[name, column, seed] = torch.cat([piece[column][1] for piece in pieces])
             n, right = len(mask), int(mask.sum())
             rows.append((name, seed, column, n, right, right / n, *wilson(right, n)))
     names = ["model", "seed", "input", "n", "correct", "accuracy", "low", "high"]
-    return Comparison(pd.DataFrame(rows, columns=names), masks)
+    return Comparison(pd.DataFrame(rows, columns=names), masks, images)
 
 
 def _cases(models: Any, x: Tensor, y: Tensor, inputs: Any) -> Iterator[tuple[Hashable, int, Model, dict[str, Any]]]:
@@ -157,7 +175,9 @@ def _cases(models: Any, x: Tensor, y: Tensor, inputs: Any) -> Iterator[tuple[Has
         some = inputs(name) if callable(inputs) else inputs
         if not isinstance(some, Mapping) or not some:
             raise TypeError(f"{name!r} needs a mapping with at least one input by name, such as {{'clean': x}}.")
-        checked = {column: _checked_input(column, value, x, y, some) for column, value in some.items()}
+        checked: dict[str, Any] = {}
+        for column, value in some.items():
+            checked[column] = _checked_input(column, value, x, y, checked)
         versions = versions if isinstance(versions, list | tuple) else [versions]
         if not versions or not all(map(callable, versions)):
             raise TypeError(f"{name!r} must be a model, or a list of one model from several seeds.")
@@ -165,7 +185,7 @@ def _cases(models: Any, x: Tensor, y: Tensor, inputs: Any) -> Iterator[tuple[Has
             yield name, seed, model, checked
 
 
-def _checked_input(column: str, value: Any, x: Tensor, y: Tensor, inputs: Mapping[str, Any]) -> Any:
+def _checked_input(column: str, value: Any, x: Tensor, y: Tensor, earlier: Mapping[str, Any]) -> Any:
     """Return images with their labels, or an attack; or refuse."""
     if isinstance(value, Tensor):
         if len(value) > len(y):
@@ -177,16 +197,15 @@ def _checked_input(column: str, value: Any, x: Tensor, y: Tensor, inputs: Mappin
         if not len(images):
             raise ValueError(f"{column!r} holds no image.")
         return images, checked_labels(labels, images)
-    earlier = [
-        name for name in list(inputs)[: list(inputs).index(column)] if not isinstance(inputs[name], Tensor | tuple)
-    ]
-    if isinstance(value, After) and value.name not in earlier:
-        raise ValueError(f"{column!r} goes on after {value.name!r}, which is no attack that comes before it.")
     if not (isinstance(value, After) or callable(value)):
         kind = type(value).__name__
         raise TypeError(f"{column!r} must be images, a pair (images, labels) or an attack(model, x, y); got a {kind}.")
     if len(x) == 0 or len(y) != len(x):
         raise ValueError(f"an attack needs one label for each image: got {len(x)} images and {len(y)} labels.")
+    if isinstance(value, After):
+        before = earlier.get(value.name)
+        if before is None or (isinstance(before, tuple) and len(before[0]) != len(x)):
+            raise ValueError(f"{column!r} goes on after {value.name!r}, which must come before it and be as long as x.")
     return value
 
 
@@ -194,27 +213,35 @@ def _part(x: Tensor, y: Tensor, inputs: dict[str, Any], i: int, parts: int) -> t
     """Return the i-th part of all images and labels."""
 
     def piece(tensor: Tensor) -> Tensor:
-        return tensor.tensor_split(parts)[i]
+        return tensor.tensor_split(parts)[i].clone()  # a view would travel to another process with the whole
 
     return piece(x), piece(y), {n: tuple(map(piece, v)) if isinstance(v, tuple) else v for n, v in inputs.items()}
 
 
-def _answers(model: Model, x: Tensor, y: Tensor, inputs: dict[str, Any]) -> dict[str, Tensor]:
-    """Return by input which images (n,) the model gets right."""
-    masks: dict[str, Tensor] = {}
+def _answers(model: Model, x: Tensor, y: Tensor, inputs: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Return by input which images (n,) the model gets right, and what an attack made of x."""
+    found: dict[str, tuple[Tensor, Tensor | None]] = {}
+    nothing = torch.ones(0, dtype=torch.bool, device=x.device)
     is_attacked = any(not isinstance(value, tuple) for value in inputs.values())
-    clean = correct(model, x, y) if is_attacked and len(x) else torch.ones(0, dtype=torch.bool, device=x.device)
+    clean = correct(model, x, y) if is_attacked and len(x) else nothing
     for name, value in inputs.items():
         if isinstance(value, tuple):
-            masks[name] = correct(model, *value) if len(value[0]) else clean[:0]
+            found[name] = (correct(model, *value) if len(value[0]) else nothing), None
             continue
-        mask = masks[value.name].clone() if isinstance(value, After) else clean.clone()
-        chosen = mask.nonzero().flatten() if isinstance(value, After) else torch.arange(len(x), device=x.device)
-        attack = value.attack if isinstance(value, After) else value
+        mask, chosen, attack = clean.clone(), torch.arange(len(x), device=x.device), value
+        if isinstance(value, After):
+            mask, attack = found[value.name][0].clone(), value.attack
+            chosen = mask.nonzero().flatten()
+        images = x.clone()
         for part in chosen.split(BATCH):
             if len(part):
-                adv = attack(model, x[part], y[part])
-                check_adversarial(adv, x[part])
-                mask[part] &= correct(model, adv, y[part])
-        masks[name] = mask
-    return masks
+                images[part] = _checked_attack(attack, model, x[part], y[part])
+                mask[part] &= correct(model, images[part], y[part])
+        found[name] = mask, images
+    return found
+
+
+def _checked_attack(attack: Attack, model: Model, x: Tensor, y: Tensor) -> Tensor:
+    adv = attack(model, x, y)
+    check_adversarial(adv, x)
+    return adv

@@ -102,7 +102,7 @@ def train_gan(
     if size < 2:
         raise ValueError(f"the generator's batch norm needs two images at a time, got {size}.")
     steps = len(x) // size
-    critic, artist = (
+    critic_optimizer, generator_optimizer = (
         torch.optim.Adam(part.parameters(), lr, betas=(0.0, 0.99), fused=True) for part in (gan.critic, gan.generator)
     )
     mean = AveragedModel(gan.generator, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
@@ -113,10 +113,10 @@ def train_gan(
         for _ in range(epochs):
             for index in torch.randperm(len(x), device=x.device)[: steps * size].split(size):
                 drawn = gan.generator(torch.randn(size, gan.generator.latent, device=x.device))
-                real, false = gan.verdict(torch.cat([x[index], drawn.detach()])).split(size)
-                take_step(critic, F.softplus(-real).mean() + F.softplus(false).mean(), lr)
+                real, drawn_logits = gan.verdict(torch.cat([x[index], drawn.detach()])).split(size)
+                take_step(critic_optimizer, F.softplus(-real).mean() + F.softplus(drawn_logits).mean(), lr)
                 with frozen_eval(gan.critic):
-                    take_step(artist, F.softplus(-gan.verdict(drawn)).mean(), lr)
+                    take_step(generator_optimizer, F.softplus(-gan.verdict(drawn)).mean(), lr)
                 mean.update_parameters(gan.generator)
                 bar.update()
     gan.generator.load_state_dict(mean.module.state_dict())

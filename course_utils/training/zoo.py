@@ -161,8 +161,8 @@ def trained(
     if not (attack is None or is_dataclass(attack)):
         raise TypeError(f"attack must be an Adversary or a FreeAdversary, got a {type(attack).__name__}: {cure}.")
     training = _Training.of(name, x, y, attack=attack, mix=mix, seed=seed, **options)
-    path = training.path  # refuses what names no file
-    return training.model.eval() if _load(training.model, path) else training.fit(progress=progress)
+    path = training.path()
+    return training.model.eval() if _load(training.model, path) else training.fit(path, progress=progress)
 
 
 def train_all(
@@ -206,12 +206,12 @@ def train_all(
         raise TypeError("train_all needs a mapping with at least one recipe by name, such as {'plain': {'epochs': 3}}.")
     common = {"seed": seed} | shared
     jobs = {name: _checked_job(name, recipe, common, x, y) for name, recipe in recipes.items()}
-    done = {name: job.model.eval() for name, job in jobs.items() if isinstance(job, _Training) and job.load()}
+    paths = {name: job.path_if_any() for name, job in jobs.items() if isinstance(job, _Training)}
+    done = {name: jobs[name].model.eval() for name, path in paths.items() if path and _load(jobs[name].model, path)}
     # The longest go first, so that nobody waits for one that began last
     rest = sorted((name for name in jobs if name not in done), key=lambda name: -_effort(jobs[name]))
-    new = parallel_map(
-        _run, [jobs[name] for name in rest], [seed] * len(rest), device=x.device, workers=workers, progress=progress
-    )
+    calls = [jobs[name] for name in rest], [paths.get(name) for name in rest], [seed] * len(rest)
+    new = parallel_map(_run, *calls, device=x.device, workers=workers, progress=progress)
     done |= dict(zip(rest, new, strict=True))
     return {name: done[name] for name in recipes}
 
@@ -240,9 +240,9 @@ def _effort(job: Any) -> float:
     return job.options["epochs"] * len(job.x) * getattr(attack, "replays", 1 + steps)
 
 
-def _run(job: Any, seed: int) -> Any:
+def _run(job: Any, path: Path | None, seed: int) -> Any:
     if isinstance(job, _Training):
-        return job.fit(progress=False)
+        return job.fit(path, progress=False)
     torch.manual_seed(seed)
     return job()
 
@@ -291,7 +291,6 @@ class _Training:
         settings = {"attack": None, "mix": 1.0} | own | options | {"seed": seed}
         return cls(network if named else "network", model.to(x.device), x, y, validation, settings)
 
-    @property
     def path(self) -> Path:
         """Return the file of the trained weights.
 
@@ -305,25 +304,20 @@ class _Training:
             known |= {"attack": asdict(attack) if is_dataclass(attack) else attack, "mix": mix}
         return _path(self.model, self.name, (self.x, self.y, *(self.validation or ())), known)
 
-    def load(self) -> bool:
-        """Tell whether the weights could be read from the cache."""
-        path = self._path_if_any()
-        return path is not None and _load(self.model, path)
+    def path_if_any(self) -> Path | None:
+        """Return that file; None if none can be named after the options, or if a notebook defines the network."""
+        if any(type(module).__module__ == "__main__" for module in self.model.modules()):
+            return None  # its code may be another one the next time, under the same name
+        try:
+            return self.path()
+        except TypeError:
+            return None
 
-    def fit(self, *, progress: bool) -> nn.Module:
-        """Train the network, and keep it if a file can be named after it."""
-        path = self._path_if_any()
+    def fit(self, path: Path | None, *, progress: bool) -> nn.Module:
+        """Train the network, and keep it in this file, if any."""
         options = {"validation": self.validation, "progress": progress} | self.options
         if fit(self.model, self.x, self.y, **options).interrupted:
             raise KeyboardInterrupt
         if path is not None:
             _keep(self.model, path)
         return self.model.eval()
-
-    def _path_if_any(self) -> Path | None:
-        if any(type(module).__module__ == "__main__" for module in self.model.modules()):
-            return None  # its code may be another one the next time, under the same name
-        try:
-            return self.path
-        except TypeError:
-            return None
