@@ -210,20 +210,24 @@ def _checked_input(column: str, value: Any, x: Tensor, y: Tensor, earlier: Mappi
 
 
 def _part(x: Tensor, y: Tensor, inputs: dict[str, Any], i: int, parts: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Return the i-th part of all images and labels."""
+    """Return the i-th part of all images and labels; no x where nothing is attacked."""
 
     def piece(tensor: Tensor) -> Tensor:
-        return tensor.tensor_split(parts)[i].clone()  # a view would travel to another process with the whole
+        part = tensor.tensor_split(parts)[i]
+        is_view = part.untyped_storage().nbytes() > part.nbytes
+        return part.clone() if is_view else part  # a view would travel to another process with the whole
 
-    return piece(x), piece(y), {n: tuple(map(piece, v)) if isinstance(v, tuple) else v for n, v in inputs.items()}
+    some = {name: tuple(map(piece, value)) if isinstance(value, tuple) else value for name, value in inputs.items()}
+    if all(isinstance(value, tuple) for value in inputs.values()):
+        return x[:0].clone(), y[:0].clone(), some
+    return piece(x), piece(y), some
 
 
 def _answers(model: Model, x: Tensor, y: Tensor, inputs: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Return by input which images (n,) the model gets right, and what an attack made of x."""
     found: dict[str, tuple[Tensor, Tensor | None]] = {}
     nothing = torch.ones(0, dtype=torch.bool, device=x.device)
-    is_attacked = any(not isinstance(value, tuple) for value in inputs.values())
-    clean = correct(model, x, y) if is_attacked and len(x) else nothing
+    clean = correct(model, x, y) if len(x) else nothing
     for name, value in inputs.items():
         if isinstance(value, tuple):
             found[name] = (correct(model, *value) if len(value[0]) else nothing), None
