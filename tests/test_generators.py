@@ -101,7 +101,7 @@ def test_redrawn_images_differ_from_draw_to_draw_by_what_the_encoder_leaves_open
     network, x = copy.deepcopy(vae), bars(50)
 
     def redraw(seed):
-        return network.redraw(x, generator_rng=stream(seed))
+        return network.sample_reconstruction(x, generator_rng=stream(seed))
 
     assert torch.equal(redraw(0), redraw(0))
     assert not torch.equal(redraw(0), redraw(1))
@@ -160,7 +160,7 @@ def test_the_gan_is_trained_once(empty_cache, monkeypatch):
 def test_a_trained_gan_can_be_sent_to_another_process_and_its_critic_keeps_its_norms(empty_cache):
     x = bars(40)
     gan = trained_gan(x, latent=2, epochs=2, progress=False)
-    torch.testing.assert_close(pickle.loads(pickle.dumps(gan)).verdict(x), gan.verdict(x))
+    torch.testing.assert_close(pickle.loads(pickle.dumps(gan)).critic_logits(x), gan.critic_logits(x))
     norms = [torch.linalg.matrix_norm(layer.weight, 2) for layer in gan.critic if isinstance(layer, nn.Linear)]
     assert len(norms) == 3
     torch.testing.assert_close(torch.stack(norms), torch.ones(3), atol=0.1, rtol=0)

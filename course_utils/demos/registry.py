@@ -239,5 +239,5 @@ def _vae_and_cnn() -> tuple[VAE, nn.Module]:
     """Return chapter 06's VAE, and its CNN, which has seen what the VAE draws."""
     x, y = _digits("train")
     vae = trained_vae(x, latent=32)
-    redrawn = vae.redraw(x, generator_rng=torch.Generator().manual_seed(0))
+    redrawn = vae.sample_reconstruction(x, generator_rng=torch.Generator().manual_seed(0))
     return vae, trained("cnn", torch.cat([x, redrawn]), torch.cat([y, y]))

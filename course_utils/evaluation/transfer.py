@@ -37,7 +37,7 @@ def transfer_matrix(
     can be compared along rows and columns, and each of them is a success rate.
 
     Args:
-        sources, victims: networks and ClassicalVictims by name; one name stands for one model.
+        sources, victims: networks and SklearnClassifiers by name; one name stands for one model.
         x, y, eps: as in `fgsm`.
         attack: called as attack(source, x, y, eps, **attack_kwargs), once for each source and batch; see
             `victims.generate` for sources that are no network.

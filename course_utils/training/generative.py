@@ -113,10 +113,10 @@ def train_gan(
         for _ in range(epochs):
             for index in torch.randperm(len(x), device=x.device)[: steps * size].split(size):
                 drawn = gan.generator(torch.randn(size, gan.generator.latent, device=x.device))
-                real, drawn_logits = gan.verdict(torch.cat([x[index], drawn.detach()])).split(size)
+                real, drawn_logits = gan.critic_logits(torch.cat([x[index], drawn.detach()])).split(size)
                 take_step(critic_optimizer, F.softplus(-real).mean() + F.softplus(drawn_logits).mean(), lr)
                 with frozen_eval(gan.critic):
-                    take_step(generator_optimizer, F.softplus(-gan.verdict(drawn)).mean(), lr)
+                    take_step(generator_optimizer, F.softplus(-gan.critic_logits(drawn)).mean(), lr)
                 mean.update_parameters(gan.generator)
                 bar.update()
     gan.generator.load_state_dict(mean.module.state_dict())

@@ -31,7 +31,7 @@ class Oracle:
     """A model of which the attacker sees the labels only, and of these only so many.
 
     Args:
-        model: a network or a ClassicalVictim. budget: labels that it gives, None for no end.
+        model: a network or a SklearnClassifier. budget: labels that it gives, None for no end.
 
     Raises:
         ValueError, TypeError: a budget that is no whole number of at least 1.
@@ -63,7 +63,7 @@ class Oracle:
         """Return the labels (N,), int64, of images x (N, ...).
 
         Raises:
-            BudgetSpent: more images than are left; nothing is answered or counted then.
+            QueryBudgetExceeded: more images than are left; nothing is answered or counted then.
         """
         self.reserve(len(x))
         labels = self._label(x)
@@ -74,7 +74,7 @@ class Oracle:
         """Refuse, before any is spent, more queries than are left.
 
         Raises:
-            BudgetSpent: says how many are asked for and left.
+            QueryBudgetExceeded: says how many are asked for and left.
         """
         if queries > self.left:
             raise QueryBudgetExceeded(f"{queries:,} labels are asked for, {self.left:,} of {self._budget:,} are left.")
@@ -124,7 +124,7 @@ def train_substitute(
         callback: called as callback(round, model, x, y) after each training, rounds counted from 1.
 
     Raises:
-        BudgetSpent: the plan needs more queries than the oracle has left.
+        QueryBudgetExceeded: the plan needs more queries than the oracle has left.
         ValueError, TypeError: seeds as x in `fgsm`; a count below 1; a network that does not fit images or labels.
 
     >>> oracle = Oracle(nn.Linear(2, 2))
