@@ -109,14 +109,6 @@ def model_comparer(
             "title": f"{attack}, ε = {step * index:.2f}",
         }
 
-    def attacked_image(model: int, name: str) -> Panel:
-        def show(values: Values) -> tuple[Tensor, str]:
-            predicted = values["predicted"][model]
-            mark = "✓" if predicted == values["true"] else "✗"
-            return values["adv"][model], f"{name}:\n{class_name(predicted, names)} {mark}"
-
-        return image_panel(x.shape[1:], show, title_lines=2)
-
     def alt(values: Values) -> str:
         rows = (
             f"{name} says {class_name(predicted, names)} (the truth has {100 * probability:.0f} %)"
@@ -134,7 +126,7 @@ def model_comparer(
         xlim=(0, 1),
         xlabel="probability of the truth",
     )
-    panels = [*(attacked_image(model, name) for model, name in enumerate(models)), bars]
+    panels = [*(_attacked_panel(x.shape[1:], model, name, names) for model, name in enumerate(models)), bars]
     controls = {
         "image": int_slider("image", len(x) - 1),
         "attack": dropdown("attack", COMPARED_ATTACKS),
@@ -222,6 +214,17 @@ def _attacked(attack: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, s
     if attack == "FGSM":
         return fgsm(model, x, y, eps)
     return pgd(model, x, y, eps, steps=steps, generator=torch.Generator(x.device).manual_seed(0))
+
+
+def _attacked_panel(shape: Sequence[int], model: int, name: str, names: Sequence[str] | None) -> Panel:
+    """Return a panel with the image as attacked on one model, by its index, and what that model says of it."""
+
+    def show(values: Values) -> tuple[Tensor, str]:
+        predicted = values["predicted"][model]
+        mark = "✓" if predicted == values["true"] else "✗"
+        return values["adv"][model], f"{name}:\n{class_name(predicted, names)} {mark}"
+
+    return image_panel(shape, show, title_lines=2)
 
 
 def _plane_panel(name: str, eps: float, ylabel: str) -> Panel:

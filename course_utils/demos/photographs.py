@@ -76,19 +76,16 @@ def photo_lab(
         key = bytes(upload[-1]["content"]) if photo == UPLOADED else photo
         x, y = clean(key)
         adv, probabilities = attacked(key, attack, target if attack == TARGETED else None, level)
-        values = {"adv": adv[0], "change": (adv - x)[0], "probabilities": probabilities}
-        return values | {"true": int(y), "title": f"{attack}, ε = {level:g}/255"}
+        values = {"adv": adv[0], "change": (adv - x)[0], "probabilities": probabilities, "true": int(y)}
+        return values | {"title": f"{attack}, ε = {level:g}/255"}
 
     def alt(values: Values) -> str:
-        top = top_class(values["probabilities"], names)
-        return f"{values['title']}: the model says {top}; without attack it says {names[values['true']]}."
-
-    def change(values: Values) -> tuple[Tensor, str]:
-        return 0.5 + MAGNIFICATION * values["change"], f"change × {MAGNIFICATION}"
+        top, true = top_class(values["probabilities"], names), names[values["true"]]
+        return f"{values['title']}: the model says {top}; without attack it says {true}."
 
     panels = [
         image_panel(one.shape, lambda values: (values["adv"], values["title"])),
-        image_panel(one.shape, change),
+        image_panel(one.shape, _magnified_change),
         class_panel(names, "hatched: the answer without attack"),
     ]
     controls = _photo_and_upload(photos) | {
@@ -96,8 +93,12 @@ def photo_lab(
         "target": dropdown("target", targets),
         "level": widgets.SelectionSlider(options=PHOTO_LEVELS, description="ε in 1/255", continuous_update=False),
     }
-    static_state, layout = {"attack": PHOTO_ATTACKS[-1], "level": 2}, {"width": 2.3, "height": 2.2}
+    static_state, layout = {"attack": TARGETED, "level": 2}, {"width": 2.3, "height": 2.2}
     return Demo("The photo lab", controls, compute, panels, alt, static_state, "level", "photo", layout)
+
+
+def _magnified_change(values: Values) -> tuple[Tensor, str]:
+    return 0.5 + MAGNIFICATION * values["change"], f"change × {MAGNIFICATION}"
 
 
 def _photo_and_upload(photos: Mapping[str, Tensor]) -> dict[str, widgets.Widget]:

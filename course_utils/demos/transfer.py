@@ -39,10 +39,7 @@ def transfer_picker(
         ValueError: wrong images, or none that all models classify correctly.
     """
     check_images(x, y)
-    common = worst_case(*(correct(model, x, y) for model in models.values()))
-    if not common.any():
-        raise ValueError(f"none of the {len(x)} images is classified correctly by all of {', '.join(models)}.")
-    x, y = x[common], y[common]
+    x, y = _correct_for_all(models, x, y)
 
     @cache
     def attacked(source: str, eps: float) -> Tensor:
@@ -79,15 +76,10 @@ def transfer_picker(
     def adversarial(values: Values) -> tuple[Tensor, str]:
         return values["adv"], f"ε = {values['eps']:.3f}; victim: {class_name(values['predicted']['victim'], names)}"
 
-    def shares(values: Values) -> tuple[list[float], list[str]]:
-        return [*values["fooled"].values()], [
-            f"{role}\n{100 * share:.0f} %" for role, share in values["fooled"].items()
-        ]
-
     colours = [{"color": COLOURS[4]}, {"color": COLOURS[0]}]
     axes = {"xlim": (0, 1), "xlabel": f"fooled, n = {len(x)}"}
     panels = [image_panel(x.shape[1:], show) for show in (clean, adversarial)]
-    panels += [bar_panel(colours, "source\n100 %", shares, lambda values: values["pair"], **axes)]
+    panels += [bar_panel(colours, "source\n100 %", _shares, lambda values: values["pair"], **axes)]
     controls = {
         "source": dropdown("source", models),
         "victim": dropdown("victim", models, [*models, *models][1]),
@@ -96,3 +88,16 @@ def transfer_picker(
     }
     static_state = {"eps": largest * 2 / 3}
     return Demo("One cell of the transfer matrix", controls, compute, panels, alt, static_state, "eps", "image")
+
+
+def _correct_for_all(models: Mapping[str, nn.Module], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    common = worst_case(*(correct(model, x, y) for model in models.values()))
+    if not common.any():
+        raise ValueError(f"none of the {len(x)} images is classified correctly by all of {', '.join(models)}.")
+    return x[common], y[common]
+
+
+def _shares(values: Values) -> tuple[list[float], list[str]]:
+    """Return the bars of both roles, and their labels."""
+    fooled = values["fooled"]
+    return list(fooled.values()), [f"{role}\n{100 * share:.0f} %" for role, share in fooled.items()]
