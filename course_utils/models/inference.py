@@ -68,7 +68,7 @@ def check_logits(logits: Tensor, count: int, y: Tensor | None = None) -> None:
         )
     if not logits.is_floating_point():
         raise TypeError(
-            f"the model must return floating-point logits, got {logits.dtype}: integer scores become scores.float()."
+            f"the model must return floating-point logits, got {logits.dtype}: votes become votes.float()."
         )
     largest = logits.detach().amax(1)
     if not largest.isfinite().all():
