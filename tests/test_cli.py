@@ -1,7 +1,5 @@
-"""The `course` command: what it refuses, what it writes, what it prints, and `course doctor`."""
+"""The `course` command: what it refuses, what it writes, and what it prints."""
 
-import builtins
-import importlib.metadata
 import os
 import signal
 import subprocess
@@ -16,6 +14,7 @@ from conftest import needs_reveal
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_utils.cli import commands
+from course_utils.cli.environment import Finding, Findings
 from course_utils.runner import chapters, execution
 from course_utils.runner.store import open_store
 
@@ -72,11 +71,11 @@ def printed(encoding, *args):
 def test_every_command_can_be_piped(course, monkeypatch, encoding):
     """Signs that the encoding lacks are replaced: no command dies of a check mark."""
     findings = [
-        commands.Finding("ok", "a"),
-        commands.Finding("failure", "b", "cure"),
-        commands.Finding("warning", "日本"),
+        Finding("ok", "a"),
+        Finding("failure", "b", "cure"),
+        Finding("warning", "日本"),
     ]
-    monkeypatch.setattr(commands, "doctor", lambda: commands.Findings(findings))
+    monkeypatch.setattr(commands, "doctor", lambda: Findings(findings))
     failed = execution.RunResult("01_a", "failed", 1.0, Path("01_a.ipynb"), error="✗ → – …")
     for name in ("run_notebook", "rebuild"):
         monkeypatch.setattr(execution, name, lambda *args, **options: failed)
@@ -101,8 +100,11 @@ def test_every_command_can_be_piped(course, monkeypatch, encoding):
 
 def test_a_pipe_under_windows():
     """As above, in a process of its own: cp1252 is the encoding of a pipe there."""
-    findings = "cli.doctor = lambda: cli.Findings([cli.Finding('ok', 'fine')])"
-    code = f"from course_utils.cli import commands as cli\n{findings}\ncli.main(['doctor'])"
+    code = (
+        "from course_utils.cli import commands, environment\n"
+        "commands.doctor = lambda: environment.Findings([environment.Finding('ok', 'fine')])\n"
+        "commands.main(['doctor'])"
+    )
     environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [b"ok", b"fine"], b"")
@@ -330,12 +332,12 @@ def test_pages_and_slides_take_sliders_or_say_why_not(course, command, monkeypat
     path = course / "notebooks" / "solutions" / "01_a.ipynb"
     nbformat.write(new_notebook(cells=[new_markdown_cell("# 01 A"), new_code_cell("1", outputs=outputs)]), path)
 
-    def in_place_of(alt):
+    def fragment_for(alt):
         if alt.startswith("Broken"):
             raise RuntimeError("no weights")
         return "<figure>live</figure>"
 
-    monkeypatch.setattr("course_utils.demos.in_place_of", in_place_of)
+    monkeypatch.setattr("course_utils.demos.fragment_for", fragment_for)
     result = course_command(*command, "--out", "out")
     assert result.exit_code == 0, result.output
     assert "The slider 'Broken' stays a static picture: no weights\n" in result.stderr
@@ -358,71 +360,3 @@ def test_a_folder_that_cannot_be_written_is_refused(course, command):
 def test_memory_above_the_limit_is_said(capsys):
     commands._finish([execution.RunResult("01_a", "completed", 1.0, Path("01_a.ipynb"), peak_memory_mb=3000)])
     assert "! 01_a: peak memory 3000 MB, above 2048 MB" in capsys.readouterr().err
-
-
-# doctor
-
-
-def lines(findings, level):
-    return [f.text for f in findings if f.level == level]
-
-
-def test_doctor_finds_this_machine_fit():
-    findings = commands.doctor()
-    assert findings, str(findings)
-    assert "mnist5k: 1000 test images" in str(findings)
-
-
-def test_doctor_names_missing_and_other_packages(monkeypatch):
-    real = importlib.metadata.version
-
-    def version(name):
-        if name == "torch":
-            raise importlib.metadata.PackageNotFoundError(name)
-        return "0.0.1" if name == "click" else real(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    findings = list(commands._packages())
-    assert lines(findings, "failure") == [f"torch {commands._pins()['torch']} is not installed"]
-    assert lines(findings, "warning") == [f"click is 0.0.1, the course was tested with {commands._pins()['click']}"]
-    assert "pip install -r requirements.txt" in str(findings[0])
-
-
-def test_doctor_survives_a_torch_that_cannot_be_imported(monkeypatch):
-    real = builtins.__import__
-
-    def broken(name, *args, **kwargs):
-        if name.split(".")[0] == "torch":
-            raise OSError("libtorch_cpu.so: cannot open shared object file\nmore")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setattr(builtins, "__import__", broken)
-    result = course_command("doctor")
-    monkeypatch.undo()
-    assert result.exit_code == 1
-    assert "✗ torch: OSError: libtorch_cpu.so: cannot open shared object file → python -m pip install" in result.output
-
-
-def test_doctor_says_where_it_cannot_write(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "file" / "cache"))
-    findings = commands._cache()
-    assert str(next(findings)).startswith("✗ cannot write to")
-
-
-def test_doctor_needs_no_home(tmp_path, monkeypatch):
-    """Path.home() raises for a user of whom the machine knows nothing, as in a container."""
-
-    def home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", home)
-    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
-    assert lines(commands._cache(), "ok") == [f"cache {tmp_path}"]
-
-
-def test_doctor_names_a_mirror_that_is_not_there(tmp_path, monkeypatch):
-    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
-    monkeypatch.setenv("COURSE_DATA_MIRROR", str(tmp_path / "none"))
-    assert any("COURSE_DATA_MIRROR" in text for text in lines(commands._cache(), "failure"))

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -113,7 +114,7 @@ def test_index_with_a_run(tmp_path, status):
         "running" if status == "interrupted" else status,
         error="code cell 2: <b>" if status == "failed" else None,
     )
-    with open_store(tmp_path).claim("01_a" if status == "running" else "another"):
+    with open_store(tmp_path).lock("a sweep") if status == "running" else nullcontext():
         page = index_of(tmp_path)
     (entry,) = entries(page)
     assert status in text_of(entry)

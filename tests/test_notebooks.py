@@ -228,7 +228,7 @@ def is_readable_python(nb):
 def makes_an_offline_page(nb):
     html = html_export.page(nb, "page")
     unreadable = re.findall(r'<code class="unreadable-formula">(.*?)</code>', html, re.DOTALL)
-    return [f"the page cannot show ${tex}$" for tex in unreadable] + html_export.outside_loads(html)
+    return [f"the page cannot show ${tex}$" for tex in unreadable] + html_export.external_resources(html)
 
 
 RULES = [

@@ -6,6 +6,7 @@
 - `validation`: what images, labels, radii and counts must be, for attacks and all others
 - `intervals`: shares with their 95 % intervals
 - `suggestions`: "did you mean …?"
+- `templates`: the pages that are written, from the folder `templates`
 - `vision`: the only place that imports torchvision
 
 A chapter uses `choose_device`, `describe`, `seed_everything` and `percent`. Importing this room does not import torch.

@@ -67,9 +67,7 @@ def check_logits(logits: Tensor, count: int, y: Tensor | None = None) -> None:
             f"the model must return logits (N, K) with K >= 2 for {count} images, got {tuple(logits.shape)}. {hint}"
         )
     if not logits.is_floating_point():
-        raise TypeError(
-            f"the model must return floating-point logits, got {logits.dtype}: votes become votes.float()."
-        )
+        raise TypeError(f"the model must return floating-point logits, got {logits.dtype}: votes become votes.float().")
     largest = logits.detach().amax(1)
     if not largest.isfinite().all():
         bad = int((~largest.isfinite()).nonzero()[0])
