@@ -137,6 +137,18 @@ def test_public_functions_are_documented_and_typed(path):
 
 
 @every_module
+def test_functions_are_short(path):
+    long = []
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            text = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
+            if node.end_lineno - node.lineno + 1 - text > 60:
+                long.append(node.name)
+    assert not long, "at most 60 lines without the docstring"
+
+
+@every_module
 def test_modules_are_documented(path):
     assert ast.get_docstring(tree(path))
 
