@@ -265,7 +265,7 @@ def test_a_sweep_from_its_start_to_its_table(course):
     assert (result.exit_code, result.stderr) == (0, "")
     assert "2 runs: 2 completed" in result.stdout
     assert (course / "out" / "index.html").exists()
-    assert course_command("status", "out").stdout.splitlines()[-1] == "4 runs: 2 failed, 2 completed"
+    assert course_command("status", "out").stdout.splitlines()[-1] == "4 runs: 2 completed, 2 failed"
     assert course_command("collect", "out", "--to", "all.csv").stdout == "wrote 4 runs to all.csv\n"
     assert len((course / "all.csv").read_text().splitlines()) == 5
 

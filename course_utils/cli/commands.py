@@ -323,7 +323,7 @@ def _axes(path: Path, texts: tuple[str, ...]) -> dict[str, list]:
 
 def _summary(frame: pd.DataFrame) -> str:
     """Return a line for each run that failed or was broken off, one that counts all runs, and the time left."""
-    from ..runner.outcomes import seconds_left
+    from ..runner.outcomes import count_runs, seconds_left
     from ..runner.sweeps import format_params
 
     params, left = frame.attrs["params"], seconds_left(frame)
@@ -331,8 +331,7 @@ def _summary(frame: pd.DataFrame) -> str:
     for row in frame[frame.status.isin(["failed", "interrupted"])].to_dict("records"):
         error = row["error"] or "broken off; the next sweep repeats it"
         lines.append(f"✗ {format_params({name: row[name] for name in params})}: {error}")
-    counts = frame.status.value_counts()
-    lines.append(f"{len(frame)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    lines.append(count_runs(frame))
     if not math.isnan(left):
         lines.append(f"About {timedelta(seconds=round(left))} left (h:mm:ss).")
     return "\n".join(lines)

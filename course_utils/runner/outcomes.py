@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+STATUSES = ("completed", "failed", "interrupted", "running", "pending")
 PLAN = ".plan.json"
 COLUMNS = ("run", "chapter", "status", "seconds", "peak_memory_mb", "error", "notebook")
 MAX_LINES = 6  # as many as plotting has line styles
@@ -81,6 +82,20 @@ def read_records(out_dir: str | Path, names: Iterable[str] | None = None) -> lis
             if records[name]["status"] == "running":
                 records[name]["status"] = "interrupted"
     return [about | records[name] for name, about in wanted.items()]
+
+
+def count_runs(frame: pd.DataFrame) -> str:
+    """Say how many runs there are, and how many of each status.
+
+    Args:
+        frame: as `collect` returns it.
+
+    >>> import pandas as pd
+    >>> count_runs(pd.DataFrame({"status": ["failed", "completed", "failed"]}))
+    '3 runs: 1 completed, 2 failed'
+    """
+    counts = frame.status.value_counts()
+    return f"{len(frame)} runs: " + ", ".join(f"{counts[status]} {status}" for status in STATUSES if status in counts)
 
 
 def seconds_left(frame: pd.DataFrame) -> float:

@@ -15,7 +15,7 @@ from ..core.settings import local_path
 from ..core.templates import render
 from . import chapters
 from .execution import STATUS
-from .outcomes import plot_sweep, read_records, varying
+from .outcomes import count_runs, plot_sweep, read_records, varying
 from .paper_claims import CLAIMS_MIME, FAILS, NOT_COMPARABLE, Claim
 from .pictures import Picture, thumbnail
 from .store import open_store
@@ -129,11 +129,10 @@ def write_report(out_dir: str | Path, frame: pd.DataFrame) -> str:
     Raises:
         OSError: the folder cannot be written.
     """
-    counts = ", ".join(f"{count} {status}" for status, count in frame.status.value_counts().items())
     shown = varying(frame, frame.attrs["params"]) + frame.attrs["results"]
     about = {
         "title": f"A sweep of {', '.join(sorted(set(map(str, frame.chapter))))}",
-        "counts": f"{len(frame)} runs: {counts}.",
+        "counts": f"{count_runs(frame)}.",
         "columns": shown,
         "runs": [_run(row, shown) for row in frame.to_dict("records")],
     }
