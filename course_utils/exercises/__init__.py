@@ -1,6 +1,7 @@
 """Exercise checks: `check(name, answer)` says what is wrong with a student's answer, and why.
 
 - `engine`: runs the checks of an exercise; `sandbox` and `originals` keep it safe from slips of the answer
+- `exercise`: exercises as data: a reference, cases, and mistakes that are functions
 - `properties`: what many checks ask; `inputs`: what answers are tried on; `mistakes`: what goes wrong in a gradient step
 - `error_hints`: what an exception means
 - one file for the exercises of each chapter

@@ -1,276 +1,297 @@
-"""Checks of chapter 03: many small steps, projected into ball and box, and several starts."""
+"""Exercises of chapter 03: many small steps, projected into ball and box, and several starts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import inputs, mistakes
-from .engine import exercise, expect
-from .mistakes import TWO_CLAMPS, l2_norm, l2_normalized, pgd, wrong_steps
-from .properties import (
-    Attempt,
-    Mistakes,
-    as_tensor_like,
-    broadcast_like,
-    call_with_copies,
-    close,
-    diagnose_mistake,
-    expect_in_box,
-    in_both_modes,
-    loss_gradient,
-    misplaced,
-    no_side_effects,
-    norms,
-    percent_off,
-    shown,
-    treats_each_alone,
-    with_hint,
-)
+from .exercise import Case, Exercise, Mistake, mistakes_of
+from .mistakes import STEPS, l2_norm, max_normalized, pgd
+from .properties import broadcast_like, loss_gradient, misplaced, norms, percent_off, shown
+
+NEAREST = "Two limits, one after the other: the ball limits the change of each pixel, the box the pixel itself."
 
 
-def _perturbed_images(seed: int, shape: tuple[int, ...], low: float, reach: float) -> tuple[Tensor, Tensor]:
-    """Points adv up to `reach` away from images x with pixels in [low, 1 - low]."""
+# --- project ----------------------------------------------------------------------------------------------------------
+
+
+def _project(adv: Tensor, x: Tensor, eps: float) -> Tensor:
+    return mistakes.project(adv, x, eps)
+
+
+def _far(seed: int, shape: tuple[int, ...], low: float, reach: float, eps: float) -> tuple[Tensor, Tensor, float]:
+    """Return points up to `reach` away from images with pixels in [low, 1 - low], the images, and eps."""
     generator = torch.Generator().manual_seed(seed)
-    x = low + (1 - 2 * low) * torch.rand(shape, generator=generator)
-    return x + reach * (2 * torch.rand(shape, generator=generator) - 1), x
+    x = (low + (1 - 2 * low) * torch.rand(shape, generator=generator)).clamp(0, 1)
+    return x + reach * (2 * torch.rand(shape, generator=generator) - 1), x, eps
 
 
-def _project_mistakes(adv: Tensor, x: Tensor, eps: float) -> Mistakes:
-    change = adv - x
-    clipped = change.clamp(-eps, eps)
-    ends = "Clamp the change at both ends, from −eps to eps."
-    wrongs = [
-        (x, "That is x itself: nothing of adv is left. " + TWO_CLAMPS),
-        (adv, "adv comes back as it was. Clamping adv to a range around itself does nothing. Put adv into the ball as well: x + (adv - x).clamp(-eps, eps), then .clamp(0, 1)."),
-        (clipped, mistakes.CHANGE_ALONE.format("clamped ")),
-        (x + eps * change.sign(), "You move every pixel by the whole eps. One that is within eps of x stays where it is: clamp the change, do not take its sign."),
-        (adv.clamp(-eps, eps), "You clamp adv itself to ±eps, which is a ball around black. The ball is around x: clamp adv - x, then add x."),
-        (adv.clamp(0, eps), "You clamp adv itself to [0, eps], which is around black. The ball is around x: clamp adv - x, then add x."),
-        (x + change.clamp(-2 * eps, 2 * eps), mistakes.WIDE_BALL),
-        (x + change.clamp(-eps / 2, eps / 2), "Your ball is half as wide: a pixel may be eps away from x, on either side."),
-        (x + change * (eps / l2_norm(change)).clamp(max=1), "That is the Euclidean ball. Here every pixel alone may be eps away from x: clamp the change."),
-        *with_hint("You shrink the whole change until its largest entry fits. Each pixel has a limit of its own: clamp the change.", x + eps * mistakes.max_normalized(change), x + eps * change / change.abs().max()),
-        (x + eps * change, "You multiply the change by eps. eps is a limit: clamp the change to [-eps, eps]."),
-        *with_hint(ends, x + change.clamp(max=eps), x + change.clamp(min=-eps)),
-        (x + change.clamp(0, eps), ends + " Every step down is lost."),
-        *with_hint("You mixed up the two ends: the result must be at least x - eps (torch.maximum) and at most x + eps (torch.minimum).", x + eps, x - eps),
-        (x - clipped, "The change goes the wrong way: it is adv - x, not x - adv."),
-        (adv + clipped, "Add the clamped change to x, not to adv."),
-        (adv - clipped, "Add the clamped change to x: x + (adv - x).clamp(-eps, eps)."),
-        (torch.where(change.abs() > eps, x, adv), "You take a pixel that went too far back to x. It may go as far as eps: clamp the change."),
-    ]  # fmt: skip
-    return [*wrongs, *((wrong.clamp(0, 1), hint) for wrong, hint in wrongs)]
+def _changed(limit: Callable[[Tensor, float], Tensor]) -> tuple[Callable, Callable]:
+    """Return answers that limit the change in another way, without the box and with it."""
+    return _boxed(lambda adv, x, eps: x + limit(adv - x, eps))
 
 
-@exercise("project", takes="(adv, x, eps)")
-def _project(answer: Callable) -> Iterator[str]:
-    def why(otherwise: str) -> Callable[[], str]:
-        return lambda: diagnose_mistake(got, _project_mistakes(adv, x, eps), otherwise)
+def _boxed(answer: Callable) -> tuple[Callable, Callable]:
+    """Return the answer without the box and with it."""
+    return answer, lambda *arguments: answer(*arguments).clamp(0, 1)
 
-    def right() -> Tensor:
-        return mistakes.project(adv, x, eps)
 
-    yield "returns new images like x"
-    eps, (adv, x) = 0.1, _perturbed_images(0, (4, *inputs.SHAPE), 0.3, 0.28)
-    got = as_tensor_like(call_with_copies(answer, adv, x, eps), x)
-
-    yield "no pixel is farther than eps from x"
-    farthest = (got - x).abs().max().item()
-    what = f"with eps = {eps} a pixel is {farthest:.3g} away from x; the box is far away from all of them."
-    expect(farthest <= eps + 1e-6, what, why(TWO_CLAMPS))
-
-    yield "a pixel within eps stays as it is, and one beyond goes to the end of its range"
+def _misprojected(got: Tensor, right: Tensor, adv: Tensor, x: Tensor, eps: float) -> str:
     inside = (adv - x).abs() <= eps
-    moved, short = (got - adv)[inside].abs().max().item(), (eps - (got - x).abs())[~inside].max().item()
-    what = f"with eps = {eps} a pixel that was inside the ball moved by {moved:.3g}, and one from outside ends {short:.3g} short of eps."
-    expect(close(got, right()), what, why("Take the nearest point of the ball. " + TWO_CLAMPS))
-
-    yield "stays inside [0, 1]"
-    adv, x = _perturbed_images(1, (4, *inputs.SHAPE), 0.0, 0.3)
-    x[:, :, 0], x[:, :, -1] = 0.0, 1.0
-    got = as_tensor_like(call_with_copies(answer, adv, x, eps), x)
-    what = f"with black and white pixels in x the result has values from {got.min():.3g} to {got.max():.3g}."
-    hint = "The ball reaches beyond black and white: end with .clamp(0, 1), at both ends."
-    expect(got.min() >= -1e-6 and got.max() <= 1 + 1e-6, what, why(hint))
-    hint = "Clamp the image and not the change to [0, 1], and leave alone what is inside. " + TWO_CLAMPS
-    what = f"{percent_off(got, right()):.0f} % of the pixels are not where they should be."
-    expect(close(got, right()), what, why(hint))
-
-    yield "works for every eps and every size of images"
-    for eps, shape in ((0.03, (5, *inputs.OTHER_SHAPE)), (0.2, (1, 1, 28, 28)), (0.0, (2, 3, 4, 4))):
-        adv, x = _perturbed_images(2, shape, 0.1, 0.3)
-        got = as_tensor_like(call_with_copies(answer, adv, x, eps), x)
-        what = f"for eps = {eps} and images of shape {shape} a pixel is {(got - right()).abs().max():.3g} away from where it should be."
-        expect(close(got, right()), what, "Use the eps that is passed in, and nothing but the arguments.")
-
-    yield "leaves adv and x as they were"
-    no_side_effects(answer, "adv x eps", *_perturbed_images(1, (4, *inputs.SHAPE), 0.0, 0.3), 0.1)
+    moved = f", one that was inside the ball moved by {(got - adv)[inside].abs().max():.3g}" if inside.any() else ""
+    return (
+        f"with eps = {eps} a pixel is up to {(got - x).abs().max():.3g} away from x{moved}, the values go from {got.min():.3g} to "
+        f"{got.max():.3g}, and {percent_off(got, right):.0f} % of the pixels are not where they should be."
+    )
 
 
-class _Task(NamedTuple):
-    """What an attack of many steps is given."""
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    eps: float
-    steps: int
-    step_size: float
-
-
-def _pgd_mistakes(task: _Task, sign: int) -> Mistakes:
-    """What goes wrong in projected steps away from the labels (sign 1) or towards them (−1), and what to say."""
-    model, x, y, eps, steps, step_size = task
-
-    def go(steps: int = steps, step_size: float = step_size, y: Tensor = y, **keywords: object) -> Tensor:
-        return pgd(model, x, y, eps, steps, step_size, sign=sign, **keywords)
-
-    predicted, unlikely, label = model(x).argmax(1), model(x).argmin(1), "y" if sign > 0 else "target"
-    wrong_sign = mistakes.WRONG_SIGN
-    if sign < 0:
-        wrong_sign = "Your steps make the target less likely: they must go against the gradient of the loss for the target. Count your minus signs."
-    prediction = mistakes.OWN_PREDICTION.format(label)[:-1] + ", in all steps."
-    also = prediction + " And check the direction."
-    share = "Every step has the size step_size. You use eps, or a share of it."
-    yield from (
-        (x, "Nothing changed. Do you return x instead of the new image, or does every step start without the last?"),
-        *with_hint(wrong_sign, go(scale=-1), go(scale=-1, stale=True)),
-        (go() - x, "That is the change alone. Return the changed image."),
-        (go(stale=True), "You compute the gradient only once, at x. Compute it anew in every step, at the point you have reached."),
-        (go(keep=lambda new, last: mistakes.project(x + new - last, x, eps)), "Every step starts at x again. Start it at the point the last one has reached."),
-        *with_hint(share, go(step_size=eps), go(step_size=eps / steps), go(step_size=2.5 * eps / steps)),
-        (go(step_size=step_size * eps), "Every step has the size step_size. You multiply it by eps."),
-        (go(step_size=1.0), "Did you forget to multiply by step_size? The sign alone has size 1 in every pixel."),
-        (go(1), "You took only one step. Does return stand inside the loop?"),
-        (go(steps - 1), "You took one step too few: for _ in range(steps) takes all of them, and the last one is returned."),
-        (go(steps + 1), "You took one step too many: for _ in range(steps) takes all of them."),
-        (go(y=predicted), prediction),
-        (go(y=predicted, scale=-1), also),
-        *wrong_steps(go, (prediction, "own prediction"), (also, "own prediction, wrong sign")),
-        *with_hint(f"You step by the least likely class. Use the {label} that was passed in.", go(y=unlikely), go(y=unlikely, scale=-1)),
-        *wrong_steps(
-            go,
-            (mistakes.SOFTMAX_TWICE.format("adv"), "softmax twice"),
-            (mistakes.NO_LOG_SOFTMAX.format("adv"), "no log-softmax"),
-            (f"That differentiates the logit, not the loss: use F.cross_entropy(model(adv), {label}).", "gradient of the logit"),
-        ),
-        *_projection_mistakes(task, sign, go),
-        *wrong_steps(
-            go,
-            (mistakes.NO_SIGN, "no sign", "no sign, batch mean"),
-            ("You divide the gradient by its length, which is the step for the Euclidean norm. Here take the sign.", "Euclidean"),
-        ),
-        *with_hint(mistakes.NO_SIGN, *(x + sign * step_size * loss_gradient(model, x, y) / n for n in (1, len(x)))),
-    )  # fmt: skip
+BLACK = "You clamp adv itself to {}, which is a ball around black. The ball is around x: it limits the change adv - x."
+BOTH_ENDS = "Clamp the change at both ends, from −eps to eps."
+Exercise(
+    "project",
+    reference=_project,
+    cases=[
+        Case("no pixel is farther than eps from x, and one within eps stays as it is", [partial(_far, 0, (4, *inputs.SHAPE), 0.3, 0.28, 0.1)], "Take the nearest point of the ball. " + NEAREST),
+        Case("stays inside [0, 1]", [partial(_far, 1, (4, *inputs.SHAPE), -0.2, 0.3, 0.1)], "Clamp the image and not the change to [0, 1], at both ends, and leave alone what is inside. " + NEAREST),
+        Case("works for every eps and every size of images", [partial(_far, 2, shape, 0.1, 0.3, eps) for eps, shape in ((0.2, (1, 1, 28, 28)), (0.0, (2, 3, 4, 4)), (0.03, (5, *inputs.OTHER_SHAPE)))], "Use the eps that is passed in, and nothing but the arguments."),
+    ],
+    mistakes=[
+        *mistakes_of("That is x itself: nothing of adv is left. " + NEAREST, lambda adv, x, eps: x),
+        Mistake("adv comes back as it was. Clamping adv to a range around itself does nothing. Put adv into the ball around x, and then into the box.", lambda adv, x, eps: adv),
+        Mistake("You keep to the box, but not to the ball. Clamping adv to a range around itself does nothing. Put adv into the ball as well: the change from x has a limit.", lambda adv, x, eps: adv.clamp(0, 1)),
+        *mistakes_of(mistakes.CHANGE_ALONE.format("clamped "), *_boxed(lambda adv, x, eps: (adv - x).clamp(-eps, eps))),
+        Mistake("The ball reaches beyond black and white: end with .clamp(0, 1), at both ends.", lambda adv, x, eps: x + (adv - x).clamp(-eps, eps)),
+        *(Mistake("You clip to [0, 1] at one end only. The ball reaches beyond black and beyond white: clamp at both ends.", partial(lambda end, adv, x, eps: (x + (adv - x).clamp(-eps, eps)).clamp(**end), end)) for end in ({"min": 0}, {"max": 1})),
+        *mistakes_of("You move every pixel by the whole eps. One that is within eps of x stays where it is: clamp the change, do not take its sign.", *_changed(lambda c, eps: eps * c.sign())),
+        *mistakes_of(BLACK.format("±eps"), lambda adv, x, eps: adv.clamp(-eps, eps)),
+        *mistakes_of(BLACK.format("[0, eps]"), lambda adv, x, eps: adv.clamp(0, eps)),
+        *mistakes_of(mistakes.WIDE_BALL, *_changed(lambda c, eps: c.clamp(-2 * eps, 2 * eps))),
+        *mistakes_of("Your ball is half as wide: a pixel may be eps away from x, on either side.", *_changed(lambda c, eps: c.clamp(-eps / 2, eps / 2))),
+        *mistakes_of("That is the Euclidean ball. Here every pixel alone may be eps away from x: clamp the change.", *_changed(lambda c, eps: c * (eps / l2_norm(c)).clamp(max=1)), *_changed(lambda c, eps: eps * c / l2_norm(c))),
+        *mistakes_of("You shrink the whole change until its largest entry fits. Each pixel has a limit of its own: clamp the change.", *_changed(lambda c, eps: eps * max_normalized(c)), *_changed(lambda c, eps: eps * c / c.abs().max())),
+        *mistakes_of("You multiply the change by eps. eps is a limit: clamp the change to [-eps, eps].", *_changed(lambda c, eps: eps * c)),
+        *mistakes_of(BOTH_ENDS, *_changed(lambda c, eps: c.clamp(max=eps)), *_changed(lambda c, eps: c.clamp(min=-eps))),
+        *mistakes_of(BOTH_ENDS + " Every step down is lost.", *_changed(lambda c, eps: c.clamp(0, eps)), lambda adv, x, eps: x + (adv - x).clamp(-eps, eps).clamp(0, 1)),
+        *mistakes_of("You mixed up the two ends: x - eps is the lower one, and x + eps the upper one.", *_changed(lambda c, eps: eps), *_changed(lambda c, eps: -eps)),
+        *mistakes_of("The change goes the wrong way: it is adv - x, not x - adv.", *_changed(lambda c, eps: -c.clamp(-eps, eps))),
+        *mistakes_of("Add the clamped change to x, not to adv.", *_changed(lambda c, eps: c + c.clamp(-eps, eps))),
+        *mistakes_of("Add the clamped change to x, do not subtract it from adv.", *_changed(lambda c, eps: c - c.clamp(-eps, eps))),
+        *mistakes_of("You take a pixel that went too far back to x. It may go as far as eps: clamp the change.", *_changed(lambda c, eps: torch.where(c.abs() > eps, 0, c))),
+    ],
+    batched=("adv", "x"),
+    untouched=("adv", "x"),
+    happened=_misprojected,
+).register()  # fmt: skip
 
 
-def _projection_mistakes(task: _Task, sign: int, go: Callable[..., Tensor]) -> Mistakes:
-    """What goes wrong where `go` puts an image back after a step, and what to say."""
-    model, x, y, eps, *_ = task
-
-    def frozen_when_fooled(new: Tensor, last: Tensor) -> Tensor:
-        done = (model(last).argmax(1) == y) == (sign < 0)
-        return torch.where(broadcast_like(done), last, mistakes.project(new, x, eps))
-
-    free, boxed = go(keep=lambda new, _: new), go(keep=lambda new, _: new.clamp(0, 1))
-    in_ball = go(keep=lambda new, _: x + (new - x).clamp(-eps, eps))
-    yield from (
-        (go(keep=frozen_when_fooled), "You stop moving an image as soon as the attack has worked. Here every image takes all its steps."),
-        *with_hint("You never put the image back into the ball. After every step: x + (adv - x).clamp(-eps, eps), then .clamp(0, 1).", free, boxed),
-        *with_hint("You put the image back into the ball only after the last step. Do it after every step, inside the loop.", mistakes.project(free, x, eps), mistakes.project(boxed, x, eps)),
-        *with_hint("You keep to the ball, but not to [0, 1] in every step: after the ball comes .clamp(0, 1), inside the loop.", in_ball, in_ball.clamp(0, 1)),
-        (go(keep=lambda new, last: mistakes.project(new, last, eps)), "You keep to a ball around the last point, which moves along. The ball is around the original x: clamp adv - x."),
-        (go(keep=lambda new, _: mistakes.project(new, x, 2 * eps)), mistakes.WIDE_BALL),
-        *with_hint("You clamp the image itself to ±eps, which is a ball around black. The ball is around x: clamp adv - x, then add x.", go(keep=lambda new, _: new.clamp(-eps, eps)), go(keep=lambda new, _: new.clamp(0, eps))),
-    )  # fmt: skip
+# --- pgd and targeted_pgd ---------------------------------------------------------------------------------------------
 
 
-def _explain(answer: Callable, task: _Task, adv: Tensor) -> str:
-    """Return what is wrong with images from how they depend on the arguments, or nothing."""
-    if not close(adv, call_with_copies(answer, *task)):
-        return "A second call gives another result. This exercise starts at x itself and has no randomness: only gradients decide."
-    others = {"steps": task.steps + 2, "step_size": task.step_size / 2, "eps": task.step_size / 2}
-    for name, value in others.items():
-        if close(adv, call_with_copies(answer, *task._replace(**{name: value}))):
-            return mistakes.SAME_FOR_EVERY.format(name)
-    still = (adv == task.x).flatten(1).all(1)
+def _images(
+    eps: float, steps: int, step_size: float, n: int = 6, sizes: tuple = (inputs.SHAPE, inputs.CLASSES), low: float = 0.3, seed: int = 309
+) -> tuple[nn.Module, Tensor, Tensor, float, int, float]:  # fmt: skip
+    model = inputs.unsaturated_network(*sizes, seed)
+    draw = inputs.labelled_images if low else inputs.black_and_white_images
+    return model, *draw(model, n, sizes[0]), eps, steps, step_size
+
+
+def _steps(
+    sign: int, *, labels: Callable | None = None, size: Callable | None = None, count: Callable | None = None,
+    keep: Callable | None = None, finish: Callable | None = None, **keywords: Any,
+) -> Callable[..., Tensor]:  # fmt: skip
+    """Return an attack that makes mistakes.
+
+    Args:
+        sign: 1 away from the labels, −1 towards them. labels: from logits. size: of a step, from eps, steps, step_size.
+        count: of steps, from steps. keep: what becomes of a new point, from it, the last one, x and eps.
+        finish: what becomes of the last point, from it, x and eps. keywords: of `mistakes.pgd`.
+    """
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, step_size: float) -> Tensor:
+        y = labels(model(x)) if labels else y
+        step_size, steps = size(eps, steps, step_size) if size else step_size, count(steps) if count else steps
+        kept = (lambda new, last: keep(new, last, x, eps)) if keep else None
+        last = pgd(model, x, y, eps, steps, step_size, sign=sign, keep=kept, **keywords)
+        return finish(last, x, eps) if finish else last
+
+    return attack
+
+
+def _point(sign: int, choose: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Return an attack that returns another point of its path than the last.
+
+    Args:
+        sign: as in `_steps`. choose: the number of the point for each image, (N,), from where the attack has worked,
+            and from how far the loss went, both (steps + 1, N).
+    """
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, step_size: float) -> Tensor:
+        points = [x]
+        for _ in range(steps):
+            step = pgd(model, points[-1], y, eps, 1, step_size, sign=sign, keep=lambda new, _: _project(new, x, eps))
+            points.append(step)
+        done = torch.stack([(model(p).argmax(1) == y) == (sign < 0) for p in points])
+        losses = torch.stack([sign * F.cross_entropy(model(p), y, reduction="none") for p in points])
+        return torch.stack(points)[choose(done, losses).expand(len(x)), torch.arange(len(x))]
+
+    return attack
+
+
+def _first(mask: Tensor, otherwise: int = -1) -> Tensor:
+    """Return the number of the first true row in each column, (R, N) to (N,)."""
+    return torch.where(mask.any(0), mask.int().argmax(0), otherwise)
+
+
+def _last(mask: Tensor, otherwise: int = -1) -> Tensor:
+    """Return the number of the last true row in each column, (R, N) to (N,)."""
+    return torch.where(mask.any(0), len(mask) - 1 - mask.flip(0).int().argmax(0), otherwise)
+
+
+def _after_a_step(done: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(done[:1]), done[1:]])
+
+
+def _adding_up(sign: int) -> Callable[..., Tensor]:
+    """Return an attack that steps along the sum of all gradients so far."""
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, step_size: float) -> Tensor:
+        point, total = x, torch.zeros_like(x)
+        for _ in range(steps):
+            total = total + loss_gradient(model, point, y)
+            point = _project(point + sign * step_size * total.sign(), x, eps)
+        return point
+
+    return attack
+
+
+def _misstepped(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, y: Tensor, *numbers: float) -> str:
+    change, wanted = (got - x).abs(), (right - x).abs()
+    setting = (
+        "with eps = {}, steps = {} and step_size = {} ".format(*numbers)
+        + f"the pixels changed by {change.min():.3g} to {change.max():.3g}, right are {wanted.min():.3g} to {wanted.max():.3g}; "
+        + (f"the values go from {got.min():.3g} to {got.max():.3g}; " if got.min() < 0 or got.max() > 1 else "")
+    )
+    return misplaced(setting, model, y, x, got, right)
+
+
+def _some_still(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, *_: Any) -> str:
+    still = (got == x).flatten(1).all(1)
     return mistakes.SOME_STILL.format(mistakes.listed(still)) if still.any() else ""
 
 
-def _pgd_properties(answer: Callable, towards: bool) -> Iterator[str]:
-    """The properties of PGD from x itself, away from the labels or towards them."""
-    sign, name = (-1, "target") if towards else (1, "y")
-    model = inputs.unsaturated_network(inputs.SHAPE, inputs.CLASSES)
-    x, y = inputs.labelled_images(model, 6, inputs.SHAPE)
-
-    attempt = Attempt(answer, lambda t: pgd(*t, sign=sign), lambda t: _pgd_mistakes(t, sign), partial(_explain, answer))
-
-    def agrees(hint: str) -> None:
-        setting = f"after {task.steps} steps of {task.step_size} with eps = {task.eps}, "
-        attempt.agrees(misplaced(setting, model, y, x, adv, right), hint)
-
-    yield "returns new images like x"
-    attempt(_Task(model, x, y, 0.2, 3, 0.03))
-
-    yield f"moves every pixel by step_size in one step, {'towards the target' if towards else 'uphill'}"
-    task, adv, right = attempt(_Task(model, x, y, 0.2, 1, 0.03))
-    change, uphill = (adv - x).abs(), ((adv - x).sign() == (right - x).sign()).float().mean().item()
-    what = f"with steps = 1, step_size = 0.03 and eps = 0.2 the pixels changed by {change.min():.3g} to {change.max():.3g}, {100 * uphill:.0f} % of them in the direction that makes the loss {'smaller' if towards else 'larger'}."
-    hint = f"Differentiate F.cross_entropy(model(adv), {name}) with respect to adv, and {'subtract' if towards else 'add'} step_size times the sign."
-    attempt.agrees(what, hint)
-
-    yield "takes every step at the point that it has reached"
-    task, adv, right = attempt(_Task(model, x, y, 0.2, 4, 0.03))
-    hint = "In every step: the gradient at the point you have reached, then step_size times its sign from there. Return the last point."
-    agrees(hint)
-
-    yield "never ends farther than eps from x"
-    task, adv, right = attempt(_Task(model, x, y, 0.06, 6, 0.07))
-    what = f"after 6 steps of 0.07 with eps = 0.06 a pixel is {(adv - x).abs().max():.3g} away from x."
-    expect((adv - x).abs().max() <= 0.06 + 1e-6, what, attempt.why("After every step: x + (adv - x).clamp(-eps, eps)."))
-
-    yield "goes back into the ball after every step"
-    agrees("After every step, and before the next: x + (adv - x).clamp(-eps, eps).")
-
-    yield "stays inside [0, 1], in every step"
-    x, y = inputs.black_and_white_images(model, 4, inputs.SHAPE)
-    task, adv, right = attempt(_Task(model, x, y, 0.2, 5, 0.06))
-    hint = "There is nothing blacker than 0 or whiter than 1: put .clamp(0, 1) after the ball, in every step."
-    expect_in_box(adv, attempt.why(hint))
-    agrees("After every step first the ball around x, then .clamp(0, 1).")
-
-    yield "eps = 0 changes nothing"
-    _, still, _ = attempt(_Task(model, x, y, 0.0, 5, 0.06))
-    expect(close(still, x, 1e-6), "with eps = 0 the images change.", "A ball of radius 0 holds x alone.")
-
-    yield "gives an image alone what it gives it in a batch"
-    treats_each_alone(answer, 4, lambda part: (model, x[part], y[part], 0.06, 4, 0.03), 1e-5)
-
-    yield "works for other sizes of images and numbers of classes"
-    model = inputs.unsaturated_network(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES)
-    x, y = inputs.labelled_images(model, 5, inputs.OTHER_SHAPE)
-    task, adv, right = attempt(_Task(model, x, y, 0.05, 3, 0.03))
-    what = f"for images of shape {inputs.OTHER_SHAPE} and {inputs.OTHER_CLASSES} classes the result is another."
-    expect(close(adv, right), what, mistakes.FROM_MODEL)
-
-    yield "leaves no trace on the model and on x"
-    in_both_modes(answer, f"model x {name} eps steps step_size", *task)
+def _path_mistakes(sign: int, label: str) -> list[Mistake]:
+    """Return what goes wrong in a step and its loop."""
+    go, back = partial(_steps, sign), partial(_steps, -sign)
+    wrong_sign = (
+        "Your steps make the target less likely: they must go against the gradient of the loss for the target. Count your minus signs."
+        if sign < 0
+        else mistakes.WRONG_SIGN
+    )
+    prediction = mistakes.OWN_PREDICTION.format(label)[:-1] + ", in all steps."
+    also = prediction + " And check the direction."
+    unlikely = f"You step by the least likely class. Use the {label} that was passed in."
+    logit = f"You differentiate the logit of {label} alone{{}}, not the loss. F.nll_loss does so, too: it wants log-probabilities. F.cross_entropy takes model(adv) as it is."
+    stop = "You end the loop as soon as the attack has worked on all images. Every image takes all its steps."
+    best = "You keep the {} point of the path. Here return the last one, whatever the model makes of it."
+    return [
+        Mistake("Nothing changed. Do you return x instead of the new image, or does every step start without the last?", lambda model, x, *_: x),
+        *mistakes_of(wrong_sign, back(), back(stale=True)),
+        Mistake("That is the change alone. Return the changed image.", go(finish=lambda last, x, eps: last - x)),
+        Mistake("You compute the gradient only once, at x. Compute it anew in every step, at the point you have reached.", go(stale=True)),
+        Mistake("Your gradients add up from step to step, as .backward() adds to .grad. Every step needs the gradient at its own point alone.", _adding_up(sign)),
+        Mistake("Every step starts at x again. Start it at the point the last one has reached.", go(keep=lambda new, last, x, eps: _project(x + new - last, x, eps))),
+        *mistakes_of("Every step has the size step_size. You use eps, or a share of it.", *(go(size=size) for size in (lambda eps, steps, size: eps, lambda eps, steps, size: eps / steps, lambda eps, steps, size: 2.5 * eps / steps))),
+        Mistake("Every step has the size step_size. You multiply it by eps.", go(size=lambda eps, steps, size: size * eps)),
+        Mistake("Did you forget to multiply by step_size? The sign alone has size 1 in every pixel.", go(size=lambda eps, steps, size: 1.0)),
+        Mistake("You took only one step. Does return stand inside the loop?", go(count=lambda steps: 1)),
+        Mistake("You took one step too few: for _ in range(steps) takes all of them, and the last one is returned.", go(count=lambda steps: steps - 1)),
+        Mistake("You took one step too many: for _ in range(steps) takes all of them.", go(count=lambda steps: steps + 1)),
+        *mistakes_of(prediction, go(labels=lambda logits: logits.argmax(1)), go(**STEPS["own prediction"])),
+        *mistakes_of(also, back(labels=lambda logits: logits.argmax(1)), back(**STEPS["own prediction"])),
+        *mistakes_of(unlikely, *(steps(labels=lambda logits: logits.argmin(1)) for steps in (go, back))),
+        Mistake(mistakes.SOFTMAX_TWICE.format("adv"), go(**STEPS["softmax twice"])),
+        Mistake(logit.format(""), go(**STEPS["no log-softmax"])),
+        Mistake(logit.format(", and go the wrong way"), go(**STEPS["gradient of the logit"])),
+        Mistake("You stop moving an image as soon as the attack has worked. Here every image takes all its steps.", _point(sign, lambda done, _: _first(done))),
+        *mistakes_of(stop, *(_point(sign, lambda done, _, of=of: _first(of(done).all(1, keepdim=True))) for of in (lambda done: done, _after_a_step))),
+        *mistakes_of(best.format("last fooling" if sign > 0 else "last successful"), *(_point(sign, lambda done, _, rest=rest: _last(done, rest)) for rest in (-1, 0))),
+        Mistake(best.format("best"), _point(sign, lambda _, losses: losses.argmax(0))),
+    ]  # fmt: skip
 
 
-@exercise("pgd", takes="(model, x, y, eps, steps, step_size)")
-def _pgd(answer: Callable) -> Iterator[str]:
-    yield from _pgd_properties(answer, towards=False)
+def _projection_mistakes(sign: int) -> list[Mistake]:
+    """Return what goes wrong where an image is put back after a step."""
+    go = partial(_steps, sign)
+
+    def free(new: Tensor, last: Tensor, x: Tensor, eps: float) -> Tensor:
+        return new
+
+    def boxed(new: Tensor, last: Tensor, x: Tensor, eps: float) -> Tensor:
+        return new.clamp(0, 1)
+
+    def in_ball(new: Tensor, last: Tensor, x: Tensor, eps: float) -> Tensor:
+        return x + (new - x).clamp(-eps, eps)
+
+    return [
+        *mistakes_of("You never put the image back into the ball around x. Every step ends with it: first the ball, then the box.", go(keep=free), go(keep=boxed)),
+        *mistakes_of("You put the image back into the ball only after the last step. Do it after every step, inside the loop.", *(go(keep=keep, finish=_project) for keep in (free, boxed))),
+        *mistakes_of("You keep to the ball, but not to [0, 1] in every step: after the ball comes .clamp(0, 1), inside the loop.", go(keep=in_ball), go(keep=in_ball, finish=_project), *(go(keep=lambda *points, end=end: in_ball(*points).clamp(**end)) for end in ({"min": 0}, {"max": 1}))),
+        Mistake("You keep to a ball around the last point, which moves along. The ball is around the original x, which never moves.", go(keep=lambda new, last, x, eps: _project(new, last, eps))),
+        Mistake(mistakes.WIDE_BALL, go(keep=lambda new, last, x, eps: _project(new, x, 2 * eps))),
+        Mistake("Your ball has its limits the wrong way round, from eps to −eps, so that every pixel ends at x - eps." + (" Only the step turns round." if sign < 0 else ""), lambda model, x, y, eps, *_: _project(x, x, -eps)),
+        *mistakes_of("You clamp the image itself to ±eps, which is a ball around black. The ball is around x: it limits the change.", go(keep=lambda new, last, x, eps: new.clamp(-eps, eps)), go(keep=lambda new, last, x, eps: new.clamp(0, eps))),
+        *mistakes_of(mistakes.NO_SIGN, go(**STEPS["no sign"]), go(**STEPS["no sign, batch mean"])),
+        Mistake("You divide the gradient by its length, which is the step for the Euclidean norm. Here take the sign.", go(**STEPS["Euclidean"])),
+    ]  # fmt: skip
 
 
-@exercise("targeted_pgd", takes="(model, x, target, eps, steps, step_size)")
-def _targeted_pgd(answer: Callable) -> Iterator[str]:
-    yield from _pgd_properties(answer, towards=True)
+def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
+    label, direction = ("target", "towards the target") if sign < 0 else ("y", "uphill")
+    # Steps so long that the loss goes up and down, and that an image of which the attack had worked turns back.
+    turning_back = partial(
+        _images, 0.3, 5, 0.3, **({"seed": 328, "sizes": (inputs.SHAPE, 2)} if sign > 0 else {"seed": 300})
+    )
+    other_sizes = partial(_images, 0.05, 3, 0.03, n=5, sizes=(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES))
+    return Exercise(
+        name,
+        reference=reference,
+        cases=[
+            Case(f"moves every pixel by step_size in one step, {direction}", [partial(_images, 0.2, 1, 0.03)], f"Differentiate F.cross_entropy of model(adv) and {label} with respect to adv; only the sign of that counts, and the direction."),
+            Case("takes every step at the point that it has reached", [partial(_images, 0.2, 4, 0.03)], "In every step: the gradient at the point you have reached, then step_size times its sign from there. Return the last point."),
+            Case("never ends farther than eps from x, and goes back into the ball after every step", [partial(_images, 0.06, 6, 0.07)], "After every step, and before the next, the image goes back into the ball around x."),
+            Case("stays inside [0, 1], in every step", [partial(_images, 0.2, 5, 0.06, n=4, low=0.0)], "There is nothing blacker than 0 or whiter than 1. After every step first the ball around x, then .clamp(0, 1)."),
+            Case("returns the last point, whatever the model makes of it", [turning_back], "Neither the labels that the model gives nor the loss decide which point comes back: it is the last one."),
+            Case("eps = 0 changes nothing", [partial(_images, 0.0, 5, 0.06, n=4, low=0.0)], "A ball of radius 0 holds x alone."),
+            Case("works for other sizes of images and numbers of classes", [other_sizes], mistakes.FROM_MODEL),
+        ],
+        mistakes=[*_path_mistakes(sign, label), *_projection_mistakes(sign)],
+        batched=("x", label),
+        untouched=("model", "x", label),
+        typical=partial(_images, 0.2, 3, 0.03),
+        happened=_misstepped,
+        explain=_some_still,
+    )  # fmt: skip
+
+
+def _pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, step_size: float) -> Tensor:
+    return pgd(model, x, y, eps, steps, step_size)
+
+
+def _targeted_pgd(model: nn.Module, x: Tensor, target: Tensor, eps: float, steps: int, step_size: float) -> Tensor:
+    return pgd(model, x, target, eps, steps, step_size, sign=-1)
+
+
+_attack("pgd", 1, _pgd).register()
+_attack("targeted_pgd", -1, _targeted_pgd).register()
+
+
+# --- keep_best --------------------------------------------------------------------------------------------------------
 
 
 class _LogitsInPixels(nn.Module):
@@ -284,250 +305,229 @@ class _LogitsInPixels(nn.Module):
         return self.scale * x.flatten(1)[:, : len(self.scale)]
 
 
-# For each image, which of four restarts fool the model. The last image is misread as it is, and read rightly in all of them.
-_FOOLED = ["1000", "0101", "0010", "0000", "1111", "0110", "1011", "0001", "0011", "0000"]
+def _restarts(
+    marks: Sequence[str], classes: int = 4, shape: tuple[int, ...] = (1, 3, 3)
+) -> tuple[nn.Module, Tensor, Tensor, list[Tensor]]:
+    """Return a model, images, labels and restarts.
+
+    Args:
+        marks: for each image, 1 for each restart that fools the model; after a space, that it misreads the image itself.
+        classes, shape: of the images.
+    """
+    generator = torch.Generator().manual_seed(len(marks))
+    y = torch.arange(len(marks)) % classes
+
+    def read(wrong: list[bool], sure: float) -> Tensor:
+        """Return images which the model reads wrongly or rightly, more confidently the larger `sure` is."""
+        x = torch.rand(len(y), *shape, generator=generator)
+        labels = torch.where(torch.tensor(wrong), (y + 1) % classes, y)
+        x.flatten(1)[:, :classes] = 0.2 * x.flatten(1)[:, :classes] + sure * F.one_hot(labels, classes)
+        return x
+
+    count = len(marks[0].split()[0])  # the second is surest, so that the loss has favourites of its own
+    restarts = [read([m[i] == "1" for m in marks], 0.8 if i == 1 else 0.3) for i in range(count)]
+    return _LogitsInPixels(classes).eval(), read([" " in m for m in marks], 0.3), y, restarts
 
 
-def _labelled_as(
-    labels: Tensor, classes: int, shape: tuple[int, ...], sure: float, generator: torch.Generator
-) -> Tensor:
-    """Images that a _LogitsInPixels reads as these labels, more confidently the larger `sure` is."""
-    x = torch.rand(len(labels), *shape, generator=generator)
-    pixels = x.flatten(1)
-    pixels[:, :classes] = 0.2 * pixels[:, :classes] + sure * F.one_hot(labels, classes)
-    return pixels.view_as(x)
+def _picked(choose: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return an answer that takes another restart.
+
+    Args:
+        choose: the restart of each image, (N,), or one of all, −1 for x; from which restarts fool, which change the
+            model's answer for x, the loss, all (R, N), and which of x the model gets wrong, (N,).
+    """
+
+    def answer(model: nn.Module, x: Tensor, y: Tensor, restarts: list[Tensor]) -> Tensor:
+        predicted = torch.stack([model(adv).argmax(1) for adv in restarts])
+        losses = torch.stack([F.cross_entropy(model(adv), y, reduction="none") for adv in restarts])
+        own = model(x).argmax(1)
+        which = torch.as_tensor(choose(predicted != y, predicted != own, losses, own != y))
+        return torch.stack([*restarts, x])[which.expand(len(x)), torch.arange(len(x))]
+
+    return answer
 
 
-def _restarts(fooled: list[str], classes: int, shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """A model, images, labels and restarts, of which those marked with 1 fool the model."""
-    generator = torch.Generator().manual_seed(len(fooled))
-    y = torch.arange(len(fooled)) % classes
-    wrong = (y + 1) % classes
-    own = torch.where(torch.arange(len(y)) == len(y) - 1, wrong, y)
-    marks = [torch.tensor([column[i] == "1" for column in fooled]) for i in range(len(fooled[0]))]
-    sure = [0.8 if i == 1 else 0.3 for i in range(len(marks))]  # so that the loss has favourites of its own
-    said = [torch.where(mask, wrong, y) for mask in marks]
-    batches = [_labelled_as(labels, classes, shape, s, generator) for labels, s in zip(said, sure, strict=True)]
-    return _LogitsInPixels(classes).eval(), _labelled_as(own, classes, shape, 0.3, generator), y, batches
+def _keep_best(model: nn.Module, x: Tensor, y: Tensor, restarts: list[Tensor]) -> Tensor:
+    return _picked(lambda fooled, *_: _first(fooled))(model, x, y, restarts)
 
 
-def _keep_mistakes(model: nn.Module, x: Tensor, y: Tensor, restarts: list[Tensor]) -> Mistakes:
-    count, batches = len(restarts), torch.stack([*restarts, x])  # the last is what is left when no restart fools
-    predicted = torch.stack([model(adv).argmax(1) for adv in restarts])
-    losses = torch.stack([F.cross_entropy(model(adv), y, reduction="none") for adv in restarts])
-    fooled, changed = predicted != y, predicted != model(x).argmax(1)
+def _mispicked(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, y: Tensor, restarts: list[Tensor]) -> str:
+    names = {f"restart {r}": batch for r, batch in enumerate(restarts)} | {"x itself": x}
+    wrong = (got != right).flatten(1).any(1).nonzero().flatten().tolist()
+    taken, wanted = (
+        next((n for n, b in names.items() if torch.equal(b[wrong[0]], v[wrong[0]])), "something else")
+        for v in (got, right)
+    )
+    fooling = ", ".join(str(r) for r, adv in enumerate(restarts) if model(adv).argmax(1)[wrong[0]] != y[wrong[0]])
+    return (
+        f"{len(wrong)} of {len(x)} images are wrong. Image {wrong[0]}, for instance, is fooled by {f'the restarts {fooling}' if fooling else 'none'} "
+        f"of {len(restarts)}, counted from 0: you took {taken}, right is {wanted}."
+    )  # fmt: skip
 
-    def pick(which: Tensor) -> Tensor:
-        return batches[which.expand(len(x)), torch.arange(len(x))]
 
-    def first(mask: Tensor, otherwise: int = count) -> Tensor:
-        return pick(torch.where(mask.any(0), mask.float().argmax(0), otherwise))
-
-    def last(mask: Tensor, otherwise: int = count) -> Tensor:
-        order = torch.arange(count)[:, None].expand(-1, len(x))
-        return pick(torch.where(mask.any(0), torch.where(mask, order, -1).amax(0), otherwise))
-
+def _keep_mistakes() -> list[Mistake]:
     whole = "You keep one whole batch, the {}. Each image has a best restart of its own: keep them image by image."
     later = "A later restart replaces one that already fools the model. Take the first: change only images that are not fooled yet, or go through the restarts backwards."
-    inverted = "You keep the restarts that do not fool the model. It is fooled where model(adv).argmax(1) != y."
+    inverted = (
+        "You keep the restarts that do not fool the model. It is fooled where the class of the largest logit is not y."
+    )
     compared = "You compare with the model's answer for x. Fooled means an answer other than y."
-    fresh = fooled & ~torch.cat([torch.zeros_like(fooled[:1]), fooled[:-1]])
-    yield from (
-        (x, "That is x: no restart was kept. Does your loop ask whether all images are fooled at once (.all())? Decide image by image."),
-        (restarts[0], "You always take the first restart. Go on for the images that it does not fool. Is there a return inside the loop, or an .any() over the batch?"),
-        (restarts[-1], "You always take the last restart. A mask must say which images to replace: model(adv).argmax(1) != y."),
-        (restarts[fooled.sum(1).argmax()], whole.format("one that fools most")),
-        (restarts[losses.mean(1).argmax()], whole.format("one with the highest mean loss")),
-        (pick(losses.argmax(0)), "You keep the restart with the highest loss. Asked for is the first that fools: model(adv).argmax(1) != y."),
-        (last(fresh), "You remember only the images that the last restart fooled. Remember all that were fooled so far: done = done | fooled."),
-    )  # fmt: skip
-    for otherwise, name in ((count, ""), (0, "the first restart"), (count - 1, "the last restart")):
+    found = [
+        Mistake("That is x: no restart was kept. Does your loop ask whether all images are fooled at once (.all())? Decide image by image.", lambda model, x, *_: x),
+        Mistake("You always take the first restart. Go on for the images that it does not fool. Is there a return inside the loop, or an .any() over the batch?", _picked(lambda fooled, *_: torch.tensor(0))),
+        Mistake("You always take the last restart. A mask must say which images to replace: those whose class of the largest logit is not y.", _picked(lambda fooled, *_: torch.tensor(len(fooled) - 1))),
+        Mistake(whole.format("one that fools most"), _picked(lambda fooled, *_: fooled.sum(1).argmax())),
+        Mistake(whole.format("one with the highest mean loss"), _picked(lambda fooled, changed, losses, _: losses.mean(1).argmax())),
+        Mistake("You keep the restart with the highest loss. Asked for is the first that fools.", _picked(lambda fooled, changed, losses, _: losses.argmax(0))),
+        Mistake("You remember only the images that the last restart fooled. Remember all that were fooled so far.", _picked(lambda fooled, *_: _last(fooled & ~torch.cat([torch.zeros_like(fooled[:1]), fooled[:-1]])))),
+        Mistake("You leave an image alone that the model gets wrong as it is. Where a restart fools the model, too, return the first of them.", _picked(lambda fooled, changed, losses, wrong: torch.where(wrong, -1, _first(fooled)))),
+    ]  # fmt: skip
+    for otherwise, name in (
+        (lambda fooled: -1, ""),
+        (lambda fooled: 0, "the first restart"),
+        (lambda fooled: len(fooled) - 1, "the last restart"),
+    ):
         rest = f" Where no restart fools, return the image of x, not of {name}." if name else ""
-        yield last(fooled, otherwise), later + rest
-        yield from with_hint(inverted + rest, first(~fooled, otherwise), last(~fooled, otherwise))
-        yield from with_hint(compared + rest, first(changed, otherwise), last(changed, otherwise))
+        found += [
+            Mistake(later + rest, _picked(lambda fooled, *_, o=otherwise: _last(fooled, o(fooled)))),
+            *mistakes_of(inverted + rest, *(_picked(lambda fooled, *_, o=otherwise, which=which: which(~fooled, o(fooled))) for which in (_first, _last))),
+            *mistakes_of(compared + rest, *(_picked(lambda _, changed, *__, o=otherwise, which=which: which(changed, o(changed))) for which in (_first, _last))),
+        ]  # fmt: skip
         if name:
-            yield first(fooled, otherwise), rest.strip()
-    black = "Where no restart fools, the image is black. Start from x.clone(), not from zeros."
-    yield first(fooled) * broadcast_like(fooled.any(0)), black
+            found.append(Mistake(rest.strip(), _picked(lambda fooled, *_, o=otherwise: _first(fooled, o(fooled)))))
+
+    def black(model: nn.Module, x: Tensor, y: Tensor, restarts: list[Tensor]) -> Tensor:
+        return _keep_best(model, torch.zeros_like(x), y, restarts)
+
+    return [*found, Mistake("Where no restart fools, the image is black. Start from x.clone(), not from zeros.", black)]
 
 
-@exercise("keep_best", takes="(model, x, y, restarts)")
-def _keep_best(answer: Callable) -> Iterator[str]:
-    task = _restarts(_FOOLED, 4, (1, 3, 3))
-    _, x, _, restarts = task
-
-    def why(otherwise: str) -> Callable[[], str]:
-        return lambda: diagnose_mistake(best, _keep_mistakes(*task), otherwise)
-
-    def chosen(i: int) -> str:
-        """What the answer returned for image i, in words."""
-        names = {f"restart {r}": batch for r, batch in enumerate(restarts)} | {"x": x}
-        return next((name for name, batch in names.items() if close(best[i], batch[i])), "something else")
-
-    yield "returns one image for each of x"
-    best = as_tensor_like(call_with_copies(answer, *task), x)
-
-    yield "keeps, image by image, a restart that fools the model"
-    fooling = {i: [r for r in range(4) if marks[r] == "1"] for i, marks in enumerate(_FOOLED) if "1" in marks}
-    missed = [i for i, numbers in fooling.items() if chosen(i) not in [f"restart {r}" for r in numbers]]
-    what = f"{len(fooling)} of {len(x)} images have a restart that fools the model, and you miss it for {len(missed)} of them"
-    for i in missed[:1]:
-        what += f": image {i} is fooled by {fooling[i]} of the restarts 0 to 3, and you took {chosen(i)}"
-    expect(not missed, what + ".", why("best[fooled] = adv[fooled] with the mask fooled = model(adv).argmax(1) != y."))
-
-    yield "keeps the first restart that fools it"
-    hint = "Replace an image only if no earlier restart fooled it, or go through the restarts backwards."
-    for i, (first, *_) in fooling.items():
-        what = f"image {i} is first fooled by restart {first}, and you took {chosen(i)}."
-        expect(chosen(i) == f"restart {first}", what, why(hint))
-
-    yield "keeps x where no restart fools"
-    hint = "Start from x.clone(), and replace only what is fooled: model(adv).argmax(1) != y."
-    for i in sorted({*range(len(x))} - {*fooling}):
-        expect(chosen(i) == "x", f"no restart fools image {i}, and you took {chosen(i)}.", why(hint))
-
-    yield "works for one restart, and for other sizes of images and numbers of classes"
-    others = (["1", "0", "0"], 3, (2, 2, 4)), (["00", "01"], 5, (3, 5, 7)), (["01"], 2, (1, 28, 28))
-    for fooled, classes, shape in others:
-        task = _restarts(fooled, classes, shape)
-        _, x, _, restarts = task
-        best = as_tensor_like(call_with_copies(answer, *task), x)
-        wanted = ["x" if "1" not in marks else f"restart {marks.index('1')}" for marks in fooled]
-        got = [chosen(i) for i in range(len(x))]
-        what = f"for {len(x)} images of shape {shape}, {classes} classes and {len(restarts)} restarts you took {', '.join(got)}; right is {', '.join(wanted)}."
-        expect(got == wanted, what, why(mistakes.ONLY_ARGUMENTS.format("sizes and numbers")))
-
-    yield "leaves its arguments as they were"
-    no_side_effects(answer, "model x y restarts", *_restarts(_FOOLED, 4, (1, 3, 3)))
+OTHER_RESTARTS = (
+    (["1", "0", "0 misread"], 3, (2, 2, 4)),
+    (["01 misread"], 2, (1, 28, 28)),
+    (["00", "01 misread", "10"], 5, (3, 5, 7)),
+)
+Exercise(
+    "keep_best",
+    reference=_keep_best,
+    cases=[
+        Case("keeps, image by image, a restart that fools the model", [partial(_restarts, ["1000", "0100", "0010", "0001", "0010"])], "Which images does a restart fool? A mask with one entry for each image picks them, and only they are replaced."),
+        Case("keeps the first restart that fools it", [partial(_restarts, ["1000", "0101", "0010", "1111", "0110", "1011", "0011"])], "Replace an image only if no earlier restart fooled it, or go through the restarts backwards."),
+        Case("keeps x where no restart fools, and only there", [partial(_restarts, ["0000", "0000 misread", "0110 misread", "1000", "0001"])], "Start from a copy of x, and replace only what is fooled."),
+        Case("works for one restart, and for other sizes of images and numbers of classes", [partial(_restarts, *other) for other in OTHER_RESTARTS], mistakes.ONLY_ARGUMENTS.format("sizes and numbers")),
+    ],
+    mistakes=_keep_mistakes(),
+    batched=("x", "y", "restarts"),
+    untouched=("model", "x", "y", "restarts"),
+    returns="one image for each of x",
+    happened=_mispicked,
+).register()  # fmt: skip
 
 
-class _L2Task(NamedTuple):
-    """What one step in the Euclidean ball is given."""
-
-    point: Tensor
-    gradient: Tensor
-    x: Tensor
-    eps: float
-    step_size: float
+# --- l2_pgd_step ------------------------------------------------------------------------------------------------------
 
 
-def _l2_step(task: _L2Task, *, direction: Callable | None = None, limit: Callable | None = None) -> Tensor:
-    """Return the right step, or one with another direction or another way back into the ball."""
-    point, gradient, x, eps, step_size = task
-    change = point + step_size * (direction or l2_normalized)(gradient) - x
-    change = limit(change) if limit else change * (eps / l2_norm(change).clamp_min(1e-30)).clamp(max=1)
-    return (x + change).clamp(0, 1)
+def _unit(gradient: Tensor) -> Tensor:
+    return gradient / l2_norm(gradient).clamp_min(1e-30)
 
 
-def _l2_mistakes(task: _L2Task) -> Mistakes:
-    point, g, x, eps, step_size = task
-
-    def along(direction: Callable) -> Tensor:
-        return _l2_step(task, direction=direction)
-
-    def within(limit: Callable) -> Tensor:
-        return _l2_step(task, limit=limit)
-
-    own = "Divide each gradient by its own length, gradient.flatten(1).norm(dim=1), and multiply by step_size."
-    itself = "You use the gradient as it is, whose length differs from image to image. " + own
-    unprojected = "You never put the image back into the ball: shorten adv - x to the length eps where it is longer."
-    yield from (
-        (point, "The point did not move: add step_size times the gradient divided by its length."),
-        (x, "That is x itself. The step starts at point."),
-        (_l2_step(task) - x, mistakes.CHANGE_ALONE.format("")),
-        (_l2_step(task._replace(gradient=-g)), "You step against the gradient. Add the step: the loss grows along it."),
-        (_l2_step(task._replace(point=x)), "The step starts at point, not at x; x is only the centre of the ball."),
-        (along(lambda g: g / g.norm()), "You divide by the length of the whole batch, so that all images share one step. " + own),
-        (along(torch.sign), "That is the sign step of the max norm: for n pixels its length is √n times too long. (F.normalize without flatten(1) gives the same.) " + own),
-        (along(lambda g: g.sign() / g[0].numel() ** 0.5), mistakes.SIGN_OF_LENGTH + own),
-        (along(lambda g: g / l2_norm(g).clamp_min(1e-30) ** 2), mistakes.SQUARED_LENGTH + own),
-        (along(lambda g: g / broadcast_like(g.abs().flatten(1).sum(1))), "You divide by the sum of the absolute values, not by the Euclidean length. " + own),
-        (along(mistakes.max_normalized), "You divide by the largest entry, not by the length. " + own),
-        (along(lambda g: g), itself),
-        ((point + step_size * g).clamp(0, 1), itself + " Then go back into the ball."),
-        (_l2_step(task._replace(step_size=eps)), "The step has the length step_size, not eps."),
-        (_l2_step(task._replace(step_size=step_size * eps)), "The step has the length step_size: do not multiply it by eps."),
-        (_l2_step(task._replace(step_size=1.0)), "Did you forget to multiply by step_size? Your step has the length 1."),
-        (_l2_step(task._replace(eps=2 * eps)), "Your ball is twice as wide: its radius is eps."),
-        (within(lambda c: c), unprojected),
-        (point + step_size * l2_normalized(g), unprojected + " Then .clamp(0, 1)."),
-        (within(lambda c: eps * l2_normalized(c)), "You move every image to the surface of the ball. One inside stays where it is: multiply the change by (eps / length).clamp(max=1)."),
-        (within(lambda c: eps * c), "You multiply the change by eps. eps is a limit: multiply by (eps / length).clamp(max=1)."),
-        (within(lambda c: c.clamp(-eps, eps)), "That is a ball for every single pixel. Here one length counts for each image: multiply the change by (eps / length).clamp(max=1)."),
-        *with_hint("You take one length for the whole batch when you go back into the ball. Each image has its own: (adv - x).flatten(1).norm(dim=1).", within(lambda c: c * (eps / c.norm()).clamp(max=1)), within(lambda c: eps * c / c.norm())),
-        (within(lambda c: torch.where(l2_norm(c) > eps, 0, c)), "You take an image that left the ball back to x. It goes to the surface only: shorten its change to eps."),
-        (within(lambda c: torch.where(l2_norm(c) > eps, point - x, c)), "You refuse a step that would leave the ball. Take it, then shorten adv - x to eps."),
-        *with_hint(mistakes.PART_OF_LENGTH + own, *(along(lambda g, dim=dim: g / g.norm(dim=dim, keepdim=True)) for dim in (0, 2, 3))),
-    )  # fmt: skip
+def _shortened(change: Tensor, eps: float) -> Tensor:
+    return change * (eps / l2_norm(change).clamp_min(1e-30)).clamp(max=1)
 
 
-def _l2_draw(seed: int, n: int, shape: tuple[int, ...], low: float = 0.45) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, directions of length 1 with most of it in one pixel, and gradients of unlike lengths."""
+def _l2_pgd_step(point: Tensor, gradient: Tensor, x: Tensor, eps: float, step_size: float) -> Tensor:
+    return (x + _shortened(point + step_size * _unit(gradient) - x, eps)).clamp(0, 1)
+
+
+def _along(direction: Callable, size: Callable = lambda eps, step_size: step_size) -> Callable[..., Tensor]:
+    """Return an answer that steps in another direction, or by another size."""
+    return lambda point, g, x, eps, a: (x + _shortened(point + size(eps, a) * direction(g) - x, eps)).clamp(0, 1)
+
+
+def _within(limit: Callable) -> Callable[..., Tensor]:
+    """Return an answer that puts the change, its first argument, back into the ball of radius eps in another way."""
+    return lambda point, g, x, eps, a: (x + limit(point + a * _unit(g) - x, eps)).clamp(0, 1)
+
+
+def _drawn(
+    eps: float, step_size: float, seed: int = 0, shape: tuple[int, ...] = inputs.SHAPE, low: float = 0.45, start: float | Sequence[float] = 0.1, outwards: Sequence[int] = (), length: float | None = None
+) -> tuple[Tensor, Tensor, Tensor, float, float]:  # fmt: skip
+    """Return points `start` away from x, most of that in one pixel, gradients of unlike lengths or of `length`, and x.
+
+    Where there are signs `outwards`, the gradients point away from x (1) or towards it (−1).
+    """
     generator = torch.Generator().manual_seed(seed)
-    x = low + (1 - 2 * low) * torch.rand(n, *shape, generator=generator)
-    away, gradient = (torch.randn(n, *shape, generator=generator) for _ in range(2))
+    x = low + (1 - 2 * low) * torch.rand(4, *shape, generator=generator)
+    away, gradient = (torch.randn(4, *shape, generator=generator) for _ in range(2))
     away[:, 0, 0, 0] = 20.0
-    return x, away / l2_norm(away), gradient * broadcast_like(2.0 ** torch.arange(n))
+    away = _unit(away)
+    if outwards:
+        gradient = broadcast_like(torch.tensor(outwards)) * l2_norm(gradient) * away
+    gradient = gradient * broadcast_like(2.0 ** torch.arange(4)) if length is None else length * _unit(gradient)
+    point = x + broadcast_like(torch.as_tensor(start).expand(4)) * away
+    return (point if low else point.clamp(0, 1)), gradient, x, eps, step_size
 
 
-@exercise("l2_pgd_step", takes="(point, gradient, x, eps, step_size)")
-def _l2_pgd_step(answer: Callable) -> Iterator[str]:
-    attempt = Attempt(answer, _l2_step, _l2_mistakes)
+def _misstepped_l2(
+    got: Tensor, right: Tensor, point: Tensor, g: Tensor, x: Tensor, eps: float, step_size: float
+) -> str:
+    return (
+        f"with eps = {eps} and step_size = {step_size} the images moved from point by the distances {shown(norms(got - point))}, right are {shown(norms(right - point))}; they end at the distances "
+        f"{shown(norms(got - x))} from x, right are {shown(norms(right - x))}; the values go from {got.min():.3g} to {got.max():.3g}, right are {right.min():.3g} to {right.max():.3g}."
+    )
 
-    x, away, gradient = _l2_draw(0, 4, inputs.SHAPE)
-    point = x + 0.1 * away
 
-    yield "returns new images like x"
-    task, adv, right = attempt(_L2Task(point, gradient, x, 2.0, 0.2))
-
-    yield "moves every image by the distance step_size, along its own gradient"
-    cosine = F.cosine_similarity((adv - point).flatten(1), gradient.flatten(1)).min().item()
-    what = f"with step_size = 0.2 the images moved from point by the distances {shown(norms(adv - point))}, and the cosine of the angle to the gradient is {cosine:.2f} or more; the ball and the box are far away."
-    hint = "Divide each gradient by its own length, gradient.flatten(1).norm(dim=1), multiply by step_size, and add it to point."
-    attempt.agrees(what, hint, 1e-4)
-
-    yield "ends no farther than eps from x"
-    reach, outwards = torch.tensor([0.18, 0.18, 0.12, 0.15]), torch.tensor([1, -1, -1, 1])
-    uphill = broadcast_like(outwards) * away * l2_norm(gradient)
-    task, adv, right = attempt(_L2Task(x + broadcast_like(reach) * away, uphill, x, 0.2, 0.3))
-    distances = f"with eps = 0.2 the images end at the distances {shown(norms(adv - x))} from x; right are {shown(norms(right - x))}."
-    hint = "Multiply the change adv - x by (eps / its length).clamp(max=1), image by image, and add it to x."
-    expect((norms(adv - x) <= 0.2 + 1e-5).all(), distances, attempt.why(hint))
-
-    yield "shortens a change that is too long, and leaves one inside the ball alone"
-    attempt.agrees(distances, hint, 1e-4)
-    task, adv, right = attempt(_L2Task(x + 0.3 * away, gradient, x, 0.35, 0.2))
-    what = f"an image that left the ball ends {norms(adv - right).max():.3g} away from the nearest point of the ball."
-    attempt.agrees(what, hint, 1e-4)
-
-    yield "stays inside [0, 1]"
-    x, away, gradient = _l2_draw(1, 4, inputs.SHAPE, low=0.0)
-    task, adv, right = attempt(_L2Task((x + 0.3 * away).clamp(0, 1), gradient, x, 1.2, 1.0))
-    expect_in_box(adv, "After the ball comes the box: end with .clamp(0, 1).", "images with dark and bright pixels")
-    what = f"a pixel is {(adv - right).abs().max():.3g} away from where it should be."
-    attempt.agrees(what, "First the ball, then .clamp(0, 1): clip the image, not the step.", 1e-4)
-
-    yield "takes the whole step where the gradient is small, and none where it is zero"
-    x, away, gradient = _l2_draw(2, 4, inputs.SHAPE)
-    guard = "Guard the division by something tiny only, which does not touch a small gradient: length.clamp_min(1e-12)."
-    for scale, wanted, hint in ((1e-10, 0.2, guard), (0.0, 0.0, mistakes.NO_DIRECTION)):
-        _, adv, _ = attempt(_L2Task(x.clone(), scale * gradient / l2_norm(gradient) * 3, x, 1.0, 0.2))
-        moved = norms(adv - x)
-        what = f"with step_size = 0.2 and gradients of the length {3 * scale:.0e} the images moved by {shown(moved)}."
-        expect(((moved - wanted).abs() < 2e-3).all(), what, hint)
-
-    yield "eps = 0 gives x"
-    _, adv, _ = attempt(_L2Task(x + 0.1 * away, gradient, x, 0.0, 0.2))
-    what = f"with eps = 0 an image ends {norms(adv - x).max():.3g} away from x."
-    expect(close(adv, x, 1e-6), what, "A ball of radius 0 holds x alone.")
-
-    yield "gives an image alone what it gives it in a batch, whatever its size"
-    for shape in (inputs.SHAPE, inputs.OTHER_SHAPE):
-        x, away, gradient = _l2_draw(3, 3, shape)
-        task, adv, right = attempt(_L2Task(x + 0.3 * away, gradient, x, 0.4, 0.3))
-        attempt.agrees(f"for images of shape {shape} the result is another.", mistakes.ONE_LENGTH)
-    treats_each_alone(answer, 3, lambda part: (task.point[part], gradient[part], x[part], 0.4, 0.3), 1e-5)
-
-    yield "leaves its arguments as they were"
-    no_side_effects(answer, "point gradient x eps step_size", *task)
+OWN = "Each image's gradient has a length of its own, over all of its channels and pixels: divide by that one, and multiply by step_size."
+UNPROJECTED = "You never put the image back into the ball: shorten adv - x to the length eps where it is longer."
+TOO_LONG = "Shorten the change from x, image by image: only where it is longer than eps, and to the length eps."
+SURFACE = "You move every image to the surface of the ball. One inside stays where it is."
+GUARD = "Guard the division by something tiny only, which does not touch a small gradient: a lower limit of the length, not a number that is added."
+SIGN = "That is the sign step of the max norm: for n pixels its length is √n times too long. (F.normalize without flatten(1) gives the same.) "
+Exercise(
+    "l2_pgd_step",
+    reference=_l2_pgd_step,
+    cases=[
+        Case("moves every image by the distance step_size, along its own gradient", [partial(_drawn, 2.0, 0.2)], OWN + " Then add it to point."),
+        Case("ends no farther than eps from x, and stays where it is inside the ball", [partial(_drawn, 0.2, 0.3, start=(0.18, 0.18, 0.12, 0.15), outwards=(1, -1, -1, 1)), partial(_drawn, 0.35, 0.2, start=0.3)], TOO_LONG),
+        Case("stays inside [0, 1]", [partial(_drawn, 1.2, 1.0, seed=1, low=0.0, start=0.3), partial(_drawn, 0.5, 1.0, seed=1, low=0.0, start=0.3)], "First the ball, then .clamp(0, 1): clip the image, not the step."),
+        Case("takes the whole step where the gradient is small", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=3e-10)], GUARD),
+        Case("takes no step where the gradient is zero", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=0.0)], "Without a gradient there is no direction: the image stays. " + GUARD),
+        Case("eps = 0 gives x", [partial(_drawn, 0.0, 0.2, seed=2)], "A ball of radius 0 holds x alone."),
+        Case("works for other sizes of images", [partial(_drawn, 0.4, 0.3, seed=3, shape=inputs.OTHER_SHAPE, start=0.3)], "The length goes over all channels and pixels of an image. Take sizes from x.shape."),
+    ],
+    mistakes=[
+        Mistake("The point did not move: add step_size times the gradient divided by its length.", lambda point, *_: point),
+        Mistake("That is x itself. The step starts at point.", lambda point, g, x, *_: x),
+        Mistake(mistakes.CHANGE_ALONE.format(""), lambda point, g, x, *sizes: _l2_pgd_step(point, g, x, *sizes) - x),
+        Mistake("You step against the gradient. Add the step: the loss grows along it.", _along(lambda g: -_unit(g))),
+        Mistake("The step starts at point, not at x; x is only the centre of the ball.", lambda point, g, x, *sizes: _l2_pgd_step(x, g, x, *sizes)),
+        Mistake("You divide by the length of the whole batch, so that all images share one step. " + OWN, _along(lambda g: g / g.norm())),
+        Mistake(SIGN + OWN, _along(torch.sign)),
+        Mistake(mistakes.SIGN_OF_LENGTH + OWN, _along(lambda g: g.sign() / g[0].numel() ** 0.5)),
+        Mistake(mistakes.SQUARED_LENGTH + OWN, _along(lambda g: g / l2_norm(g).clamp_min(1e-30) ** 2)),
+        Mistake("You divide by the sum of the absolute values, not by the Euclidean length. " + OWN, _along(lambda g: g / broadcast_like(g.abs().flatten(1).sum(1)))),
+        Mistake("You divide by the largest entry, not by the length. " + OWN, _along(max_normalized)),
+        *mistakes_of("You use the gradient as it is, whose length differs from image to image. " + OWN, _along(lambda g: g), lambda point, g, x, eps, a: (point + a * g).clamp(0, 1)),
+        Mistake("The step has the length step_size, not eps.", _along(_unit, lambda eps, a: eps)),
+        Mistake("The step has the length step_size: do not multiply it by eps.", _along(_unit, lambda eps, a: a * eps)),
+        Mistake("Did you forget to multiply by step_size? Your step has the length 1.", _along(_unit, lambda eps, a: 1.0)),
+        Mistake("Your ball is twice as wide: its radius is eps.", _within(lambda c, eps: _shortened(c, 2 * eps))),
+        Mistake(UNPROJECTED, _within(lambda c, eps: c)),
+        Mistake(UNPROJECTED + " Then .clamp(0, 1).", lambda point, g, x, eps, a: point + a * _unit(g)),
+        *mistakes_of(SURFACE, _within(lambda c, eps: eps * _unit(c)), _within(lambda c, eps: c * (eps / l2_norm(c)).clamp(min=1))),
+        Mistake("You multiply the change by eps. eps is a limit: shorten only what is longer.", _within(lambda c, eps: eps * c)),
+        Mistake("That is a ball for every single pixel. Here one length counts for each image.", _within(lambda c, eps: c.clamp(-eps, eps))),
+        *mistakes_of("You take one length for the whole batch when you go back into the ball. Each image has its own.", _within(lambda c, eps: c * (eps / c.norm()).clamp(max=1)), _within(lambda c, eps: eps * c / c.norm())),
+        Mistake("As soon as one image has left the ball, you move all of them to its surface. One inside stays where it is.", _within(lambda c, eps: eps * _unit(c) if (norms(c) > eps).any() else c)),
+        Mistake("You take an image that left the ball back to x. It goes to the surface only: shorten its change to eps.", _within(lambda c, eps: torch.where(l2_norm(c) > eps, 0, c))),
+        Mistake("You refuse a step that would leave the ball. Take it, then shorten adv - x to eps.", lambda point, g, x, eps, a: torch.where(l2_norm(point + a * _unit(g) - x) > eps, point, point + a * _unit(g)).clamp(0, 1)),
+        Mistake("You clip to [0, 1] before you go back into the ball, which changes the direction of the change. First the ball, then the box.", lambda point, g, x, eps, a: x + _shortened((point + a * _unit(g)).clamp(0, 1) - x, eps)),
+        Mistake("You do not clip: after the ball comes the box, with .clamp(0, 1).", lambda point, g, x, eps, a: x + _shortened(point + a * _unit(g) - x, eps)),
+        *mistakes_of(GUARD, *(_along(lambda g, tiny=tiny: g / (l2_norm(g) + tiny)) for tiny in (1e-3, 1e-6, 1e-8, 1e-10)), _along(lambda g: g / l2_norm(g).clamp_min(1e-8)), _along(lambda g: g / (l2_norm(g) ** 2 + 1e-12).sqrt())),
+        *mistakes_of(mistakes.PART_OF_LENGTH + OWN, *(_along(lambda g, dim=dim: g / g.norm(dim=dim, keepdim=True)) for dim in (0, 2, 3))),
+    ],
+    batched=("point", "gradient", "x"),
+    untouched=("point", "gradient", "x"),
+    happened=_misstepped_l2,
+    tolerance=1e-4,
+).register()  # fmt: skip

@@ -1,0 +1,243 @@
+"""Exercises as data: what holds for each of them, and what the engine makes of them."""
+
+import ast
+import inspect
+import json
+import random
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_passes
+
+from course_utils.exercises import check, engine
+from course_utils.exercises.error_hints import CheckFailed
+from course_utils.exercises.exercise import NO_RANDOMNESS, Case, Exercise, Mistake, mistakes_of
+from course_utils.exercises.properties import KEEP_APART, call_with_copies
+
+SOLUTIONS = Path(__file__).parents[1] / "notebooks" / "solutions"
+CHECKERS = {name: getattr(checker, "__self__", None) for name, (checker, _) in engine._CHECKERS.items()}
+EXERCISES = {name: exercise for name, exercise in CHECKERS.items() if isinstance(exercise, Exercise)}
+MISTAKES = [
+    pytest.param(name, mistake, id=f"{name} {i} {mistake.words[:40]}")
+    for name, exercise in EXERCISES.items()
+    for i, mistake in enumerate(exercise.mistakes)
+]
+
+every_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES.keys())
+every_mistake = pytest.mark.parametrize(("name", "mistake"), MISTAKES)
+
+
+def results(exercise, function):
+    return [call_with_copies(function, *arguments) for _, arguments in exercise.trials()]
+
+
+def same(exercise, left, right):
+    return all(exercise._agree(a, b) for a, b in zip(left, right, strict=True))
+
+
+# --- every exercise ---------------------------------------------------------------------------------------------------
+
+
+@every_exercise
+def test_the_reference_passes(exercise):
+    assert_passes(exercise.name, exercise.reference)
+
+
+@every_mistake
+def test_each_mistake_is_refused_with_its_own_words(name, mistake):
+    result = check(name, mistake.function, strict=False)
+    assert result.status == "failed"
+    assert result.hint == mistake.words
+    assert result.failed in {case.label for case in EXERCISES[name].cases}
+    assert len(result.what) < 400
+
+
+@every_exercise
+def test_no_mistake_is_right_and_no_two_are_the_same(exercise):
+    tried = [(mistake.words, results(exercise, mistake.function)) for mistake in exercise.mistakes]
+    right = results(exercise, exercise.reference)
+    assert not [words for words, result in tried if same(exercise, result, right)]
+    assert not [(a, b) for (a, one), (b, other) in combinations(tried, 2) if a != b and same(exercise, one, other)]
+
+
+OPERATIONS = ast.Call | ast.BinOp | ast.Compare | ast.Subscript
+
+
+def lines(name):
+    """Return the expressions of the notebook's solution that join two operations or more."""
+    for path in SOLUTIONS.glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for source in ("".join(cell["source"]) for cell in cells):
+            if f'check("{name}"' in source and "BEGIN SOLUTION" in source:
+                for node in ast.walk(ast.parse(source)):
+                    steps = sum(
+                        isinstance(n, ast.Call | ast.BinOp | ast.Compare | ast.Subscript) for n in ast.walk(node)
+                    )
+                    if isinstance(node, ast.expr) and steps >= 2:
+                        yield ast.unparse(node)
+
+
+@every_exercise
+def test_no_message_gives_the_line_away(exercise):
+    solution = {line for line in lines(exercise.name) if "torch.Tensor" not in line and not line.startswith("check(")}
+    assert solution, "the notebooks have no such exercise"
+    messages = [mistake.words for mistake in exercise.mistakes] + [case.where for case in exercise.cases]
+    assert not [(line, message) for line in solution for message in messages if line in message]
+    assert max(map(len, messages)) < 420
+
+
+@every_exercise
+def test_the_arguments_named_are_those_of_the_reference(exercise):
+    assert {*exercise.batched, *exercise.untouched, exercise.like} <= {*exercise.arguments}
+    takes = list(inspect.signature(exercise.reference).parameters)
+    for mistake in exercise.mistakes:
+        inspect.signature(mistake.function).bind(*takes)
+
+
+# --- the engine -------------------------------------------------------------------------------------------------------
+
+
+def scaled(x, scale):
+    return scale * x
+
+
+def numbers(n, scale):
+    return 1.0 + torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1), scale
+
+
+TOY = Exercise(
+    "a toy",
+    reference=scaled,
+    cases=[
+        Case("scales", [partial(numbers, 3, 2.0), partial(numbers, 3, 3.0)], "Multiply."),
+        Case("scales other sizes", [partial(numbers, 4, 0.5)], "Take the size from x."),
+    ],
+    mistakes=[
+        Mistake("That is x.", lambda x, scale: x),
+        Mistake("You square the scale.", lambda x, scale: scale * scale * x),
+        *mistakes_of("You add.", lambda x, scale: x + scale, lambda x, scale: scale + x + 1),
+        Mistake("You double.", lambda x, scale: x + x + 1),
+    ],
+    batched=("x",),
+    untouched=("x",),
+    explain=lambda got, right, x, scale: "Too large." if (got > right).all() else "",
+)
+
+
+def refusal(answer, exercise=TOY):
+    """Return the property that fails and the hint, or nothing."""
+    label = ""
+    try:
+        for label in exercise.check(answer):  # noqa: B007 (asked for after the loop)
+            pass
+    except CheckFailed as failure:
+        return label, failure.hint
+    return None
+
+
+def in_place(x, scale):
+    return x.mul_(scale)
+
+
+def seeds(x, scale):
+    torch.manual_seed(0)
+    return scale * x
+
+
+def draws(draw):
+    def answer(x, scale):
+        draw()
+        return scale * x
+
+    return answer
+
+
+def of_the_whole_batch(x, scale):
+    return scale * x * (1 if len(x) > 1 else 2)
+
+
+def test_a_right_answer_has_all_properties():
+    first, *cases, alone, trace = TOY.check(scaled)
+    assert first == "returns new images like x"
+    assert cases == ["scales", "scales other sizes"]
+    assert alone == "gives an image alone what it gives it in a batch"
+    assert trace == "leaves x as before"
+
+
+@pytest.mark.parametrize(
+    ("answer", "label", "hint"),
+    [
+        (lambda x, scale: x, "scales", "That is x."),
+        (lambda x, scale: scale**2 * x, "scales", "You square the scale."),
+        (lambda x, scale: scale + 1 + x, "scales", "You add."),
+        (lambda x, scale: scale * x + torch.rand(()), "scales", NO_RANDOMNESS),
+        (lambda x, scale: 2 * x, "scales", "The result is the same for every scale."),
+        (lambda x, scale: scale * x + 0.5, "scales", "Too large."),
+        (lambda x, scale: scale * x - 0.5, "scales", "Multiply."),
+        (lambda x, scale: scale * x if len(x) < 4 else scale * x - 1, "scales other sizes", "Take the size from x."),
+        (of_the_whole_batch, "gives an image alone", KEEP_APART),
+        (in_place, "leaves x", "Whoever called you still needs the original"),
+        (seeds, "leaves x", "There is no randomness"),
+        (draws(partial(torch.rand, 1)), "leaves x", "There is no randomness"),
+        (draws(np.random.rand), "leaves x", "There is no randomness"),
+        (draws(random.random), "leaves x", "There is no randomness"),
+        (lambda x, scale: (scale * x).double(), "returns", "Keep the type"),
+    ],
+)
+def test_what_is_said_about_a_wrong_answer(answer, label, hint):
+    failed, said = refusal(answer)
+    assert failed.startswith(label)
+    assert said.startswith(hint)
+
+
+def test_a_coincidence_on_one_case_is_not_the_mistake():
+    """An answer with a number of its own agrees with a mistake where the number happens to be the same."""
+    failed, said = refusal(lambda x, scale: 4.0 * x)  # the square of the first scale
+    assert (failed, said.split(".")[0]) == ("scales", "The result is the same for every scale")
+
+
+def test_the_mistake_that_explains_most_is_named():
+    first = Mistake("Two is two.", lambda x, scale: 2 * scale * x if scale == 2 else x)
+    exercise = Exercise("toy", scaled, TOY.cases, [first, Mistake("You double it.", lambda x, scale: 2 * scale * x)])
+    assert refusal(lambda x, scale: 2 * scale * x, exercise) == ("scales", "You double it.")
+
+
+def test_an_answer_that_fails_elsewhere_is_still_diagnosed():
+    def answer(x, scale):
+        if scale == 3:
+            raise RuntimeError
+        return x
+
+    assert refusal(answer) == ("scales", "That is x.")
+
+
+def test_what_happened_is_told_in_numbers():
+    with pytest.raises(CheckFailed) as failure:
+        list(TOY.check(lambda x, scale: x))
+    wanted = "with scale = 2.0 100 % of the values are wrong, by up to 3; yours go from 1 to 3, right are 2 to 6."
+    assert failure.value.what == wanted
+
+
+def test_the_shape_is_asked_on_the_typical_call():
+    sizes = []
+
+    def answer(x, scale):
+        sizes.append(len(x))
+        return scale * x
+
+    list(Exercise("toy", scaled, TOY.cases, [], typical=partial(numbers, 7, 1.0), untouched=("x",)).check(answer))
+    assert sizes[0] == 7
+
+
+def test_an_argument_that_is_not_named_may_change():
+    exercise = Exercise("toy", scaled, TOY.cases, [])
+    assert refusal(in_place, exercise) is None
+
+
+def test_no_two_exercises_have_one_name():
+    with pytest.raises(ValueError, match="pgd"):
+        Exercise("pgd", scaled, TOY.cases, []).register()
