@@ -15,20 +15,21 @@ from conftest import assert_passes
 
 from course_utils.exercises import check, engine
 from course_utils.exercises.error_hints import CheckFailed
-from course_utils.exercises.exercise import NO_RANDOMNESS, Case, Exercise, Mistake, mistakes_of
+from course_utils.exercises.exercise import NO_RANDOMNESS, Case, Exercise, Mistake
 from course_utils.exercises.properties import KEEP_APART, call_with_copies
 
 SOLUTIONS = Path(__file__).parents[1] / "notebooks" / "solutions"
 CHECKERS = {name: getattr(checker, "__self__", None) for name, (checker, _) in engine._CHECKERS.items()}
 EXERCISES = {name: exercise for name, exercise in CHECKERS.items() if isinstance(exercise, Exercise)}
 MISTAKES = [
-    pytest.param(name, mistake, id=f"{name} {i} {mistake.words[:40]}")
+    pytest.param(name, mistake.words, function, id=f"{name} {mistake.words[:40]} {i}")
     for name, exercise in EXERCISES.items()
-    for i, mistake in enumerate(exercise.mistakes)
+    for mistake in exercise.mistakes
+    for i, function in enumerate(mistake.functions)
 ]
 
 every_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES.keys())
-every_mistake = pytest.mark.parametrize(("name", "mistake"), MISTAKES)
+every_mistake = pytest.mark.parametrize(("name", "words", "function"), MISTAKES)
 
 
 def results(exercise, function):
@@ -48,17 +49,17 @@ def test_the_reference_passes(exercise):
 
 
 @every_mistake
-def test_each_mistake_is_refused_with_its_own_words(name, mistake):
-    result = check(name, mistake.function, strict=False)
+def test_each_mistake_is_refused_with_its_own_words(name, words, function):
+    result = check(name, function, strict=False)
     assert result.status == "failed"
-    assert result.hint == mistake.words
+    assert result.hint == words.strip()
     assert result.failed in {case.label for case in EXERCISES[name].cases}
     assert len(result.what) < 400
 
 
 @every_exercise
 def test_no_mistake_is_right_and_no_two_are_the_same(exercise):
-    tried = [(mistake.words, results(exercise, mistake.function)) for mistake in exercise.mistakes]
+    tried = [(m.words, results(exercise, function)) for m in exercise.mistakes for function in m.functions]
     right = results(exercise, exercise.reference)
     assert not [words for words, result in tried if same(exercise, result, right)]
     assert not [(a, b) for (a, one), (b, other) in combinations(tried, 2) if a != b and same(exercise, one, other)]
@@ -94,8 +95,8 @@ def test_no_message_gives_the_line_away(exercise):
 def test_the_arguments_named_are_those_of_the_reference(exercise):
     assert {*exercise.batched, *exercise.untouched, exercise.like} <= {*exercise.arguments}
     takes = list(inspect.signature(exercise.reference).parameters)
-    for mistake in exercise.mistakes:
-        inspect.signature(mistake.function).bind(*takes)
+    for function in (f for mistake in exercise.mistakes for f in mistake.functions):
+        inspect.signature(function).bind(*takes)
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ TOY = Exercise(
     mistakes=[
         Mistake("That is x.", lambda x, scale: x),
         Mistake("You square the scale.", lambda x, scale: scale * scale * x),
-        *mistakes_of("You add.", lambda x, scale: x + scale, lambda x, scale: scale + x + 1),
+        Mistake("You add.", lambda x, scale: x + scale, lambda x, scale: scale + x + 1),
         Mistake("You double.", lambda x, scale: x + x + 1),
     ],
     batched=("x",),
@@ -218,8 +219,10 @@ def test_an_answer_that_fails_elsewhere_is_still_diagnosed():
 def test_what_happened_is_told_in_numbers():
     with pytest.raises(CheckFailed) as failure:
         list(TOY.check(lambda x, scale: x))
-    wanted = "with scale = 2.0 100 % of the values are wrong, by up to 3; yours go from 1 to 3, right are 2 to 6."
-    assert failure.value.what == wanted
+    wanted = (
+        "with scale = 2.0 100 % of the values are wrong: they are up to 0 away from x, right is 3; they go from 1 to"
+    )
+    assert failure.value.what == wanted + " 3, right is 2 to 6."
 
 
 def test_the_shape_is_asked_on_the_typical_call():

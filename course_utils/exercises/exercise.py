@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -37,17 +38,15 @@ class Case:
     where: str
 
 
-@dataclass(frozen=True)
 class Mistake:
-    """What a student may have got wrong: what to say, and a wrong answer to the exercise."""
+    """What a student may have got wrong.
 
-    words: str
-    function: Function
+    Args:
+        words: what to say. functions: wrong answers to the exercise, all to be mended as the words say.
+    """
 
-
-def mistakes_of(words: str, *functions: Function) -> list[Mistake]:
-    """Return mistakes of which the same is said, because a student's answer is mended in the same way."""
-    return [Mistake(words, function) for function in functions]
+    def __init__(self, words: str, *functions: Function):
+        self.words, self.functions = words, functions
 
 
 @dataclass(frozen=True)
@@ -128,12 +127,15 @@ class Exercise:
         return as_tensor_like(call_with_copies(answer, *arguments), like, self.like)
 
     def _difference(self, got: Tensor, right: Tensor, *arguments: Any) -> str:
-        numbers = [f"{name} = {a}" for name, a in zip(self.arguments, arguments, strict=True) if isinstance(a, Real)]
-        off = (got - right).abs()
-        share = 100 * (off > self.tolerance).float().mean()
+        given = dict(zip(self.arguments, arguments, strict=True))
+        numbers = " and ".join(f"{name} = {value}" for name, value in given.items() if isinstance(value, Real))
+        (far, low, high), (far_right, low_right, high_right) = (
+            (f"{(v - given[self.like]).abs().max():.3g}", f"{v.min():.3g}", f"{v.max():.3g}") for v in (got, right)
+        )
+        share = 100 * ((got - right).abs() > self.tolerance).float().mean()
         return (
-            f"with {' and '.join(numbers) or 'these arguments'} {share:.0f} % of the values are wrong, by up to {off.max():.3g}; "
-            f"yours go from {got.min():.3g} to {got.max():.3g}, right are {right.min():.3g} to {right.max():.3g}."
+            f"with {numbers or 'these arguments'} {share:.0f} % of the values are wrong: they are up to {far} away from {self.like}, "
+            f"right is {far_right}; they go from {low} to {high}, right is {low_right} to {high_right}."
         )
 
     def _diagnosis(self, answer: Function, arguments: tuple, got: Tensor, right: Tensor) -> str:
@@ -142,11 +144,12 @@ class Exercise:
         A mistake that explains this result and most of the others is it. One that explains fewer may be a coincidence,
         and comes after what can be told from the answer alone.
         """
-        fitting = [m for m in self.mistakes if self._agree(_tried(m.function, arguments), got)]
+        wrong = [(function, mistake.words) for mistake in self.mistakes for function in mistake.functions]
+        fitting = [(f, words) for f, words in wrong if self._agree(_tried(f, arguments), got)]
         calls = [(a, _tried(answer, a)) for _, a in self.trials()]
-        explained = [sum(self._agree(_tried(m.function, a), result) for a, result in calls) for m in fitting]
-        likeliest = fitting[explained.index(max(explained))].words if fitting else ""
-        if fitting and 2 * max(explained) > len(calls):
+        explained = [(sum(self._agree(_tried(f, a), result) for a, result in calls), words) for f, words in fitting]
+        most, likeliest = max(explained, key=itemgetter(0), default=(0, ""))
+        if 2 * most > len(calls):
             return likeliest
         if not self._agree(_tried(answer, arguments), got):
             return NO_RANDOMNESS

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import inputs, mistakes
-from .exercise import Case, Exercise, Mistake, mistakes_of
+from .exercise import Case, Exercise, Mistake
 from .mistakes import STEPS, l2_norm, max_normalized, pgd
-from .properties import broadcast_like, loss_gradient, misplaced, norms, percent_off, shown
+from .properties import broadcast_like, loss_gradient, misplaced, norms, shown
 
 NEAREST = "Two limits, one after the other: the ball limits the change of each pixel, the box the pixel itself."
 
@@ -42,15 +42,6 @@ def _boxed(answer: Callable) -> tuple[Callable, Callable]:
     return answer, lambda *arguments: answer(*arguments).clamp(0, 1)
 
 
-def _misprojected(got: Tensor, right: Tensor, adv: Tensor, x: Tensor, eps: float) -> str:
-    inside = (adv - x).abs() <= eps
-    moved = f", one that was inside the ball moved by {(got - adv)[inside].abs().max():.3g}" if inside.any() else ""
-    return (
-        f"with eps = {eps} a pixel is up to {(got - x).abs().max():.3g} away from x{moved}, the values go from {got.min():.3g} to "
-        f"{got.max():.3g}, and {percent_off(got, right):.0f} % of the pixels are not where they should be."
-    )
-
-
 BLACK = "You clamp adv itself to {}, which is a ball around black. The ball is around x: it limits the change adv - x."
 BOTH_ENDS = "Clamp the change at both ends, from −eps to eps."
 Exercise(
@@ -62,31 +53,30 @@ Exercise(
         Case("works for every eps and every size of images", [partial(_far, 2, shape, 0.1, 0.3, eps) for eps, shape in ((0.2, (1, 1, 28, 28)), (0.0, (2, 3, 4, 4)), (0.03, (5, *inputs.OTHER_SHAPE)))], "Use the eps that is passed in, and nothing but the arguments."),
     ],
     mistakes=[
-        *mistakes_of("That is x itself: nothing of adv is left. " + NEAREST, lambda adv, x, eps: x),
+        Mistake("That is x itself: nothing of adv is left. " + NEAREST, lambda adv, x, eps: x),
         Mistake("adv comes back as it was. Clamping adv to a range around itself does nothing. Put adv into the ball around x, and then into the box.", lambda adv, x, eps: adv),
         Mistake("You keep to the box, but not to the ball. Clamping adv to a range around itself does nothing. Put adv into the ball as well: the change from x has a limit.", lambda adv, x, eps: adv.clamp(0, 1)),
-        *mistakes_of(mistakes.CHANGE_ALONE.format("clamped "), *_boxed(lambda adv, x, eps: (adv - x).clamp(-eps, eps))),
+        Mistake(mistakes.CHANGE_ALONE.format("clamped "), *_boxed(lambda adv, x, eps: (adv - x).clamp(-eps, eps))),
         Mistake("The ball reaches beyond black and white: end with .clamp(0, 1), at both ends.", lambda adv, x, eps: x + (adv - x).clamp(-eps, eps)),
-        *(Mistake("You clip to [0, 1] at one end only. The ball reaches beyond black and beyond white: clamp at both ends.", partial(lambda end, adv, x, eps: (x + (adv - x).clamp(-eps, eps)).clamp(**end), end)) for end in ({"min": 0}, {"max": 1})),
-        *mistakes_of("You move every pixel by the whole eps. One that is within eps of x stays where it is: clamp the change, do not take its sign.", *_changed(lambda c, eps: eps * c.sign())),
-        *mistakes_of(BLACK.format("±eps"), lambda adv, x, eps: adv.clamp(-eps, eps)),
-        *mistakes_of(BLACK.format("[0, eps]"), lambda adv, x, eps: adv.clamp(0, eps)),
-        *mistakes_of(mistakes.WIDE_BALL, *_changed(lambda c, eps: c.clamp(-2 * eps, 2 * eps))),
-        *mistakes_of("Your ball is half as wide: a pixel may be eps away from x, on either side.", *_changed(lambda c, eps: c.clamp(-eps / 2, eps / 2))),
-        *mistakes_of("That is the Euclidean ball. Here every pixel alone may be eps away from x: clamp the change.", *_changed(lambda c, eps: c * (eps / l2_norm(c)).clamp(max=1)), *_changed(lambda c, eps: eps * c / l2_norm(c))),
-        *mistakes_of("You shrink the whole change until its largest entry fits. Each pixel has a limit of its own: clamp the change.", *_changed(lambda c, eps: eps * max_normalized(c)), *_changed(lambda c, eps: eps * c / c.abs().max())),
-        *mistakes_of("You multiply the change by eps. eps is a limit: clamp the change to [-eps, eps].", *_changed(lambda c, eps: eps * c)),
-        *mistakes_of(BOTH_ENDS, *_changed(lambda c, eps: c.clamp(max=eps)), *_changed(lambda c, eps: c.clamp(min=-eps))),
-        *mistakes_of(BOTH_ENDS + " Every step down is lost.", *_changed(lambda c, eps: c.clamp(0, eps)), lambda adv, x, eps: x + (adv - x).clamp(-eps, eps).clamp(0, 1)),
-        *mistakes_of("You mixed up the two ends: x - eps is the lower one, and x + eps the upper one.", *_changed(lambda c, eps: eps), *_changed(lambda c, eps: -eps)),
-        *mistakes_of("The change goes the wrong way: it is adv - x, not x - adv.", *_changed(lambda c, eps: -c.clamp(-eps, eps))),
-        *mistakes_of("Add the clamped change to x, not to adv.", *_changed(lambda c, eps: c + c.clamp(-eps, eps))),
-        *mistakes_of("Add the clamped change to x, do not subtract it from adv.", *_changed(lambda c, eps: c - c.clamp(-eps, eps))),
-        *mistakes_of("You take a pixel that went too far back to x. It may go as far as eps: clamp the change.", *_changed(lambda c, eps: torch.where(c.abs() > eps, 0, c))),
+        Mistake("You clip to [0, 1] at one end only. The ball reaches beyond black and beyond white: clamp at both ends.", lambda adv, x, eps: (x + (adv - x).clamp(-eps, eps)).clamp_min(0), lambda adv, x, eps: (x + (adv - x).clamp(-eps, eps)).clamp_max(1)),
+        Mistake("You move every pixel by the whole eps. One that is within eps of x stays where it is: clamp the change, do not take its sign.", *_changed(lambda c, eps: eps * c.sign())),
+        Mistake(BLACK.format("±eps"), lambda adv, x, eps: adv.clamp(-eps, eps)),
+        Mistake(BLACK.format("[0, eps]"), lambda adv, x, eps: adv.clamp(0, eps)),
+        Mistake(mistakes.WIDE_BALL, *_changed(lambda c, eps: c.clamp(-2 * eps, 2 * eps))),
+        Mistake("Your ball is half as wide: a pixel may be eps away from x, on either side.", *_changed(lambda c, eps: c.clamp(-eps / 2, eps / 2))),
+        Mistake("That is the Euclidean ball. Here every pixel alone may be eps away from x: clamp the change.", *_changed(lambda c, eps: c * (eps / l2_norm(c)).clamp(max=1)), *_changed(lambda c, eps: eps * c / l2_norm(c))),
+        Mistake("You shrink the whole change until its largest entry fits. Each pixel has a limit of its own: clamp the change.", *_changed(lambda c, eps: eps * max_normalized(c)), *_changed(lambda c, eps: eps * c / c.abs().max())),
+        Mistake("You multiply the change by eps. eps is a limit: clamp the change to [-eps, eps].", *_changed(lambda c, eps: eps * c)),
+        Mistake(BOTH_ENDS, *_changed(lambda c, eps: c.clamp(max=eps)), *_changed(lambda c, eps: c.clamp(min=-eps))),
+        Mistake(BOTH_ENDS + " Every step down is lost.", *_changed(lambda c, eps: c.clamp(0, eps)), lambda adv, x, eps: x + (adv - x).clamp(-eps, eps).clamp(0, 1)),
+        Mistake("You mixed up the two ends: x - eps is the lower one, and x + eps the upper one.", *_changed(lambda c, eps: eps), *_changed(lambda c, eps: -eps)),
+        Mistake("The change goes the wrong way: it is adv - x, not x - adv.", *_changed(lambda c, eps: -c.clamp(-eps, eps))),
+        Mistake("Add the clamped change to x, not to adv.", *_changed(lambda c, eps: c + c.clamp(-eps, eps))),
+        Mistake("Add the clamped change to x, do not subtract it from adv.", *_changed(lambda c, eps: c - c.clamp(-eps, eps))),
+        Mistake("You take a pixel that went too far back to x. It may go as far as eps: clamp the change.", *_changed(lambda c, eps: torch.where(c.abs() > eps, 0, c))),
     ],
     batched=("adv", "x"),
     untouched=("adv", "x"),
-    happened=_misprojected,
 ).register()  # fmt: skip
 
 
@@ -95,7 +85,8 @@ Exercise(
 
 def _images(
     eps: float, steps: int, step_size: float, n: int = 6, sizes: tuple = (inputs.SHAPE, inputs.CLASSES), low: float = 0.3, seed: int = 309
-) -> tuple[nn.Module, Tensor, Tensor, float, int, float]:  # fmt: skip
+) -> tuple[Any, ...]:  # fmt: skip
+    """Return what an attack of many steps is given: n images with pixels in [low, 1 - low], or many black and white ones."""
     model = inputs.unsaturated_network(*sizes, seed)
     draw = inputs.labelled_images if low else inputs.black_and_white_images
     return model, *draw(model, n, sizes[0]), eps, steps, step_size
@@ -153,10 +144,6 @@ def _last(mask: Tensor, otherwise: int = -1) -> Tensor:
     return torch.where(mask.any(0), len(mask) - 1 - mask.flip(0).int().argmax(0), otherwise)
 
 
-def _after_a_step(done: Tensor) -> Tensor:
-    return torch.cat([torch.zeros_like(done[:1]), done[1:]])
-
-
 def _adding_up(sign: int) -> Callable[..., Tensor]:
     """Return an attack that steps along the sum of all gradients so far."""
 
@@ -188,11 +175,8 @@ def _some_still(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, *_: Any
 def _path_mistakes(sign: int, label: str) -> list[Mistake]:
     """Return what goes wrong in a step and its loop."""
     go, back = partial(_steps, sign), partial(_steps, -sign)
-    wrong_sign = (
-        "Your steps make the target less likely: they must go against the gradient of the loss for the target. Count your minus signs."
-        if sign < 0
-        else mistakes.WRONG_SIGN
-    )
+    less_likely = "Your steps make the target less likely: they must go against the gradient of the loss for the target. Count your minus signs."
+    wrong_sign = mistakes.WRONG_SIGN if sign > 0 else less_likely
     prediction = mistakes.OWN_PREDICTION.format(label)[:-1] + ", in all steps."
     also = prediction + " And check the direction."
     unlikely = f"You step by the least likely class. Use the {label} that was passed in."
@@ -201,26 +185,26 @@ def _path_mistakes(sign: int, label: str) -> list[Mistake]:
     best = "You keep the {} point of the path. Here return the last one, whatever the model makes of it."
     return [
         Mistake("Nothing changed. Do you return x instead of the new image, or does every step start without the last?", lambda model, x, *_: x),
-        *mistakes_of(wrong_sign, back(), back(stale=True)),
+        Mistake(wrong_sign, back(), back(stale=True)),
         Mistake("That is the change alone. Return the changed image.", go(finish=lambda last, x, eps: last - x)),
         Mistake("You compute the gradient only once, at x. Compute it anew in every step, at the point you have reached.", go(stale=True)),
         Mistake("Your gradients add up from step to step, as .backward() adds to .grad. Every step needs the gradient at its own point alone.", _adding_up(sign)),
         Mistake("Every step starts at x again. Start it at the point the last one has reached.", go(keep=lambda new, last, x, eps: _project(x + new - last, x, eps))),
-        *mistakes_of("Every step has the size step_size. You use eps, or a share of it.", *(go(size=size) for size in (lambda eps, steps, size: eps, lambda eps, steps, size: eps / steps, lambda eps, steps, size: 2.5 * eps / steps))),
+        Mistake("Every step has the size step_size. You use eps, or a share of it.", *(go(size=size) for size in (lambda eps, steps, size: eps, lambda eps, steps, size: eps / steps, lambda eps, steps, size: 2.5 * eps / steps))),
         Mistake("Every step has the size step_size. You multiply it by eps.", go(size=lambda eps, steps, size: size * eps)),
         Mistake("Did you forget to multiply by step_size? The sign alone has size 1 in every pixel.", go(size=lambda eps, steps, size: 1.0)),
         Mistake("You took only one step. Does return stand inside the loop?", go(count=lambda steps: 1)),
         Mistake("You took one step too few: for _ in range(steps) takes all of them, and the last one is returned.", go(count=lambda steps: steps - 1)),
         Mistake("You took one step too many: for _ in range(steps) takes all of them.", go(count=lambda steps: steps + 1)),
-        *mistakes_of(prediction, go(labels=lambda logits: logits.argmax(1)), go(**STEPS["own prediction"])),
-        *mistakes_of(also, back(labels=lambda logits: logits.argmax(1)), back(**STEPS["own prediction"])),
-        *mistakes_of(unlikely, *(steps(labels=lambda logits: logits.argmin(1)) for steps in (go, back))),
+        Mistake(prediction, go(labels=lambda logits: logits.argmax(1)), go(**STEPS["own prediction"])),
+        Mistake(also, back(labels=lambda logits: logits.argmax(1)), back(**STEPS["own prediction"])),
+        Mistake(unlikely, *(steps(labels=lambda logits: logits.argmin(1)) for steps in (go, back))),
         Mistake(mistakes.SOFTMAX_TWICE.format("adv"), go(**STEPS["softmax twice"])),
         Mistake(logit.format(""), go(**STEPS["no log-softmax"])),
         Mistake(logit.format(", and go the wrong way"), go(**STEPS["gradient of the logit"])),
         Mistake("You stop moving an image as soon as the attack has worked. Here every image takes all its steps.", _point(sign, lambda done, _: _first(done))),
-        *mistakes_of(stop, *(_point(sign, lambda done, _, of=of: _first(of(done).all(1, keepdim=True))) for of in (lambda done: done, _after_a_step))),
-        *mistakes_of(best.format("last fooling" if sign > 0 else "last successful"), *(_point(sign, lambda done, _, rest=rest: _last(done, rest)) for rest in (-1, 0))),
+        Mistake(stop, _point(sign, lambda done, _: _first(done.all(1, keepdim=True))), _point(sign, lambda done, _: torch.where(done[1:].all(1).any(), 1 + done[1:].all(1).int().argmax(), -1))),
+        Mistake(best.format("last fooling" if sign > 0 else "last successful"), *(_point(sign, lambda done, _, rest=rest: _last(done, rest)) for rest in (-1, 0))),
         Mistake(best.format("best"), _point(sign, lambda _, losses: losses.argmax(0))),
     ]  # fmt: skip
 
@@ -229,24 +213,17 @@ def _projection_mistakes(sign: int) -> list[Mistake]:
     """Return what goes wrong where an image is put back after a step."""
     go = partial(_steps, sign)
 
-    def free(new: Tensor, last: Tensor, x: Tensor, eps: float) -> Tensor:
-        return new
-
-    def boxed(new: Tensor, last: Tensor, x: Tensor, eps: float) -> Tensor:
-        return new.clamp(0, 1)
-
-    def in_ball(new: Tensor, last: Tensor, x: Tensor, eps: float) -> Tensor:
-        return x + (new - x).clamp(-eps, eps)
-
+    free, boxed = (lambda new, last, x, eps: new), (lambda new, last, x, eps: new.clamp(0, 1))
+    in_ball = lambda new, last, x, eps: x + (new - x).clamp(-eps, eps)  # noqa: E731
     return [
-        *mistakes_of("You never put the image back into the ball around x. Every step ends with it: first the ball, then the box.", go(keep=free), go(keep=boxed)),
-        *mistakes_of("You put the image back into the ball only after the last step. Do it after every step, inside the loop.", *(go(keep=keep, finish=_project) for keep in (free, boxed))),
-        *mistakes_of("You keep to the ball, but not to [0, 1] in every step: after the ball comes .clamp(0, 1), inside the loop.", go(keep=in_ball), go(keep=in_ball, finish=_project), *(go(keep=lambda *points, end=end: in_ball(*points).clamp(**end)) for end in ({"min": 0}, {"max": 1}))),
+        Mistake("You never put the image back into the ball around x. Every step ends with it: first the ball, then the box.", go(keep=free), go(keep=boxed)),
+        Mistake("You put the image back into the ball only after the last step. Do it after every step, inside the loop.", *(go(keep=keep, finish=_project) for keep in (free, boxed))),
+        Mistake("You keep to the ball, but not to [0, 1] in every step: after the ball comes .clamp(0, 1), inside the loop.", go(keep=in_ball), go(keep=in_ball, finish=_project), go(keep=lambda *points: in_ball(*points).clamp_min(0)), go(keep=lambda *points: in_ball(*points).clamp_max(1))),
         Mistake("You keep to a ball around the last point, which moves along. The ball is around the original x, which never moves.", go(keep=lambda new, last, x, eps: _project(new, last, eps))),
         Mistake(mistakes.WIDE_BALL, go(keep=lambda new, last, x, eps: _project(new, x, 2 * eps))),
         Mistake("Your ball has its limits the wrong way round, from eps to −eps, so that every pixel ends at x - eps." + (" Only the step turns round." if sign < 0 else ""), lambda model, x, y, eps, *_: _project(x, x, -eps)),
-        *mistakes_of("You clamp the image itself to ±eps, which is a ball around black. The ball is around x: it limits the change.", go(keep=lambda new, last, x, eps: new.clamp(-eps, eps)), go(keep=lambda new, last, x, eps: new.clamp(0, eps))),
-        *mistakes_of(mistakes.NO_SIGN, go(**STEPS["no sign"]), go(**STEPS["no sign, batch mean"])),
+        Mistake("You clamp the image itself to ±eps, which is a ball around black. The ball is around x: it limits the change.", go(keep=lambda new, last, x, eps: new.clamp(-eps, eps)), go(keep=lambda new, last, x, eps: new.clamp(0, eps))),
+        Mistake(mistakes.NO_SIGN, go(**STEPS["no sign"]), go(**STEPS["no sign, batch mean"])),
         Mistake("You divide the gradient by its length, which is the step for the Euclidean norm. Here take the sign.", go(**STEPS["Euclidean"])),
     ]  # fmt: skip
 
@@ -254,9 +231,8 @@ def _projection_mistakes(sign: int) -> list[Mistake]:
 def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
     label, direction = ("target", "towards the target") if sign < 0 else ("y", "uphill")
     # Steps so long that the loss goes up and down, and that an image of which the attack had worked turns back.
-    turning_back = partial(
-        _images, 0.3, 5, 0.3, **({"seed": 328, "sizes": (inputs.SHAPE, 2)} if sign > 0 else {"seed": 300})
-    )
+    seed, classes = (328, 2) if sign > 0 else (300, inputs.CLASSES)
+    turning_back = partial(_images, 0.3, 5, 0.3, sizes=(inputs.SHAPE, classes), seed=seed)
     other_sizes = partial(_images, 0.05, 3, 0.03, n=5, sizes=(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES))
     return Exercise(
         name,
@@ -305,9 +281,7 @@ class _LogitsInPixels(nn.Module):
         return self.scale * x.flatten(1)[:, : len(self.scale)]
 
 
-def _restarts(
-    marks: Sequence[str], classes: int = 4, shape: tuple[int, ...] = (1, 3, 3)
-) -> tuple[nn.Module, Tensor, Tensor, list[Tensor]]:
+def _restarts(marks: Sequence[str], classes: int = 4, shape: tuple[int, ...] = (1, 3, 3)) -> tuple[Any, ...]:
     """Return a model, images, labels and restarts.
 
     Args:
@@ -390,8 +364,8 @@ def _keep_mistakes() -> list[Mistake]:
         rest = f" Where no restart fools, return the image of x, not of {name}." if name else ""
         found += [
             Mistake(later + rest, _picked(lambda fooled, *_, o=otherwise: _last(fooled, o(fooled)))),
-            *mistakes_of(inverted + rest, *(_picked(lambda fooled, *_, o=otherwise, which=which: which(~fooled, o(fooled))) for which in (_first, _last))),
-            *mistakes_of(compared + rest, *(_picked(lambda _, changed, *__, o=otherwise, which=which: which(changed, o(changed))) for which in (_first, _last))),
+            Mistake(inverted + rest, *(_picked(lambda fooled, *_, o=otherwise, which=which: which(~fooled, o(fooled))) for which in (_first, _last))),
+            Mistake(compared + rest, *(_picked(lambda _, changed, *__, o=otherwise, which=which: which(changed, o(changed))) for which in (_first, _last))),
         ]  # fmt: skip
         if name:
             found.append(Mistake(rest.strip(), _picked(lambda fooled, *_, o=otherwise: _first(fooled, o(fooled)))))
@@ -507,24 +481,24 @@ Exercise(
         Mistake(mistakes.SQUARED_LENGTH + OWN, _along(lambda g: g / l2_norm(g).clamp_min(1e-30) ** 2)),
         Mistake("You divide by the sum of the absolute values, not by the Euclidean length. " + OWN, _along(lambda g: g / broadcast_like(g.abs().flatten(1).sum(1)))),
         Mistake("You divide by the largest entry, not by the length. " + OWN, _along(max_normalized)),
-        *mistakes_of("You use the gradient as it is, whose length differs from image to image. " + OWN, _along(lambda g: g), lambda point, g, x, eps, a: (point + a * g).clamp(0, 1)),
+        Mistake("You use the gradient as it is, whose length differs from image to image. " + OWN, _along(lambda g: g), lambda point, g, x, eps, a: (point + a * g).clamp(0, 1)),
         Mistake("The step has the length step_size, not eps.", _along(_unit, lambda eps, a: eps)),
         Mistake("The step has the length step_size: do not multiply it by eps.", _along(_unit, lambda eps, a: a * eps)),
         Mistake("Did you forget to multiply by step_size? Your step has the length 1.", _along(_unit, lambda eps, a: 1.0)),
         Mistake("Your ball is twice as wide: its radius is eps.", _within(lambda c, eps: _shortened(c, 2 * eps))),
         Mistake(UNPROJECTED, _within(lambda c, eps: c)),
         Mistake(UNPROJECTED + " Then .clamp(0, 1).", lambda point, g, x, eps, a: point + a * _unit(g)),
-        *mistakes_of(SURFACE, _within(lambda c, eps: eps * _unit(c)), _within(lambda c, eps: c * (eps / l2_norm(c)).clamp(min=1))),
+        Mistake(SURFACE, _within(lambda c, eps: eps * _unit(c)), _within(lambda c, eps: c * (eps / l2_norm(c)).clamp(min=1))),
         Mistake("You multiply the change by eps. eps is a limit: shorten only what is longer.", _within(lambda c, eps: eps * c)),
         Mistake("That is a ball for every single pixel. Here one length counts for each image.", _within(lambda c, eps: c.clamp(-eps, eps))),
-        *mistakes_of("You take one length for the whole batch when you go back into the ball. Each image has its own.", _within(lambda c, eps: c * (eps / c.norm()).clamp(max=1)), _within(lambda c, eps: eps * c / c.norm())),
+        Mistake("You take one length for the whole batch when you go back into the ball. Each image has its own.", _within(lambda c, eps: c * (eps / c.norm()).clamp(max=1)), _within(lambda c, eps: eps * c / c.norm())),
         Mistake("As soon as one image has left the ball, you move all of them to its surface. One inside stays where it is.", _within(lambda c, eps: eps * _unit(c) if (norms(c) > eps).any() else c)),
         Mistake("You take an image that left the ball back to x. It goes to the surface only: shorten its change to eps.", _within(lambda c, eps: torch.where(l2_norm(c) > eps, 0, c))),
         Mistake("You refuse a step that would leave the ball. Take it, then shorten adv - x to eps.", lambda point, g, x, eps, a: torch.where(l2_norm(point + a * _unit(g) - x) > eps, point, point + a * _unit(g)).clamp(0, 1)),
         Mistake("You clip to [0, 1] before you go back into the ball, which changes the direction of the change. First the ball, then the box.", lambda point, g, x, eps, a: x + _shortened((point + a * _unit(g)).clamp(0, 1) - x, eps)),
         Mistake("You do not clip: after the ball comes the box, with .clamp(0, 1).", lambda point, g, x, eps, a: x + _shortened(point + a * _unit(g) - x, eps)),
-        *mistakes_of(GUARD, *(_along(lambda g, tiny=tiny: g / (l2_norm(g) + tiny)) for tiny in (1e-3, 1e-6, 1e-8, 1e-10)), _along(lambda g: g / l2_norm(g).clamp_min(1e-8)), _along(lambda g: g / (l2_norm(g) ** 2 + 1e-12).sqrt())),
-        *mistakes_of(mistakes.PART_OF_LENGTH + OWN, *(_along(lambda g, dim=dim: g / g.norm(dim=dim, keepdim=True)) for dim in (0, 2, 3))),
+        Mistake(GUARD, *(_along(lambda g, tiny=tiny: g / (l2_norm(g) + tiny)) for tiny in (1e-3, 1e-6, 1e-8, 1e-10)), _along(lambda g: g / l2_norm(g).clamp_min(1e-8)), _along(lambda g: g / (l2_norm(g) ** 2 + 1e-12).sqrt())),
+        Mistake(mistakes.PART_OF_LENGTH + OWN, *(_along(lambda g, dim=dim: g / g.norm(dim=dim, keepdim=True)) for dim in (0, 2, 3))),
     ],
     batched=("point", "gradient", "x"),
     untouched=("point", "gradient", "x"),
