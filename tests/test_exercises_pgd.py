@@ -304,7 +304,7 @@ LIKE_X = "returns new images like x"
 IN_BALL = "no pixel is farther"
 IN_BOX, ANY_SIZE = "stays inside [0, 1]", "works for every eps"
 ONE_STEP, EVERY_STEP = "moves every pixel by step_size", "takes every step at the point"
-WITHIN, OTHER = "never ends farther", "works for other sizes"
+WITHIN, NO_DIRECTION, OTHER = "never ends farther", "leaves a pixel where", "works for other sizes"
 ONE_EACH, FOOLING, FIRST = "returns one image for each", "keeps, image by image", "keeps the first restart"
 ELSE_X, OTHER_COUNTS = "keeps x where", "works for one restart"
 ALONG, REACH = "moves every image by the distance", "ends no farther"
@@ -522,6 +522,8 @@ def wrong_paths(sign):
         ("raw summed gradient", go(step=lambda g, e, s, a: a * g, loss=nn.CrossEntropyLoss(reduction="sum")), ONE_STEP, "the gradient itself"),
         ("unit gradient", go(step=lambda g, e, s, a: a * g / lengths(g)), ONE_STEP, "Euclidean"),
         ("steps of eps", go(step=lambda g, e, s, a: e * g.sign()), ONE_STEP, "You use eps"),
+        ("sign by division", go(step=lambda g, e, s, a: a * g / g.abs()), NO_DIRECTION, "division by zero"),
+        ("up or down", go(step=lambda g, e, s, a: a * torch.where(g > 0, 1.0, -1.0)), NO_DIRECTION, "its sign is 0, too"),
         ("eps / steps", go(step=lambda g, e, s, a: e / s * g.sign()), ONE_STEP, "You use eps"),
         ("2.5 eps / steps", go(step=lambda g, e, s, a: 2.5 * e / s * g.sign()), ONE_STEP, "You use eps"),
         ("eps times step_size", go(step=lambda g, e, s, a: e * a * g.sign()), ONE_STEP, "multiply it by eps"),
@@ -844,7 +846,7 @@ WRONG = {
         ("all to the surface", back(lambda c, eps: c * eps / lengths(c) if (lengths(c) > eps).any() else c), REACH, "As soon as one image"),
         ("box before ball", lambda point, g, x, eps, a: x + (lambda c: c * (eps / lengths(c).clamp_min(1e-12)).clamp(max=1))((point + a * g / lengths(g).clamp_min(1e-12)).clamp(0, 1) - x), "stays inside", "First the ball, then the box"),
         ("no box", lambda point, g, x, eps, a: x + (lambda c: c * (eps / lengths(c).clamp_min(1e-12)).clamp(max=1))(point + a * g / lengths(g).clamp_min(1e-12) - x), "stays inside", ".clamp(0, 1)"),
-        ("guard 1e-3", guard(lambda g, length: g / (length + 1e-3)), SMALL, "something tiny only"),
+        ("guard 1e-3", guard(lambda g, length: g / (length + 1e-3)), ALONG, "something tiny only"),
         ("guard 1e-10", guard(lambda g, length: g / (length + 1e-10)), SMALL, "something tiny only"),
         ("guard inside the root", guard(lambda g, length: g / (length**2 + 1e-12).sqrt()), SMALL, "something tiny only"),
         ("0/0", guard(lambda g, length: g / length), ZERO, "division by zero"),
@@ -892,7 +894,9 @@ def test_rounding_decides_nothing(name, sign):
     def noisy(model, x, y, eps, steps, step_size):
         adv = x
         for _ in range(steps):
-            adv = into_both(adv + sign * step_size * with_noise(gradient(model, adv, y)).sign(), x, eps)
+            g = gradient(model, adv, y)
+            g = torch.where(g == 0, g, with_noise(g))  # a weight of 0 makes a gradient of 0 in any precision
+            adv = into_both(adv + sign * step_size * g.sign(), x, eps)
         return adv
 
     assert_passes(name, noisy)
