@@ -125,15 +125,16 @@ def mutants(name: str) -> Iterator[tuple[str, str]]:
                 yield "; ".join(line[2:].strip() for line in lines if line[:2] == "+ "), source
 
 
+def passes(name: str, source: str) -> bool:
+    """Tell whether the check of an exercise accepts this source."""
+    scope = {"torch": torch, "F": F}
+    exec(source, scope)
+    return bool(check(name, scope[name], strict=False))
+
+
 def survivors(name: str) -> list[str]:
     """Return the changes to an exercise's solution that its check accepts."""
-    accepted = []
-    for change, source in mutants(name):
-        scope = {"torch": torch, "F": F}
-        exec(source, scope)
-        if check(name, scope[name], strict=False):
-            accepted.append(change)
-    return accepted
+    return [change for change, source in mutants(name) if passes(name, source)]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_passes
-from mutants import solution, survivors
+from mutants import passes, solution, survivors
 
 from course_utils.exercises import check, engine
 from course_utils.exercises.error_hints import CheckFailed
@@ -42,8 +42,9 @@ def same(exercise, left, right):
 
 
 @every_exercise
-def test_the_reference_passes(exercise):
+def test_the_reference_and_the_solution_pass(exercise):
     assert_passes(exercise.name, exercise.reference)
+    assert passes(exercise.name, ast.unparse(solution(exercise.name)))
 
 
 @every_mistake

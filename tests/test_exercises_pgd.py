@@ -527,7 +527,7 @@ def wrong_paths(sign):
         ("eps / steps", go(step=lambda g, e, s, a: e / s * g.sign()), ONE_STEP, "You use eps"),
         ("2.5 eps / steps", go(step=lambda g, e, s, a: 2.5 * e / s * g.sign()), ONE_STEP, "You use eps"),
         ("eps times step_size", go(step=lambda g, e, s, a: e * a * g.sign()), ONE_STEP, "multiply it by eps"),
-        ("no step_size", go(step=lambda g, e, s, a: g.sign(), keep=lambda new, x, eps: new.clamp(0, 1)), ONE_STEP, "size"),
+        ("no step_size", go(step=lambda g, e, s, a: g.sign(), keep=lambda new, x, eps: new.clamp(0, 1)), ONE_STEP, "forget to multiply by step_size"),
         ("own step_size", go(step=lambda g, e, s, a: 0.01 * g.sign()), ONE_STEP, "the step_size that is passed in"),
         ("prediction", go(labels=lambda model, x, y: model(x).argmax(1)), ONE_STEP, "own prediction"),
         ("prediction, other direction", steps_of(-sign, labels=lambda model, x, y: model(x).argmax(1)), ONE_STEP, "own prediction"),

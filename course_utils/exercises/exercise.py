@@ -153,20 +153,29 @@ class Exercise:
             return likeliest
         if not self._agree(_tried(answer, arguments), got):
             return NO_RANDOMNESS
-        if ignored := next((name for name in self.arguments if self._ignores(answer, name, calls)), ""):
-            return SAME_FOR_EVERY.format(ignored)
+        for name in self.arguments:
+            if self._matters(name, arguments) and self._ignores(answer, name, calls):
+                return SAME_FOR_EVERY.format(name)
         return likeliest or (self.explain(got, right, *arguments) if self.explain else "")
 
+    def _changed(self, name: str, arguments: tuple) -> tuple:
+        """Return the arguments with another number of this name, if it is a number."""
+        place = self.arguments.index(name)
+        value = arguments[place]
+        other = value + 2 if isinstance(value, int) else value / 2 if isinstance(value, Real) else value
+        return (*arguments[:place], other, *arguments[place + 1 :])
+
+    def _matters(self, name: str, arguments: tuple) -> bool:
+        """Tell whether another number of this name changes what is right."""
+        return not self._agree(self.reference(*self._changed(name, arguments)), self.reference(*arguments))
+
     def _ignores(self, answer: Function, name: str, calls: list[tuple[tuple, Any]]) -> bool:
-        """Tell whether another number leaves each result as it is, although it changes what is right."""
-        place, moved = self.arguments.index(name), []
-        for arguments, result in calls:
-            if isinstance(value := arguments[place], Real):
-                other = [*arguments]
-                other[place] = value + 2 if isinstance(value, int) else value / 2
-                if not self._agree(self.reference(*other), self.reference(*arguments)):
-                    moved.append(not self._agree(_tried(answer, tuple(other)), result))
-        return bool(moved) and not any(moved)
+        """Tell whether another number of this name leaves each result as it is, although it matters."""
+        return all(
+            self._agree(_tried(answer, self._changed(name, arguments)), result)
+            for arguments, result in calls
+            if self._matters(name, arguments)
+        )
 
     def _agree(self, result: Any, other: Any) -> bool:
         """Tell whether two results are the same."""

@@ -176,6 +176,18 @@ def _some_still(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, *_: Any
     return mistakes.SOME_STILL.format(mistakes.listed(still)) if still.any() else ""
 
 
+def _free(new: Tensor, last: Tensor, x: Tensor, eps: float) -> Tensor:
+    return new
+
+
+def _in_box(new: Tensor, last: Tensor, x: Tensor, eps: float) -> Tensor:
+    return new.clamp(0, 1)
+
+
+def _in_ball(new: Tensor, last: Tensor, x: Tensor, eps: float) -> Tensor:
+    return x + (new - x).clamp(-eps, eps)
+
+
 def _path_mistakes(sign: int, label: str) -> list[Mistake]:
     """Return what goes wrong in a step and its loop."""
     go, back = partial(_steps, sign), partial(_steps, -sign)
@@ -196,7 +208,7 @@ def _path_mistakes(sign: int, label: str) -> list[Mistake]:
         Mistake("Every step starts at x again. Start it at the point the last one has reached.", go(keep=lambda new, last, x, eps: _project(x + new - last, x, eps))),
         Mistake("Every step has the size step_size. You use eps, or a share of it.", *(go(size=size) for size in (lambda eps, steps, size: eps, lambda eps, steps, size: eps / steps, lambda eps, steps, size: 2.5 * eps / steps))),
         Mistake("Every step has the size step_size. You multiply it by eps.", go(size=lambda eps, steps, size: size * eps)),
-        Mistake("Did you forget to multiply by step_size? The sign alone has size 1 in every pixel.", go(size=lambda eps, steps, size: 1.0)),
+        Mistake("Did you forget to multiply by step_size? The sign alone has size 1 in every pixel.", *(go(size=lambda eps, steps, size: 1.0, keep=keep) for keep in (None, _in_box))),
         Mistake("You took only one step. Does return stand inside the loop?", go(count=lambda steps: 1)),
         Mistake("You took one step too few: for _ in range(steps) takes all of them, and the last one is returned.", go(count=lambda steps: steps - 1)),
         Mistake("You took one step too many: for _ in range(steps) takes all of them.", go(count=lambda steps: steps + 1)),
@@ -217,12 +229,10 @@ def _projection_mistakes(sign: int) -> list[Mistake]:
     """Return what goes wrong where an image is put back after a step."""
     go = partial(_steps, sign)
 
-    free, boxed = (lambda new, last, x, eps: new), (lambda new, last, x, eps: new.clamp(0, 1))
-    in_ball = lambda new, last, x, eps: x + (new - x).clamp(-eps, eps)  # noqa: E731
     return [
-        Mistake("You never put the image back into the ball around x. Every step ends with it: first the ball, then the box.", go(keep=free), go(keep=boxed)),
-        Mistake("You put the image back into the ball only after the last step. Do it after every step, inside the loop.", *(go(keep=keep, finish=_project) for keep in (free, boxed))),
-        Mistake("You keep to the ball, but not to [0, 1] in every step: after the ball comes .clamp(0, 1), inside the loop.", go(keep=in_ball), go(keep=in_ball, finish=_project), go(keep=lambda *points: in_ball(*points).clamp_min(0)), go(keep=lambda *points: in_ball(*points).clamp_max(1))),
+        Mistake("You never put the image back into the ball around x. Every step ends with it: first the ball, then the box.", go(keep=_free), go(keep=_in_box)),
+        Mistake("You put the image back into the ball only after the last step. Do it after every step, inside the loop.", *(go(keep=keep, finish=_project) for keep in (_free, _in_box))),
+        Mistake("You keep to the ball, but not to [0, 1] in every step: after the ball comes .clamp(0, 1), inside the loop.", go(keep=_in_ball), go(keep=_in_ball, finish=_project), go(keep=lambda *points: _in_ball(*points).clamp_min(0)), go(keep=lambda *points: _in_ball(*points).clamp_max(1))),
         Mistake("You keep to a ball around the last point, which moves along. The ball is around the original x, which never moves.", go(keep=lambda new, last, x, eps: _project(new, last, eps))),
         Mistake(mistakes.WIDE_BALL, go(keep=lambda new, last, x, eps: _project(new, x, 2 * eps))),
         Mistake("Your ball has its limits the wrong way round, from eps to −eps, so that every pixel ends at x - eps." + (" Only the step turns round." if sign < 0 else ""), lambda model, x, y, eps, *_: _project(x, x, -eps)),
