@@ -210,5 +210,6 @@ def _tried(function: Function, arguments: tuple) -> Any:
         return None
 
 
-def _random_streams() -> tuple[str, ...]:
-    return repr(random.getstate()), repr(np.random.get_state()), repr(torch.get_rng_state().tolist())  # noqa: NPY002
+def _random_streams() -> tuple[Any, ...]:
+    _, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()

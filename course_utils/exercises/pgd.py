@@ -209,6 +209,7 @@ def _path_mistakes(sign: int, label: str) -> list[Mistake]:
         Mistake("Every step has the size step_size. You use eps, or a share of it.", *(go(size=size) for size in (lambda eps, steps, size: eps, lambda eps, steps, size: eps / steps, lambda eps, steps, size: 2.5 * eps / steps))),
         Mistake("Every step has the size step_size. You multiply it by eps.", go(size=lambda eps, steps, size: size * eps)),
         Mistake("Did you forget to multiply by step_size? The sign alone has size 1 in every pixel.", *(go(size=lambda eps, steps, size: 1.0, keep=keep) for keep in (None, _in_box))),
+        Mistake("That is one step of the size eps, as in FGSM. Take so many steps, each of the size step_size.", go(size=lambda eps, steps, size: eps, count=lambda steps: 1)),
         Mistake("You took only one step. Does return stand inside the loop?", go(count=lambda steps: 1)),
         Mistake("You took one step too few: for _ in range(steps) takes all of them, and the last one is returned.", go(count=lambda steps: steps - 1)),
         Mistake("You took one step too many: for _ in range(steps) takes all of them.", go(count=lambda steps: steps + 1)),
@@ -238,6 +239,7 @@ def _projection_mistakes(sign: int) -> list[Mistake]:
         Mistake("Your ball has its limits the wrong way round, from eps to −eps, so that every pixel ends at x - eps." + (" Only the step turns round." if sign < 0 else ""), lambda model, x, y, eps, *_: _project(x, x, -eps)),
         Mistake("You clamp the image itself to ±eps, which is a ball around black. The ball is around x: it limits the change.", go(keep=lambda new, last, x, eps: new.clamp(-eps, eps)), go(keep=lambda new, last, x, eps: new.clamp(0, eps))),
         Mistake(mistakes.NO_SIGN, go(**STEPS["no sign"]), go(**STEPS["no sign, batch mean"])),
+        Mistake("You divide the gradient by its largest entry. Here every pixel moves by step_size: take the sign.", go(move=max_normalized)),
         Mistake("You divide the gradient by its length, which is the step for the Euclidean norm. Here take the sign.", go(**STEPS["Euclidean"])),
     ]  # fmt: skip
 
@@ -470,7 +472,7 @@ OWN = "Each image's gradient has a length of its own, over all of its channels a
 UNPROJECTED = "You never put the image back into the ball: shorten adv - x to the length eps where it is longer."
 TOO_LONG = "Shorten the change from x, image by image: only where it is longer than eps, and to the length eps."
 SURFACE = "You move every image to the surface of the ball. One inside stays where it is."
-GUARD = "Guard the division by something tiny only, which does not touch a small gradient: a lower limit of the length, not a number that is added."
+GUARD = "Guard the division by something tiny only, which does not touch a small gradient: a very low limit of the length, and no number that is added."
 SIGN = "That is the sign step of the max norm: for n pixels its length is √n times too long. (F.normalize without flatten(1) gives the same.) "
 Exercise(
     "l2_pgd_step",
@@ -495,11 +497,13 @@ Exercise(
         Mistake(mistakes.SIGN_OF_LENGTH + OWN, _along(lambda g: g.sign() / g[0].numel() ** 0.5)),
         Mistake(mistakes.SQUARED_LENGTH + OWN, _along(lambda g: g / l2_norm(g).clamp_min(1e-30) ** 2)),
         Mistake("You divide by the sum of the absolute values, not by the Euclidean length. " + OWN, _along(lambda g: g / broadcast_like(g.abs().flatten(1).sum(1)))),
+        Mistake("You divide by the root of the mean of the squares. The length is the root of their sum. " + OWN, _along(lambda g: _unit(g) * g[0].numel() ** 0.5)),
         Mistake("You divide by the largest entry, not by the length. " + OWN, _along(max_normalized)),
         Mistake("You use the gradient as it is, whose length differs from image to image. " + OWN, _along(lambda g: g), lambda point, g, x, eps, a: (point + a * g).clamp(0, 1)),
         Mistake("The step has the length step_size, not eps.", _along(_unit, lambda eps, a: eps)),
         Mistake("The step has the length step_size: do not multiply it by eps.", _along(_unit, lambda eps, a: a * eps)),
         Mistake("Did you forget to multiply by step_size? Your step has the length 1.", _along(_unit, lambda eps, a: 1.0)),
+        Mistake("You keep to a ball around point. The ball is around x, wherever point is.", lambda point, g, x, eps, a: (point + _shortened(a * _unit(g), eps)).clamp(0, 1)),
         Mistake("Your ball is twice as wide: its radius is eps.", _within(lambda c, eps: _shortened(c, 2 * eps))),
         Mistake(UNPROJECTED, _within(lambda c, eps: c)),
         Mistake(UNPROJECTED + " Then .clamp(0, 1).", lambda point, g, x, eps, a: point + a * _unit(g)),
