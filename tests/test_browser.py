@@ -193,11 +193,18 @@ MOVES = """async ([image, handle, moves, patient]) => {
   const watch = () => { sizes.add(size()); if (watching) requestAnimationFrame(watch); };
   watch();
   new MutationObserver(() => { pictures += 1; told(); }).observe(image, {attributeFilter: ["src"]});
+  // What is still on its way from an earlier move would be taken for the answer to the first one here
+  for (let seen = -1; seen !== pictures;) { seen = pictures; await new Promise(done => setTimeout(done, 500)); }
+  pictures = 0;
   const press = key => handle.matches("input")
     ? (handle.stepUp(key === "ArrowRight" ? 1 : -1), handle.dispatchEvent(new Event("input", {bubbles: true})))
     : handle.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
   for (let i = 0; i < moves; i++) {
-    const began = performance.now(), changed = new Promise(done => { told = done; });
+    const began = performance.now(), changed = new Promise((done, fail) => {
+      told = done;
+      setTimeout(() => fail(new Error(`no picture came within 30 s after move ${i}`)), 30000);
+    });
+    changed.catch(() => {});  // of a move that nobody waits for
     press(i % 16 < 8 ? "ArrowRight" : "ArrowLeft");
     if (patient) { await changed; await image.decode(); times.push(performance.now() - began); }
   }
