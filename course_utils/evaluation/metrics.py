@@ -84,15 +84,15 @@ def robust_accuracy(
     if attack_kwargs.get("targeted"):
         raise ValueError(
             "robust_accuracy needs the true labels y, a targeted attack the labels to reach: "
-            "call the attack yourself and judge its images with evaluate_attack."
+            "call the attack yourself and evaluate its images with evaluate_attack."
         )
-    survived = correct(model, x, y, batch_size=batch_size)
+    robust = correct(model, x, y, batch_size=batch_size)
     y = y.to(x.device)
     for part in torch.arange(len(x), device=x.device).split(batch_size):
         adv = attack(model, x[part], y[part], eps, **attack_kwargs)
         check_adversarial(adv, x[part])
-        survived[part] &= correct(model, adv, y[part], batch_size=batch_size)
-    return survived.float().mean().item()
+        robust[part] &= correct(model, adv, y[part], batch_size=batch_size)
+    return robust.float().mean().item()
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def distances(x: Tensor, adv: Tensor, *, measure: str = "l2") -> Tensor:
 
 
 def worst_case(*correct_masks: Tensor) -> Tensor:
-    """Return which images (N,) survive every attack: the point-wise worst case, not the worst average.
+    """Return which images (N,) stay correct under every attack: the point-wise worst case, not the worst average.
 
     Args:
         *correct_masks: one boolean mask (N,) for each attack, as `correct` returns them.
