@@ -790,7 +790,7 @@ WRONG = {
         ("rows", attack(lambda g, e: e * g / g.norm(dim=-1, keepdim=True)), "one length, over all its pixels"),
         ("over the batch", attack(lambda g, e: e * g / g.norm(dim=0, keepdim=True)), "one length"),
         ("each channel", attack(lambda g, e: e * g / g.norm(dim=(2, 3), keepdim=True).clamp_min(1e-12)), "all channels"),
-        ("0/0", attack(lambda g, e: e * g / g.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()), "clamp_min(1e-12)"),
+        ("0/0", attack(lambda g, e: e * g / g.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()), "clamp_min(1e-30)"),
         ("big guard", attack(lambda g, e: e * g / (g.square().sum(dim=(1, 2, 3), keepdim=True).sqrt() + 1e-4)), "tiny only"),
         ("not broadcast", attack(lambda g, e: e * g / g.flatten(1).norm(dim=1)), "shapes"),
     ],

@@ -227,8 +227,8 @@ def keep_in_numpy(model, x, y, restarts):
 
 
 def l2_reference(point, gradient, x, eps, step_size):
-    change = point + step_size * gradient / lengths(gradient).clamp_min(1e-12) - x
-    return (x + change * (eps / lengths(change).clamp_min(1e-12)).clamp(max=1)).clamp(0, 1)
+    change = point + step_size * gradient / lengths(gradient).clamp_min(1e-30) - x
+    return (x + change * (eps / lengths(change).clamp_min(1e-30)).clamp(max=1)).clamp(0, 1)
 
 
 def l2_by_masks(point, gradient, x, eps, step_size):
@@ -239,7 +239,7 @@ def l2_by_masks(point, gradient, x, eps, step_size):
 
 
 def l2_with_normalize(point, gradient, x, eps, step_size):
-    new = point + step_size * F.normalize(gradient.flatten(1)).view_as(x)
+    new = point + step_size * F.normalize(gradient.flatten(1), eps=1e-30).view_as(x)
     return (x + (new - x).flatten(1).renorm(2, 0, eps).view_as(x)).clamp(0, 1)
 
 
@@ -704,7 +704,7 @@ def byte_mask(model, x, y, restarts):
 def moved(point, step, x, eps):
     """The step, put back into ball and box."""
     change = point + step - x
-    return (x + change * (eps / lengths(change).clamp_min(1e-12)).clamp(max=1)).clamp(0, 1)
+    return (x + change * (eps / lengths(change).clamp_min(1e-30)).clamp(max=1)).clamp(0, 1)
 
 
 def l2(direction, scale=lambda eps, step_size: step_size):
@@ -716,7 +716,7 @@ def back(limit):
     """The right step, with another way back into the ball: limit(change, eps)."""
 
     def answer(point, gradient, x, eps, step_size):
-        step = step_size * gradient / lengths(gradient).clamp_min(1e-12)
+        step = step_size * gradient / lengths(gradient).clamp_min(1e-30)
         return (x + limit(point + step - x, eps)).clamp(0, 1)
 
     return answer
@@ -728,7 +728,7 @@ def guard(divide):
 
 def l2_in_place(point, gradient, x, eps, step_size):
     right = l2_reference(point, gradient, x, eps, step_size)
-    gradient /= lengths(gradient).clamp_min(1e-12)
+    gradient /= lengths(gradient).clamp_min(1e-30)
     return right
 
 
@@ -814,7 +814,7 @@ WRONG = {
         ("if", lambda model, x, y, restarts: restarts[0] if fooled_by(model, restarts[0], y) else x, ONE_EACH, "truth value"),
         ("no return", lambda model, x, y, restarts: None, ONE_EACH, "End your function with return"),
         ("writes into x", write_into_best, NO_TRACE, "changed x in place"),
-        ("writes into a restart", write_into_the_last, NO_TRACE, "changed restarts[1] in place"),
+        ("writes into a restart", write_into_the_last, NO_TRACE, "in place"),
         ("pops", pop_them, NO_TRACE, "left 0 entries in the list restarts"),
     ],
     "l2_pgd_step": [
@@ -845,16 +845,16 @@ WRONG = {
         ("clamp min", back(lambda c, eps: c * (eps / lengths(c)).clamp(min=1)), ALONG, "surface of the ball"),
         ("back to x", back(lambda c, eps: torch.where(lengths(c) > eps, torch.zeros_like(c), c)), REACH, "back to x"),
         ("times eps", back(lambda c, eps: eps * c), ALONG, "multiply the change by eps"),
-        ("around point", lambda point, g, x, eps, a: moved(point, a * g / lengths(g).clamp_min(1e-12), point, eps), REACH, "ball around point"),
+        ("around point", lambda point, g, x, eps, a: moved(point, a * g / lengths(g).clamp_min(1e-30), point, eps), REACH, "ball around point"),
         ("root mean square", l2(lambda g: g / g.square().mean((1, 2, 3), keepdim=True).sqrt()), ALONG, "The length is the root of their sum"),
         ("all to the surface", back(lambda c, eps: c * eps / lengths(c) if (lengths(c) > eps).any() else c), REACH, "As soon as one image"),
-        ("box before ball", lambda point, g, x, eps, a: x + (lambda c: c * (eps / lengths(c).clamp_min(1e-12)).clamp(max=1))((point + a * g / lengths(g).clamp_min(1e-12)).clamp(0, 1) - x), "stays inside", "First the ball, then the box"),
-        ("no box", lambda point, g, x, eps, a: x + (lambda c: c * (eps / lengths(c).clamp_min(1e-12)).clamp(max=1))(point + a * g / lengths(g).clamp_min(1e-12) - x), "stays inside", ".clamp(0, 1)"),
+        ("box before ball", lambda point, g, x, eps, a: x + (lambda c: c * (eps / lengths(c).clamp_min(1e-30)).clamp(max=1))((point + a * g / lengths(g).clamp_min(1e-30)).clamp(0, 1) - x), "stays inside", "First the ball, then the box"),
+        ("no box", lambda point, g, x, eps, a: x + (lambda c: c * (eps / lengths(c).clamp_min(1e-30)).clamp(max=1))(point + a * g / lengths(g).clamp_min(1e-30) - x), "stays inside", ".clamp(0, 1)"),
         ("guard 1e-3", guard(lambda g, length: g / (length + 1e-3)), ALONG, "something tiny only"),
         ("guard 1e-10", guard(lambda g, length: g / (length + 1e-10)), SMALL, "something tiny only"),
-        ("guard inside the root", guard(lambda g, length: g / (length**2 + 1e-12).sqrt()), SMALL, "something tiny only"),
+        ("guard inside the root", guard(lambda g, length: g / (length**2 + 1e-30).sqrt()), SMALL, "something tiny only"),
         ("0/0", guard(lambda g, length: g / length), ZERO, "division by zero"),
-        ("each channel", l2(lambda g: g / g.norm(dim=(2, 3), keepdim=True).clamp_min(1e-12)), OTHER, "all channels"),
+        ("each channel", l2(lambda g: g / g.norm(dim=(2, 3), keepdim=True).clamp_min(1e-30)), OTHER, "all channels"),
         ("in place", l2_in_place, NO_TRACE, "changed gradient in place"),
         ("no return", lambda point, g, x, eps, a: None, LIKE_X, "End your function with return"),
         ("numpy", lambda *args: l2_reference(*args).numpy(), LIKE_X, "NumPy"),

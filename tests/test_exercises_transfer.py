@@ -698,7 +698,7 @@ WRONG = {
         ("box at the end", mi_box_at_the_end, IN_BOX, "inside the loop"),
         ("stale model", lambda model, *rest: momentum_reference(MODEL, *rest), FGSM, "reads MODEL from the notebook"),
         ("own eps", lambda model, x, y, eps, steps, decay: momentum_reference(model, x, y, 0.1, steps, decay), MEMORY, "the same for every eps"),
-        ("0/0 of the batch", mi(scale=lambda g: g.abs().mean((1, 2, 3), keepdim=True), step=lambda m: m / m.abs()), BLIND, "clamp_min(1e-12)"),
+        ("0/0 of the batch", mi(scale=lambda g: g.abs().mean((1, 2, 3), keepdim=True), step=lambda m: m / m.abs()), BLIND, "clamp_min(1e-30)"),
         ("in place", mi_in_place, NO_TRACE, "changed x in place"),
         ("p.grad", mi_polluting, NO_TRACE, "gradients on the model's parameters"),
         ("mode", mi_changing_the_mode, NO_TRACE, "left it in evaluation mode"),

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from operator import itemgetter
+from types import CodeType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .engine import exercise, expect
 from .error_hints import CheckFailed
-from .mistakes import SAME_FOR_EVERY
-from .properties import as_tensor_like, call_with_copies, close, in_both_modes, no_side_effects, treats_each_alone
-
-Function = Callable[..., Any]  # takes the arguments of the exercise
+from .mistakes import SAME_FOR_EVERY, Function, Mistake
+from .properties import (
+    KEEP_APART,
+    NOT_ALONE,
+    as_tensor_like,
+    call_with_copies,
+    close,
+    differences,
+    in_both_modes,
+    no_side_effects,
+)
 
 NO_RANDOMNESS = "A second call gives another result. This exercise has no randomness: the arguments alone decide."
+OWN_WORK = "Write the steps yourself: that is the exercise. The course's function is for the chapters after it."
 
 
 @dataclass(frozen=True)
@@ -38,15 +48,16 @@ class Case:
     where: str
 
 
-class Mistake:
-    """What a student may have got wrong.
+@dataclass(frozen=True)
+class Property:
+    """What an exercise asks beside agreement with its reference.
 
     Args:
-        words: what to say. functions: wrong answers to the exercise, all to be mended as the words say.
+        label: the property, in words. test: takes the answer, and refuses it by `expect`.
     """
 
-    def __init__(self, words: str, *functions: Function):
-        self.words, self.functions = words, functions
+    label: str
+    test: Callable[[Function], None]
 
 
 @dataclass(frozen=True)
@@ -60,9 +71,14 @@ class Exercise:
             and the type are asked first; default those of the first case.
         batched: arguments with an entry for each image. untouched: those which the answer may not change.
         like: the argument whose shape, type and device the result has. returns: what it is, in words.
-        happened: says in numbers how a result differs, from what the answer gave, what is right, and the arguments.
-        explain: says what is wrong with a result that no mistake explains, from the same, or returns nothing.
-        tolerance: of a pixel.
+        observe: calls a function with the arguments, and returns what is compared: a tensor, a number, a text, or
+            several of them, in a tuple or by name in a dictionary. It refuses what is of the wrong kind by `expect`.
+            Default: the result, a tensor like `like`.
+        accepts: tells whether what was observed will do, from it, what is right, and the arguments. Default: both agree.
+        happened: says in numbers how they differ, from the same.
+        explain: says what is wrong if no mistake explains it, from the same, or returns nothing.
+        tolerance: of each number. random: an answer may draw random numbers.
+        library: functions of the course that are the finished answer, and that an answer may not call.
 
     Example:
         >>> Exercise("double", reference=lambda x: 2 * x, cases=[…], mistakes=[Mistake("That is x.", lambda x: x)])
@@ -70,16 +86,20 @@ class Exercise:
 
     name: str
     reference: Function
-    cases: Sequence[Case]
+    cases: Sequence[Case | Property]
     mistakes: Sequence[Mistake]
     batched: tuple[str, ...] = ()
     untouched: tuple[str, ...] = ()
     typical: Callable[[], tuple] | None = None
     like: str = "x"
     returns: str = "new images like x"
+    observe: Callable[..., Any] | None = None
+    accepts: Callable[..., bool] | None = None
     happened: Callable[..., str] | None = None
     explain: Callable[..., str] | None = None
     tolerance: float = 1e-5
+    random: bool = False
+    library: tuple[Function, ...] = ()
 
     @property
     def arguments(self) -> list[str]:
@@ -97,7 +117,7 @@ class Exercise:
 
     def trials(self) -> Iterator[tuple[Case, tuple]]:
         """Yield each case with the arguments of each of its calls."""
-        return ((case, make()) for case in self.cases for make in case.arguments)
+        return ((case, make()) for case in self.cases if isinstance(case, Case) for make in case.arguments)
 
     def check(self, answer: Function) -> Iterator[str]:
         """Yield each property before it is tested.
@@ -105,58 +125,91 @@ class Exercise:
         Raises:
             CheckFailed: the answer does not have it.
         """
+        first, *_ = (case for case in self.cases if isinstance(case, Case))
+        typical = (self.typical or first.arguments[0])()
         yield f"returns {self.returns}"
-        self._result(answer, (self.typical or self.cases[0].arguments[0])())
-        begun = None
-        for case, arguments in self.trials():
-            if case is not begun:
-                yield case.label
-            begun = case
-            got, right = self._result(answer, arguments), self.reference(*arguments)
-            if not close(got, right, self.tolerance):
-                what = (self.happened or self._difference)(got, right, *arguments)
-                raise CheckFailed(what, self._diagnosis(answer, arguments, got, right) or case.where)
+        self._observed(answer, typical)
+        for case in self.cases:
+            yield case.label
+            if isinstance(case, Property):
+                case.test(answer)
+            else:
+                self._agrees(answer, case)
         if self.batched:
             yield "gives an image alone what it gives it in a batch"
-            self._treats_each_alone(answer, arguments)
-        yield f"leaves {', '.join(self.untouched)} as before"
-        self._leaves_no_trace(answer, arguments)
+            self._treats_each_alone(answer, typical)
+        yield f"leaves {', '.join(self.untouched) or 'random streams'} as before"
+        self._leaves_no_trace(answer, typical)
+        if self.library:
+            yield "is written by hand"
+            self._is_own_work(answer, typical)
 
-    def _result(self, answer: Function, arguments: tuple) -> Tensor:
+    def _see(self, function: Function, arguments: tuple) -> Any:
+        """Return what is observed when a function gets the arguments."""
+        if self.observe:
+            return self.observe(function, *arguments)
         like = arguments[self.arguments.index(self.like)]
-        return as_tensor_like(call_with_copies(answer, *arguments), like, self.like)
+        return as_tensor_like(call_with_copies(function, *arguments), like, self.like)
 
-    def _difference(self, got: Tensor, right: Tensor, *arguments: Any) -> str:
+    def _observed(self, answer: Function, arguments: tuple) -> Any:
+        """Return what is observed of the answer; a result of the wrong kind may have a name, too.
+
+        Raises:
+            CheckFailed: it is of the wrong kind.
+        """
+        try:
+            return self._see(answer, arguments)
+        except CheckFailed as failure:
+            result = _tried(answer, arguments)
+            alike = ((m.words, f) for m in self.mistakes for f in m.functions if close(_tried(f, arguments), result))
+            known = (words for words, f in alike if self._try(f, arguments) is None)  # of the wrong kind as well
+            raise CheckFailed(failure.what, next(known, failure.hint)) from None
+
+    def _agrees(self, answer: Function, case: Case) -> None:
+        for arguments in (make() for make in case.arguments):
+            got, right = self._observed(answer, arguments), self._see(self.reference, arguments)
+            if not self._accepted(got, right, arguments):
+                what = (self.happened or self._difference)(got, right, *arguments)
+                raise CheckFailed(what, self._diagnosis(answer, arguments, got, right) or case.where)
+
+    def _accepted(self, got: Any, right: Any, arguments: tuple) -> bool:
+        return self.accepts(got, right, *arguments) if self.accepts else self._agree(got, right)
+
+    def _difference(self, got: Any, right: Any, *arguments: Any) -> str:
         given = dict(zip(self.arguments, arguments, strict=True))
-        numbers = " and ".join(f"{name} = {value}" for name, value in given.items() if isinstance(value, Real))
-        (far, low, high), (far_right, low_right, high_right) = (
-            (f"{(v - given[self.like]).abs().max():.3g}", f"{v.min():.3g}", f"{v.max():.3g}") for v in (got, right)
-        )
-        share = 100 * ((got - right).abs() > self.tolerance).float().mean()
-        return (
-            f"with {numbers or 'these arguments'} {share:.0f} % of the values are wrong: they are up to {far} away from {self.like}, "
-            f"right is {far_right}; they go from {low} to {high}, right is {low_right} to {high_right}."
-        )
+        numbers = " and ".join(f"{name} = {value:.4g}" for name, value in given.items() if isinstance(value, Real))
+        far = ""
+        if not self.observe:
+            reach, wanted = ((v - given[self.like]).abs().max() for v in (got, right))
+            far = f"; they are up to {reach:.3g} away from {self.like}, right is {wanted:.3g}"
+        return f"with {numbers or 'these arguments'} {differences(got, right, self.tolerance)}{far}."
 
-    def _diagnosis(self, answer: Function, arguments: tuple, got: Tensor, right: Tensor) -> str:
+    def _diagnosis(self, answer: Function, arguments: tuple, got: Any, right: Any) -> str:
         """Return what is said about the likeliest mistake, or nothing.
 
         A mistake that explains this result and most of the others is it. One that explains fewer may be a coincidence,
         and comes after what can be told from the answer alone.
         """
         wrong = [(function, mistake.words) for mistake in self.mistakes for function in mistake.functions]
-        fitting = [(f, words) for f, words in wrong if self._agree(_tried(f, arguments), got)]
-        calls = [(a, _tried(answer, a)) for _, a in self.trials()]
-        explained = [(sum(self._agree(_tried(f, a), result) for a, result in calls), words) for f, words in fitting]
+        fitting = [(f, words) for f, words in wrong if self._agree(self._try(f, arguments), got)]
+        calls = [(a, self._try(answer, a)) for _, a in self.trials()]
+        explained = [(sum(self._agree(self._try(f, a), result) for a, result in calls), words) for f, words in fitting]
         most, likeliest = max(explained, key=itemgetter(0), default=(0, ""))
         if 2 * most > len(calls):
             return likeliest
-        if not self._agree(_tried(answer, arguments), got):
+        if not self.random and not self._agree(self._try(answer, arguments), got):
             return NO_RANDOMNESS
         for name in self.arguments:
             if self._matters(name, arguments) and self._ignores(answer, name, calls):
                 return SAME_FOR_EVERY.format(name)
         return likeliest or (self.explain(got, right, *arguments) if self.explain else "")
+
+    def _try(self, function: Function, arguments: tuple) -> Any:
+        """Return what is observed of a function, or None if it fails."""
+        try:
+            return self._see(function, arguments)
+        except Exception:
+            return None
 
     def _changed(self, name: str, arguments: tuple) -> tuple:
         """Return the arguments with another number of this name, if it is a number."""
@@ -167,26 +220,30 @@ class Exercise:
 
     def _matters(self, name: str, arguments: tuple) -> bool:
         """Tell whether another number of this name changes what is right."""
-        return not self._agree(self.reference(*self._changed(name, arguments)), self.reference(*arguments))
+        changed = self._changed(name, arguments)
+        return not self._agree(self._try(self.reference, changed), self._try(self.reference, arguments))
 
     def _ignores(self, answer: Function, name: str, calls: list[tuple[tuple, Any]]) -> bool:
         """Tell whether another number of this name leaves each result as it is, although it matters."""
         return all(
-            self._agree(_tried(answer, self._changed(name, arguments)), result)
+            self._agree(self._try(answer, self._changed(name, arguments)), result)
             for arguments, result in calls
             if self._matters(name, arguments)
         )
 
     def _agree(self, result: Any, other: Any) -> bool:
-        """Tell whether two results are the same."""
+        """Tell whether the same was observed twice."""
         return close(result, other, self.tolerance)
 
     def _treats_each_alone(self, answer: Function, arguments: tuple) -> None:
-        def part(images: slice) -> tuple:
-            pairs = zip(self.arguments, arguments, strict=True)
-            return tuple(_part(a, images) if name in self.batched else a for name, a in pairs)
-
-        treats_each_alone(answer, len(arguments[self.arguments.index(self.batched[0])]), part, self.tolerance)
+        """Refuse an answer that lets the images of a batch influence one another."""
+        pairs = list(zip(self.arguments, arguments, strict=True))
+        together = self._see(answer, arguments)
+        for i in range(len(arguments[self.arguments.index(self.batched[0])])):
+            one = slice(i, i + 1)
+            alone = self._see(answer, tuple(_part(a, one) if name in self.batched else a for name, a in pairs))
+            entry = tuple(v[one] for v in together) if isinstance(together, tuple) else together[one]
+            expect(self._agree(alone, entry), NOT_ALONE, KEEP_APART)
 
     def _leaves_no_trace(self, answer: Function, arguments: tuple) -> None:
         torch.rand(1), np.random.rand(), random.random()  # so that a seed of the answer shows  # noqa: NPY002
@@ -195,7 +252,31 @@ class Exercise:
         with_model = isinstance(arguments[0], nn.Module)
         (in_both_modes if with_model else no_side_effects)(answer, names, *arguments)
         what = "your function changed the state of a random number generator, for the whole notebook."
-        expect(_random_streams() == streams, what, "There is no randomness in this exercise: neither draw nor seed.")
+        hint = "There is no randomness in this exercise: neither draw nor seed."
+        expect(self.random or _random_streams() == streams, what, hint)
+
+    def _is_own_work(self, answer: Function, arguments: tuple) -> None:
+        finished = {inspect.unwrap(f).__code__: f"{f.__module__}.{f.__qualname__}" for f in self.library}
+        called = _called(finished.keys(), answer, arguments)
+        names = ", ".join(finished[code] for code in called)
+        expect(not called, f"your function leaves the work to {names}.", OWN_WORK)
+
+
+def _called(codes: Collection[CodeType], function: Function, arguments: tuple) -> set[CodeType]:
+    """Return which of these pieces of code run while the function does."""
+    called: set[CodeType] = set()
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code in codes:
+            called.add(frame.f_code)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        call_with_copies(function, *arguments)
+    finally:
+        sys.setprofile(before)
+    return called
 
 
 def _part(argument: Any, images: slice) -> Any:

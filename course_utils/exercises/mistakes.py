@@ -11,6 +11,20 @@ from torch import Tensor, nn
 
 from .properties import Mistakes, broadcast_like, loss_gradient, norms
 
+Function = Callable[..., Any]  # takes the arguments of an exercise
+
+
+class Mistake:
+    """What a student may have got wrong.
+
+    Args:
+        words: what to say. functions: wrong answers to the exercise, all to be mended as the words say.
+    """
+
+    def __init__(self, words: str, *functions: Function):
+        self.words, self.functions = words, functions
+
+
 ONLY_ARGUMENTS = "Take {} from the arguments, and use nothing but the arguments."
 FROM_MODEL = "Take shapes and classes from x and from the model, and use nothing but the arguments."
 SAME_FOR_EVERY = "The result is the same for every {0}. Use the {0} that is passed in, not a number of your own."
@@ -33,7 +47,7 @@ PART_OF_LENGTH = (
 )
 SQUARED_LENGTH = "You divide by the squared length. Take the square root, as .norm() does. "
 ONE_LENGTH = "The length goes over all channels and pixels of an image: gradient.flatten(1).norm(dim=1). Take sizes from x.shape."
-NO_DIRECTION = "Without a gradient there is no direction: the image stays. Divide by length.clamp_min(1e-12)."
+NO_DIRECTION = "Without a gradient there is no direction: the image stays. Divide by length.clamp_min(1e-30)."
 SOME_STILL = (
     "Some images did not move at all (number {}). Attack every image of the batch, whatever the model makes of it."
 )
@@ -56,7 +70,7 @@ def l2_norm(images: Tensor) -> Tensor:
 
 def l2_normalized(gradient: Tensor) -> Tensor:
     """Return each image's gradient divided by its own Euclidean norm."""
-    return gradient / l2_norm(gradient).clamp_min(1e-12)
+    return gradient / l2_norm(gradient).clamp_min(1e-30)
 
 
 def max_normalized(gradient: Tensor) -> Tensor:
@@ -115,6 +129,40 @@ STEPS: dict[str, dict[str, Any]] = {  # the keywords with which a step makes a m
     "step twice": {"scale": 2},
     "half a step": {"scale": 0.5},
 }
+
+
+def loss_mistakes(attack: Callable[..., Function], label: str, image: str = "x") -> list[Mistake]:
+    """Return what goes wrong in the loss of a gradient step.
+
+    Args:
+        attack: takes keywords of `gradient_step`, and returns an answer to the exercise that makes their mistake.
+        label, image: what the exercise calls the labels, and the images at which the gradient is taken.
+    """
+    prediction = OWN_PREDICTION.format(label)
+    logit = f"You differentiate the logit of {label} alone{{}}, not the loss. F.nll_loss does so, too: it wants log-probabilities. F.cross_entropy takes model({image}) as it is."
+    unlikely = f"You step by the least likely class. Use the {label} that was passed in."
+    return [
+        Mistake(prediction, attack(loss=of_prediction)),
+        Mistake(prediction + " And check the direction.", attack(loss=of_prediction, scale=-1)),
+        Mistake(unlikely, attack(loss=of_least_likely), attack(loss=of_least_likely, scale=-1)),
+        Mistake(SOFTMAX_TWICE.format(image), attack(loss=softmax_twice)),
+        Mistake(logit.format(""), attack(loss=F.nll_loss)),
+        Mistake(logit.format(", and go the wrong way"), attack(loss=F.nll_loss, scale=-1)),
+    ]
+
+
+def sign_mistakes(attack: Callable[..., Function], size: str) -> list[Mistake]:
+    """Return what goes wrong in the direction of a step along the gradient's sign.
+
+    Args:
+        attack: as in `loss_mistakes`. size: what the exercise calls the size of the step.
+    """
+    take = f"Take its sign, times {size}: every pixel moves by {size}."
+    return [
+        Mistake(f"You step along the gradient itself, whose size differs from pixel to pixel. {take}", attack(move=lambda g: g), attack(move=lambda g: g / len(g))),
+        Mistake(f"You divide the gradient by its largest entry. {take}", attack(move=max_normalized)),
+        Mistake(f"You divide the gradient by its length, which is the step for the Euclidean norm. {take}", attack(move=l2_normalized)),
+    ]  # fmt: skip
 
 
 def wrong_steps(step: Callable[..., Tensor], *rows: tuple[str, ...]) -> Mistakes:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import inputs, mistakes
-from .exercise import Case, Exercise, Mistake
-from .mistakes import STEPS, l2_norm, max_normalized, pgd
+from .exercise import Case, Exercise
+from .mistakes import Mistake, l2_norm, max_normalized, pgd
 from .properties import broadcast_like, loss_gradient, misplaced, norms, shown
 
 NEAREST = "Two limits, one after the other: the ball limits the change of each pixel, the box the pixel itself."
@@ -193,10 +193,7 @@ def _path_mistakes(sign: int, label: str) -> list[Mistake]:
     go, back = partial(_steps, sign), partial(_steps, -sign)
     less_likely = "Your steps make the target less likely: they must go against the gradient of the loss for the target. Count your minus signs."
     wrong_sign = mistakes.WRONG_SIGN if sign > 0 else less_likely
-    prediction = mistakes.OWN_PREDICTION.format(label)[:-1] + ", in all steps."
-    also = prediction + " And check the direction."
-    unlikely = f"You step by the least likely class. Use the {label} that was passed in."
-    logit = f"You differentiate the logit of {label} alone{{}}, not the loss. F.nll_loss does so, too: it wants log-probabilities. F.cross_entropy takes model(adv) as it is."
+    prediction = mistakes.OWN_PREDICTION.format(label)
     stop = "You end the loop as soon as the attack has worked on all images. Every image takes all its steps."
     best = "You keep the {} point of the path. Here return the last one, whatever the model makes of it."
     return [
@@ -213,12 +210,9 @@ def _path_mistakes(sign: int, label: str) -> list[Mistake]:
         Mistake("You took only one step. Does return stand inside the loop?", go(count=lambda steps: 1)),
         Mistake("You took one step too few: for _ in range(steps) takes all of them, and the last one is returned.", go(count=lambda steps: steps - 1)),
         Mistake("You took one step too many: for _ in range(steps) takes all of them.", go(count=lambda steps: steps + 1)),
-        Mistake(prediction, go(labels=lambda logits: logits.argmax(1)), go(**STEPS["own prediction"])),
-        Mistake(also, back(labels=lambda logits: logits.argmax(1)), back(**STEPS["own prediction"])),
-        Mistake(unlikely, *(steps(labels=lambda logits: logits.argmin(1)) for steps in (go, back))),
-        Mistake(mistakes.SOFTMAX_TWICE.format("adv"), go(**STEPS["softmax twice"])),
-        Mistake(logit.format(""), go(**STEPS["no log-softmax"])),
-        Mistake(logit.format(", and go the wrong way"), go(**STEPS["gradient of the logit"])),
+        Mistake(prediction, go(labels=lambda logits: logits.argmax(1))),
+        Mistake(prediction + " And check the direction.", back(labels=lambda logits: logits.argmax(1))),
+        *mistakes.loss_mistakes(go, label, "adv"),
         Mistake("You stop moving an image as soon as the attack has worked. Here every image takes all its steps.", _point(sign, lambda done, _: _first(done))),
         Mistake(stop, _point(sign, lambda done, _: _first(done.all(1, keepdim=True))), _point(sign, lambda done, _: torch.where(done[1:].all(1).any(), 1 + done[1:].all(1).int().argmax(), -1))),
         Mistake(best.format("last fooling" if sign > 0 else "last successful"), *(_point(sign, lambda done, _, rest=rest: _last(done, rest)) for rest in (-1, 0))),
@@ -238,9 +232,7 @@ def _projection_mistakes(sign: int) -> list[Mistake]:
         Mistake(mistakes.WIDE_BALL, go(keep=lambda new, last, x, eps: _project(new, x, 2 * eps))),
         Mistake("Your ball has its limits the wrong way round, from eps to −eps, so that every pixel ends at x - eps." + (" Only the step turns round." if sign < 0 else ""), lambda model, x, y, eps, *_: _project(x, x, -eps)),
         Mistake("You clamp the image itself to ±eps, which is a ball around black. The ball is around x: it limits the change.", go(keep=lambda new, last, x, eps: new.clamp(-eps, eps)), go(keep=lambda new, last, x, eps: new.clamp(0, eps))),
-        Mistake(mistakes.NO_SIGN, go(**STEPS["no sign"]), go(**STEPS["no sign, batch mean"])),
-        Mistake("You divide the gradient by its largest entry. Here every pixel moves by step_size: take the sign.", go(move=max_normalized)),
-        Mistake("You divide the gradient by its length, which is the step for the Euclidean norm. Here take the sign.", go(**STEPS["Euclidean"])),
+        *mistakes.sign_mistakes(go, "step_size"),
     ]  # fmt: skip
 
 
@@ -481,7 +473,7 @@ Exercise(
         Case("moves every image by the distance step_size, along its own gradient", [partial(_drawn, 2.0, 0.2)], OWN + " Then add it to point."),
         Case("ends no farther than eps from x, and stays where it is inside the ball", [partial(_drawn, 0.2, 0.3, start=(0.18, 0.18, 0.12, 0.15), outwards=(1, -1, -1, 1)), partial(_drawn, 0.35, 0.2, start=0.3)], TOO_LONG),
         Case("stays inside [0, 1]", [partial(_drawn, 1.2, 1.0, seed=1, low=0.0, start=0.3), partial(_drawn, 0.5, 1.0, seed=1, low=0.0, start=0.3)], "First the ball, then .clamp(0, 1): clip the image, not the step."),
-        Case("takes the whole step where the gradient is small", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=3e-10)], GUARD),
+        Case("takes the whole step where the gradient is small", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=3e-10), partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=1e-14)], GUARD),
         Case("takes no step where the gradient is zero", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=0.0)], "Without a gradient there is no direction: the image stays. " + GUARD),
         Case("works in a tiny ball, and eps = 0 gives x", [partial(_drawn, 5e-4, 1e-4, seed=2, start=8e-4), partial(_drawn, 0.0, 0.2, seed=2), partial(_drawn, 0.0, 0.2, seed=2, start=0.0, length=0.0)], "A ball of radius 0 holds x alone, and the change of an image that did not move has the length 0."),
         Case("works for other sizes of images", [partial(_drawn, 0.4, 0.3, seed=3, shape=inputs.OTHER_SHAPE, start=0.3)], "The length goes over all channels and pixels of an image. Take sizes from x.shape."),

@@ -74,7 +74,7 @@ def as_tensor_like(value: Any, x: Tensor, name: str = "x", mistakes: Mistakes = 
         hint += " NumPy and .double() make float64; .to(x.dtype) goes back."
     expect(value.dtype == x.dtype, f"it returned {value.dtype}.", hint)
     expect(value.device == x.device, f"it returned a tensor on {value.device}.", f"Stay on the device of {name}.")
-    zero = "Look for a division by zero, such as g / g.abs() or g / g.norm() where g is 0 (.clamp_min(1e-12) guards a length), or for a root or logarithm of something negative."
+    zero = "Look for a division by zero, such as g / g.abs() or g / g.norm() where g is 0 (.clamp_min(1e-30) guards a length), or for a root or logarithm of something negative."
     expect(value.isfinite().all(), "the result contains NaN or infinite values.", zero)
     hint = "Return result.detach(): otherwise the memory of the whole computation is kept alive."
     expect(not value.requires_grad, "the result still hangs on its gradient graph.", hint)
@@ -115,11 +115,44 @@ class Attempt:
 
 
 def close(a: Any, b: Any, tolerance: float = 1e-5) -> bool:
-    """Tell whether two tensors or numbers agree in shape and up to the tolerance."""
+    """Tell whether two results agree: numbers and tensors in shape and up to the tolerance, texts as they are."""
+    if isinstance(a, str) or isinstance(b, str):
+        return isinstance(a, str) and isinstance(b, str) and a == b
+    if isinstance(a, tuple | list | dict) or isinstance(b, tuple | list | dict):
+        return type(a) is type(b) and len(a) == len(b) and all(close(x, y, tolerance) for x, y in _pairs(a, b))
     if not all(isinstance(value, Tensor | Real) for value in (a, b)):
         return False
     a, b = torch.as_tensor(a).detach(), torch.as_tensor(b).detach()
-    return a.shape == b.shape and bool(((a - b).abs() <= tolerance).all())
+    if a.shape != b.shape or a.device != b.device:
+        return False
+    if torch.bool in (a.dtype, b.dtype):
+        return bool((a == b).all())
+    return bool((((a - b).abs() <= tolerance) | (a == b)).all())
+
+
+def _pairs(a: Any, b: Any) -> Iterable[tuple[Any, Any]]:
+    return ((a[key], b.get(key)) for key in a) if isinstance(a, dict) else zip(a, b, strict=True)
+
+
+def differences(got: Any, right: Any, tolerance: float, name: str = "it") -> str:
+    """Return in words how a result differs from the right one."""
+    if isinstance(right, dict):
+        parts = {k: v for k, v in right.items() if not close(got[k], v, tolerance)}
+        return "; ".join(differences(got[k], v, tolerance, k) for k, v in parts.items())
+    if isinstance(right, tuple):
+        return "; ".join(
+            differences(g, r, tolerance) for g, r in zip(got, right, strict=True) if not close(g, r, tolerance)
+        )
+    if not isinstance(right, Tensor) or right.numel() == 1:
+        return f"{name} is {_in_words(got)}, right is {_in_words(right)}"
+    wrong = (got != right) if right.dtype == torch.bool else (got - right).abs() > tolerance
+    count = f"{100 * wrong.float().mean():.0f} % of the values of {name if name != 'it' else 'the result'} are wrong"
+    low, high, low_right, high_right = (f"{v.float():.3g}" for r in (got, right) for v in (r.min(), r.max()))
+    return f"{count}: they go from {low} to {high}, right is {low_right} to {high_right}"
+
+
+def _in_words(value: Any) -> str:
+    return f"{float(value):.4g}" if isinstance(value, Tensor | Real) else str(value)
 
 
 def diagnose_mistake(got: Any, mistakes: Mistakes, otherwise: str, tolerance: float = 1e-5) -> str:
