@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from operator import itemgetter
 from types import CodeType
@@ -115,9 +116,21 @@ class Exercise:
         exercise(self.name, takes=f"({', '.join(self.arguments)})")(self.check)
         return self
 
-    def trials(self) -> Iterator[tuple[Case, tuple]]:
-        """Yield each case with the arguments of each of its calls."""
-        return ((case, make()) for case in self.cases if isinstance(case, Case) for make in case.arguments)
+    @cached_property
+    def trials(self) -> list[tuple[Case, tuple]]:
+        """Each case with the arguments of each of its calls."""
+        return [(case, make()) for case in self.cases if isinstance(case, Case) for make in case.arguments]
+
+    @cached_property
+    def _rights(self) -> list[Any]:
+        """What is right for each of the trials."""
+        return [self._see(self.reference, arguments) for _, arguments in self.trials]
+
+    @cached_property
+    def _explanations(self) -> list[tuple[str, list[Any]]]:
+        """What is said about each mistake, and what is observed of it in each of the trials."""
+        wrong = [(mistake.words, function) for mistake in self.mistakes for function in mistake.functions]
+        return [(words, [self._try(function, arguments) for _, arguments in self.trials]) for words, function in wrong]
 
     def check(self, answer: Function) -> Iterator[str]:
         """Yield each property before it is tested.
@@ -125,8 +138,7 @@ class Exercise:
         Raises:
             CheckFailed: the answer does not have it.
         """
-        first, *_ = (case for case in self.cases if isinstance(case, Case))
-        typical = (self.typical or first.arguments[0])()
+        typical = self.typical() if self.typical else self.trials[0][1]
         yield f"returns {self.returns}"
         self._observed(answer, typical)
         for case in self.cases:
@@ -166,11 +178,12 @@ class Exercise:
             raise CheckFailed(failure.what, next(known, failure.hint)) from None
 
     def _agrees(self, answer: Function, case: Case) -> None:
-        for arguments in (make() for make in case.arguments):
-            got, right = self._observed(answer, arguments), self._see(self.reference, arguments)
-            if not self._accepted(got, right, arguments):
-                what = (self.happened or self._difference)(got, right, *arguments)
-                raise CheckFailed(what, self._diagnosis(answer, arguments, got, right) or case.where)
+        for number, (asked, arguments) in enumerate(self.trials):
+            if asked is case:
+                got, right = self._observed(answer, arguments), self._rights[number]
+                if not self._accepted(got, right, arguments):
+                    what = (self.happened or self._difference)(got, right, *arguments)
+                    raise CheckFailed(what, self._diagnosis(answer, number, got) or case.where)
 
     def _accepted(self, got: Any, right: Any, arguments: tuple) -> bool:
         return self.accepts(got, right, *arguments) if self.accepts else self._agree(got, right)
@@ -184,25 +197,25 @@ class Exercise:
             far = f"; they are up to {reach:.3g} away from {self.like}, right is {wanted:.3g}"
         return f"with {numbers or 'these arguments'} {differences(got, right, self.tolerance)}{far}."
 
-    def _diagnosis(self, answer: Function, arguments: tuple, got: Any, right: Any) -> str:
-        """Return what is said about the likeliest mistake, or nothing.
+    def _diagnosis(self, answer: Function, number: int, got: Any) -> str:
+        """Return what is said about the likeliest mistake behind what was observed in a trial, or nothing.
 
         A mistake that explains this result and most of the others is it. One that explains fewer may be a coincidence,
         and comes after what can be told from the answer alone.
         """
-        wrong = [(function, mistake.words) for mistake in self.mistakes for function in mistake.functions]
-        fitting = [(f, words) for f, words in wrong if self._agree(self._try(f, arguments), got)]
-        calls = [(a, self._try(answer, a)) for _, a in self.trials()]
-        explained = [(sum(self._agree(self._try(f, a), result) for a, result in calls), words) for f, words in fitting]
+        arguments = self.trials[number][1]
+        results = [self._try(answer, given) for _, given in self.trials]
+        fitting = [(words, wrong) for words, wrong in self._explanations if self._agree(wrong[number], got)]
+        explained = [(sum(map(self._agree, wrong, results)), words) for words, wrong in fitting]
         most, likeliest = max(explained, key=itemgetter(0), default=(0, ""))
-        if 2 * most > len(calls):
+        if 2 * most > len(results):
             return likeliest
-        if not self.random and not self._agree(self._try(answer, arguments), got):
+        if not self.random and not self._agree(results[number], got):
             return NO_RANDOMNESS
         for name in self.arguments:
-            if self._matters(name, arguments) and self._ignores(answer, name, calls):
+            if self._matters(name, number) and self._ignores(answer, name, results):
                 return SAME_FOR_EVERY.format(name)
-        return likeliest or (self.explain(got, right, *arguments) if self.explain else "")
+        return likeliest or (self.explain(got, self._rights[number], *arguments) if self.explain else "")
 
     def _try(self, function: Function, arguments: tuple) -> Any:
         """Return what is observed of a function, or None if it fails."""
@@ -218,17 +231,17 @@ class Exercise:
         other = value + 2 if isinstance(value, int) else value / 2 if isinstance(value, Real) else value
         return (*arguments[:place], other, *arguments[place + 1 :])
 
-    def _matters(self, name: str, arguments: tuple) -> bool:
-        """Tell whether another number of this name changes what is right."""
-        changed = self._changed(name, arguments)
-        return not self._agree(self._try(self.reference, changed), self._try(self.reference, arguments))
+    def _matters(self, name: str, number: int) -> bool:
+        """Tell whether another number of this name changes what is right in a trial."""
+        changed = self._changed(name, self.trials[number][1])
+        return not self._agree(self._try(self.reference, changed), self._rights[number])
 
-    def _ignores(self, answer: Function, name: str, calls: list[tuple[tuple, Any]]) -> bool:
+    def _ignores(self, answer: Function, name: str, results: list[Any]) -> bool:
         """Tell whether another number of this name leaves each result as it is, although it matters."""
         return all(
-            self._agree(self._try(answer, self._changed(name, arguments)), result)
-            for arguments, result in calls
-            if self._matters(name, arguments)
+            self._agree(self._try(answer, self._changed(name, arguments)), results[number])
+            for number, (_, arguments) in enumerate(self.trials)
+            if self._matters(name, number)
         )
 
     def _agree(self, result: Any, other: Any) -> bool:
