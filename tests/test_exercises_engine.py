@@ -1,11 +1,14 @@
 """Exercises as data: what holds for each of them, and what the engine makes of them."""
 
 import ast
+import importlib
 import inspect
+import pkgutil
 import random
 from functools import partial
 from itertools import combinations
 
+import answers
 import numpy as np
 import pytest
 import torch
@@ -26,6 +29,9 @@ MISTAKES = [
     for mistake in exercise.mistakes
     for i, function in enumerate(mistake.functions)
 ]
+
+for module in pkgutil.iter_modules(answers.__path__):
+    importlib.import_module(f"answers.{module.name}")
 
 every_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES.keys())
 every_mistake = pytest.mark.parametrize(("name", "words", "function"), MISTAKES)
@@ -49,7 +55,8 @@ def test_each_mistake_is_refused_with_its_own_words(name, words, function):
     result = check(name, function, strict=False)
     assert result.status == "failed"
     assert result.hint == words.strip()
-    assert result.failed in {case.label for case in EXERCISES[name].cases}
+    exercise = EXERCISES[name]
+    assert result.failed in {f"returns {exercise.returns}", *(case.label for case in exercise.cases)}
     assert len(result.what) < 400
 
 
@@ -58,6 +65,21 @@ def test_no_mistake_is_right_and_no_two_are_the_same(exercise):
     tried, right = exercise._explanations, exercise._rights
     assert not [words for words, result in tried if same(exercise, result, right)]
     assert not [(a, b) for (a, one), (b, other) in combinations(tried, 2) if a != b and same(exercise, one, other)]
+
+
+@pytest.mark.parametrize(("name", "answer"), [pytest.param(n, a, id=f"{n} {a.__name__}") for n, a in answers.RIGHT])
+def test_right_answers_pass(name, answer):
+    assert_passes(name, answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "answer"), [pytest.param(n, says, a, id=f"{n} {fault}") for n, fault, says, a in answers.WRONG]
+)
+def test_wrong_answers_are_refused_and_told_why(name, says, answer):
+    result = check(name, answer, strict=False)
+    assert result.status == "failed", result
+    assert says in f"{result.what} {result.hint}"
+    assert len(result.hint) < 420
 
 
 def lines(name):

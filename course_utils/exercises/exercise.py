@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .engine import exercise, expect
 from .error_hints import CheckFailed
@@ -25,6 +25,7 @@ from .properties import (
     NOT_ALONE,
     as_tensor_like,
     call_with_copies,
+    changed_in_place,
     close,
     differences,
     in_both_modes,
@@ -32,6 +33,7 @@ from .properties import (
 )
 
 NO_RANDOMNESS = "A second call gives another result. This exercise has no randomness: the arguments alone decide."
+IN_PLACE = "Your function changes {0} itself while it computes, so that what comes after works with another {0}. Make a new tensor instead: no +=, no […] = and no function ending in _ on it."
 OWN_WORK = "Write the steps yourself: that is the exercise. The course's function is for the chapters after it."
 
 
@@ -173,7 +175,7 @@ class Exercise:
             return self._see(answer, arguments)
         except CheckFailed as failure:
             result = _tried(answer, arguments)
-            alike = ((m.words, f) for m in self.mistakes for f in m.functions if close(_tried(f, arguments), result))
+            alike = ((m.words, f) for m in self.mistakes for f in m.functions if _same(_tried(f, arguments), result))
             known = (words for words, f in alike if self._try(f, arguments) is None)  # of the wrong kind as well
             raise CheckFailed(failure.what, next(known, failure.hint)) from None
 
@@ -204,6 +206,8 @@ class Exercise:
         and comes after what can be told from the answer alone.
         """
         arguments = self.trials[number][1]
+        if name := changed_in_place(answer, self.untouched, dict(zip(self.arguments, arguments, strict=True))):
+            return IN_PLACE.format(name)
         results = [self._try(answer, given) for _, given in self.trials]
         fitting = [(words, wrong) for words, wrong in self._explanations if self._agree(wrong[number], got)]
         explained = [(sum(map(self._agree, wrong, results)), words) for words, wrong in fitting]
@@ -302,6 +306,13 @@ def _tried(function: Function, arguments: tuple) -> Any:
         return call_with_copies(function, *arguments)
     except Exception:
         return None
+
+
+def _same(result: Any, other: Any) -> bool:
+    """Tell whether two results agree, also in where they are not a number; two without any number tell nothing."""
+    if all(isinstance(r, Tensor) and r.is_floating_point() and not r.isnan().all() for r in (result, other)):
+        result, other = (r.nan_to_num(nan=-9.0) for r in (result, other))
+    return close(result, other)
 
 
 def _random_streams() -> tuple[Any, ...]:

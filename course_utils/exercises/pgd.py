@@ -29,7 +29,9 @@ def _far(seed: int, shape: tuple[int, ...], low: float, reach: float, eps: float
     """Return points up to `reach` away from images with pixels in [low, 1 - low], the images, and eps."""
     generator = torch.Generator().manual_seed(seed)
     x = (low + (1 - 2 * low) * torch.rand(shape, generator=generator)).clamp(0, 1)
-    return x + reach * (2 * torch.rand(shape, generator=generator) - 1), x, eps
+    adv = x + reach * (2 * torch.rand(shape, generator=generator) - 1)
+    adv[..., 0] = x[..., 0]  # so that some pixels have not moved at all
+    return adv, x, eps
 
 
 def _changed(limit: Callable[[Tensor, float], Tensor]) -> tuple[Callable, Callable]:
@@ -49,7 +51,7 @@ Exercise(
     reference=_project,
     cases=[
         Case("no pixel is farther than eps from x, and one within eps stays as it is", [partial(_far, 0, (4, *inputs.SHAPE), 0.3, 0.28, 0.1)], "Take the nearest point of the ball. " + NEAREST),
-        Case("stays inside [0, 1]", [partial(_far, 1, (4, *inputs.SHAPE), -0.2, 0.3, 0.1)], "Clamp the image and not the change to [0, 1], at both ends, and leave alone what is inside. " + NEAREST),
+        Case("stays inside [0, 1]", [partial(_far, 1, (4, *inputs.SHAPE), -0.2, 0.3, 0.1), partial(_far, 1, (4, *inputs.SHAPE), -0.2, 0.1, 0.1)], "Clamp the image and not the change to [0, 1], at both ends, and leave alone what is inside. " + NEAREST),
         Case("works for every eps and every size of images", [partial(_far, 2, shape, 0.1, 0.3, eps) for eps, shape in ((0.2, (1, 1, 28, 28)), (0.0, (2, 3, 4, 4)), (0.03, (5, *inputs.OTHER_SHAPE)))], "Use the eps that is passed in, and nothing but the arguments."),
     ],
     mistakes=[
@@ -73,6 +75,10 @@ Exercise(
         Mistake("The change goes the wrong way: it is adv - x, not x - adv.", *_changed(lambda c, eps: -c.clamp(-eps, eps))),
         Mistake("Add the clamped change to x, not to adv.", *_changed(lambda c, eps: c + c.clamp(-eps, eps))),
         Mistake("Add the clamped change to x, do not subtract it from adv.", *_changed(lambda c, eps: c - c.clamp(-eps, eps))),
+        Mistake("You return adv as it is if all of its pixels are within eps of x. They may still be blacker than 0 or whiter than 1.", lambda adv, x, eps: adv if ((adv - x).abs() <= eps).all() else _project(adv, x, eps)),
+        Mistake("Where adv and x agree, the change is 0, and you divide by it: 0/0 is NaN. Clamping a change needs no division.", lambda adv, x, eps: (x + (adv - x) / (adv - x).abs() * (adv - x).abs().clamp(max=eps)).clamp(0, 1)),
+        Mistake("The limits are those of each pixel of x, and not of its darkest and brightest one.", lambda adv, x, eps: adv.clamp((x.min() - eps).item(), (x.max() + eps).item()).clamp(0, 1)),
+        Mistake("You clamp adv itself and add it to x. The ball limits the change: subtract x before you clamp.", *_boxed(lambda adv, x, eps: x + adv.clamp(-eps, eps))),
         Mistake("You take a pixel that went too far back to x. It may go as far as eps: clamp the change.", *_changed(lambda c, eps: torch.where(c.abs() > eps, 0, c))),
     ],
     batched=("adv", "x"),
@@ -84,16 +90,19 @@ Exercise(
 
 
 def _images(
-    eps: float, steps: int, step_size: float, n: int = 6, sizes: tuple = (inputs.SHAPE, inputs.CLASSES), low: float = 0.3, seed: int = 309, blind: int = 0
+    eps: float, steps: int, step_size: float, n: int = 6, sizes: tuple = (inputs.SHAPE, inputs.CLASSES), low: float = 0.3, seed: int = 309, blind: int = 0, confidence: float = 1.0
 ) -> tuple[Any, ...]:  # fmt: skip
     """Return what an attack of many steps is given: n images with pixels in [low, 1 - low], or many black and white ones.
 
-    The model does not look at the first `blind` pixels.
+    The model does not look at the first `blind` pixels. `confidence` multiplies its logits.
     """
     model = inputs.unsaturated_network(*sizes, seed)
     model[1].weight.data[:, :blind] = 0.0
+    model[3].weight.data *= confidence
     draw = inputs.labelled_images if low else inputs.black_and_white_images
-    return model, *draw(model, n, sizes[0]), eps, steps, step_size
+    x, y = draw(model, n, sizes[0])
+    misread = slice(2 if confidence > 1 else 0, None)  # of the others a gradient would round to 0
+    return model, x[misread], y[misread], eps, steps, step_size
 
 
 def _steps(
@@ -146,6 +155,20 @@ def _first(mask: Tensor, otherwise: int = -1) -> Tensor:
 def _last(mask: Tensor, otherwise: int = -1) -> Tensor:
     """Return the number of the last true row in each column, (R, N) to (N,)."""
     return torch.where(mask.any(0), len(mask) - 1 - mask.flip(0).int().argmax(0), otherwise)
+
+
+def _last_step_free(sign: int) -> Callable[..., Tensor]:
+    """Return an attack that projects before each step instead of after it."""
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, step_size: float) -> Tensor:
+        point = pgd(model, x, y, eps, steps - 1, step_size, sign=sign)
+        return pgd(model, point, y, eps, 1, step_size, sign=sign, keep=lambda new, _: new)
+
+    return attack
+
+
+def _log_of_softmax(logits: Tensor, y: Tensor, reduction: str) -> Tensor:
+    return F.nll_loss(logits.softmax(1).log(), y, reduction=reduction)
 
 
 def _adding_up(sign: int) -> Callable[..., Tensor]:
@@ -232,6 +255,8 @@ def _projection_mistakes(sign: int) -> list[Mistake]:
         Mistake(mistakes.WIDE_BALL, go(keep=lambda new, last, x, eps: _project(new, x, 2 * eps))),
         Mistake("Your ball has its limits the wrong way round, from eps to −eps, so that every pixel ends at x - eps." + (" Only the step turns round." if sign < 0 else ""), lambda model, x, y, eps, *_: _project(x, x, -eps)),
         Mistake("You clamp the image itself to ±eps, which is a ball around black. The ball is around x: it limits the change.", go(keep=lambda new, last, x, eps: new.clamp(-eps, eps)), go(keep=lambda new, last, x, eps: new.clamp(0, eps))),
+        Mistake("You project before each step, so that the last step stays free. Project after it: the point that comes back is in the ball and in the box.", _last_step_free(sign)),
+        Mistake("The step has the size step_size, and the ball the radius eps. You have exchanged them.", lambda model, x, y, eps, steps, step_size: pgd(model, x, y, step_size, steps, eps, sign=sign)),
         *mistakes.sign_mistakes(go, "step_size"),
     ]  # fmt: skip
 
@@ -242,6 +267,16 @@ def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
     seed, classes = (328, 2) if sign > 0 else (300, inputs.CLASSES)
     turning_back = partial(_images, 0.3, 5, 0.3, sizes=(inputs.SHAPE, classes), seed=seed)
     other_sizes = partial(_images, 0.05, 3, 0.03, n=5, sizes=(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES))
+    no_chance = Case(
+        "copes with a target whose probability rounds to 0",
+        [partial(_images, 0.2, 1, 0.03, confidence=400.0)],
+        "A logarithm of 0 is −∞, and its gradient NaN. Which loss starts from logits?",
+    )
+    hopeless = [no_chance] if sign < 0 else []
+    log_of_0 = Mistake(
+        "Where a probability rounds to 0, its logarithm is −∞ and the gradient NaN. A loss that takes logits, such as F.cross_entropy, stays finite.",
+        _steps(sign, loss=_log_of_softmax),
+    )
     return Exercise(
         name,
         reference=reference,
@@ -252,10 +287,11 @@ def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
             Case("stays inside [0, 1], in every step", [partial(_images, 0.2, 5, 0.06, n=4, low=0.0)], "There is nothing blacker than 0 or whiter than 1. After every step first the ball around x, then .clamp(0, 1)."),
             Case("returns the last point, whatever the model makes of it", [turning_back], "Neither the labels that the model gives nor the loss decide which point comes back: it is the last one."),
             Case("leaves a pixel where it is that the loss does not depend on", [partial(_images, 0.2, 3, 0.03, blind=9)], "Where the gradient is 0, its sign is 0, too: the pixel stays."),
+            *hopeless,
             Case("eps = 0 changes nothing", [partial(_images, 0.0, 5, 0.06, n=4, low=0.0)], "A ball of radius 0 holds x alone."),
             Case("works for other sizes of images and numbers of classes", [other_sizes], mistakes.FROM_MODEL),
         ],
-        mistakes=[*_path_mistakes(sign, label), *_projection_mistakes(sign)],
+        mistakes=[*_path_mistakes(sign, label), *_projection_mistakes(sign), *([log_of_0] if hopeless else [])],
         batched=("x", label),
         untouched=("model", "x", label),
         typical=partial(_images, 0.2, 3, 0.03),
@@ -362,6 +398,8 @@ def _keep_mistakes() -> list[Mistake]:
         Mistake(whole.format("one that fools most"), _picked(lambda fooled, *_: fooled.sum(1).argmax())),
         Mistake(whole.format("one with the highest mean loss"), _picked(lambda fooled, changed, losses, _: losses.mean(1).argmax())),
         Mistake("You keep the restart with the highest loss. Asked for is the first that fools.", _picked(lambda fooled, changed, losses, _: losses.argmax(0))),
+        Mistake("You stop at the first restart that fools any image. Go on for the images that it does not fool.", _picked(lambda fooled, *_: torch.where(fooled[first := fooled.any(1).int().argmax()], first, -1))),
+        Mistake("The first restart takes no part. Look at all of them.", _picked(lambda fooled, *_: 1 + _first(fooled[1:], -2) if len(fooled) > 1 else torch.tensor(-1))),
         Mistake("You remember only the images that the last restart fooled. Remember all that were fooled so far.", _picked(lambda fooled, *_: _last(fooled & ~torch.cat([torch.zeros_like(fooled[:1]), fooled[:-1]])))),
         Mistake("You leave an image alone that the model gets wrong as it is. Where a restart fools the model, too, return the first of them.", _picked(lambda fooled, changed, losses, wrong: torch.where(wrong, -1, _first(fooled)))),
     ]  # fmt: skip

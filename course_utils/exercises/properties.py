@@ -193,6 +193,14 @@ def misplaced(setting: str, model: nn.Module, y: Tensor, x: Tensor, images: Tens
     return f"{off}: the loss{of} went from {before:.3g} to {got:.3g}, and not to {best:.3g}."
 
 
+def changed_in_place(answer: Callable, names: Iterable[str], arguments: dict[str, Any]) -> str:
+    """Return the name of the first tensor among these arguments that the answer changes, or nothing."""
+    copies = {name: _copy(argument) for name, argument in arguments.items()}
+    answer(*copies.values())
+    tensors = (name for name in names if isinstance(arguments[name], Tensor))
+    return next((name for name in tensors if not torch.equal(copies[name].detach(), arguments[name])), "")
+
+
 def in_both_modes(answer: Callable, names: str, model: nn.Module, *args: Any) -> None:
     """Refuse side effects, as `no_side_effects` does, in evaluation mode and in training mode."""
     for training in (False, True):
@@ -236,6 +244,10 @@ def _same_list(before: list, after: list, name: str) -> None:
     what = f"your function left {len(after)} entries in the list {name}, of {len(before)}."
     hint = f"Go through it with for … in {name}: append, pop and the like change the list of whoever called you."
     expect(len(before) == len(after), what, hint)
+    turned = all(any(torch.equal(old, new) for new in after) for old in before if isinstance(old, Tensor))
+    same = all(torch.equal(old, new) for old, new in zip(before, after, strict=True) if isinstance(old, Tensor))
+    what = f"your function changed the order of the list {name}."
+    expect(same or not turned, what, "Whoever called you still needs it: reversed(…) or a copy leaves the list alone.")
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
         if isinstance(old, Tensor):
             _same_tensor(old, new, f"{name}[{i}]")
