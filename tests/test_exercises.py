@@ -1232,6 +1232,13 @@ def test_leaving_is_refused(shell, way):
     assert (os._exit, os.abort, builtins.exit, vars(shell).keys()) == before
 
 
+def test_an_answer_cannot_ask(shell):
+    before = builtins.input
+    result = check("worst_perturbation", meddling(lambda: input("eps? ")))
+    assert "leave out input()" in result.hint
+    assert builtins.input is before
+
+
 def test_leaving_is_refused_even_if_the_answer_goes_on(shell):
     def leave():
         with contextlib.suppress(BaseException):

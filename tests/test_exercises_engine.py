@@ -45,9 +45,18 @@ def same(exercise, left, right):
 
 
 @every_exercise
-def test_the_reference_and_the_solution_pass(exercise):
-    assert_passes(exercise.name, exercise.reference)
+def test_the_solution_of_the_notebook_passes(exercise):
     assert passes(exercise.name, ast.unparse(solution(exercise.name)))
+
+
+@every_exercise
+def test_whoever_leaves_the_work_to_the_course_is_told_so(exercise):
+    for function in (exercise.reference, *exercise.library):
+        result = check(exercise.name, lambda *arguments, f=function: f(*arguments), strict=False)
+        assert result.status == "failed"
+    result = check(exercise.name, lambda *arguments: exercise.reference(*arguments), strict=False)
+    assert result.failed == "is written by hand"
+    assert exercise.reference.__name__ in result.what
 
 
 @every_mistake
@@ -180,16 +189,22 @@ def draws(draw):
     return answer
 
 
+def kept(x, scale, results=[]):  # noqa: B006
+    results.append(scale * x)
+    return results[0]
+
+
 def of_the_whole_batch(x, scale):
     return scale * x * (1 if len(x) > 1 else 2)
 
 
 def test_a_right_answer_has_all_properties():
-    first, *cases, alone, trace = TOY.check(scaled)
+    first, *cases, alone, trace, own = TOY.check(lambda x, scale: scale * x)
     assert first == "returns new images like x"
     assert cases == ["scales", "scales other sizes"]
     assert alone == "gives an image alone what it gives it in a batch"
     assert trace == "leaves x as before"
+    assert own == "is written by hand"
 
 
 @pytest.mark.parametrize(
@@ -203,6 +218,7 @@ def test_a_right_answer_has_all_properties():
         (lambda x, scale: scale * x + 0.5, "scales", "Too large."),
         (lambda x, scale: scale * x - 0.5, "scales", "Multiply."),
         (lambda x, scale: scale * x if len(x) < 4 else scale * x - 1, "scales other sizes", "Take the size from x."),
+        (kept, "scales", "You return the very tensor"),
         (of_the_whole_batch, "gives an image alone", KEEP_APART),
         (in_place, "leaves x", "Whoever called you still needs the original"),
         (seeds, "leaves x", "There is no randomness"),

@@ -78,6 +78,7 @@ _HINTS = (
     ("is invalid for input of size", "Do not write sizes such as 784 or 28 as numbers: take them from x.shape."),
     ("class values must be smaller than num_classes", "Do not write the number of classes as a number: the model tells it, as model(x).shape[1]."),
     ("one positional argument", "Use the arguments in the order in which the exercise names them."),
+    ("has nobody to ask", "Your function gets all that it needs as its arguments: leave out input()."),
     ("is not defined", "The name is misspelt, or the cell that defines it has not been run."),
     ("cannot access local variable", "The variable is used before it gets a value: look at the order of your lines."),
     ("maximum recursion depth", "Your function calls itself without an end."),

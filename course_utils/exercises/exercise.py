@@ -34,6 +34,7 @@ from .properties import (
 
 NO_RANDOMNESS = "A second call gives another result. This exercise has no randomness: the arguments alone decide."
 IN_PLACE = "Your function changes {0} itself while it computes, so that what comes after works with another {0}. Make a new tensor instead: no +=, no […] = and no function ending in _ on it."
+FROM_BEFORE = "You return the very tensor of an earlier call. Compute the result anew from the arguments of each call, and keep nothing between calls."
 OWN_WORK = "Write the steps yourself: that is the exercise. The course's function is for the chapters after it."
 
 
@@ -154,9 +155,8 @@ class Exercise:
             self._treats_each_alone(answer, typical)
         yield f"leaves {', '.join(self.untouched) or 'random streams'} as before"
         self._leaves_no_trace(answer, typical)
-        if self.library:
-            yield "is written by hand"
-            self._is_own_work(answer, typical)
+        yield "is written by hand"
+        self._is_own_work(answer, typical)
 
     def _see(self, function: Function, arguments: tuple) -> Any:
         """Return what is observed when a function gets the arguments."""
@@ -208,6 +208,9 @@ class Exercise:
         arguments = self.trials[number][1]
         if name := changed_in_place(answer, self.untouched, dict(zip(self.arguments, arguments, strict=True))):
             return IN_PLACE.format(name)
+        returned = [r for r in (_tried(answer, given) for _, given in self.trials) if isinstance(r, Tensor)]
+        if len({id(r) for r in returned}) < len(returned):
+            return FROM_BEFORE
         results = [self._try(answer, given) for _, given in self.trials]
         fitting = [(words, wrong) for words, wrong in self._explanations if self._agree(wrong[number], got)]
         explained = [(sum(map(self._agree, wrong, results)), words) for words, wrong in fitting]
@@ -273,7 +276,8 @@ class Exercise:
         expect(self.random or _random_streams() == streams, what, hint)
 
     def _is_own_work(self, answer: Function, arguments: tuple) -> None:
-        finished = {inspect.unwrap(f).__code__: f"{f.__module__}.{f.__qualname__}" for f in self.library}
+        functions = [*self.library, self.reference]
+        finished = {inspect.unwrap(f).__code__: f"{f.__module__}.{f.__qualname__}" for f in functions}
         called = _called(finished.keys(), answer, arguments)
         names = ", ".join(finished[code] for code in called)
         expect(not called, f"your function leaves the work to {names}.", OWN_WORK)

@@ -197,7 +197,10 @@ class _FirstCharacters(io.TextIOBase):
 
 @contextmanager
 def no_exit(attempts: list[str]) -> Iterator[None]:
-    """Turn what would end the kernel into SystemExit, and note it in `attempts`, since an answer may swallow that."""
+    """Turn what would end the kernel into SystemExit, and note it in `attempts`, since an answer may swallow that.
+
+    input(), for which a check would wait without an end, is refused as well.
+    """
     process = os.getpid()
 
     def refuse(name: str, leave: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -206,9 +209,13 @@ def no_exit(attempts: list[str]) -> Iterator[None]:
         attempts.append(name)
         raise SystemExit(*args[:1])
 
+    def ask(prompt: object = "") -> str:
+        raise RuntimeError("input() has nobody to ask while an answer is checked.")
+
     # In a notebook exit() and quit() raise nothing: they ask the shell to stop the kernel after the cell.
     ways = [(os, "_exit"), (os, "abort"), (builtins, "exit"), (builtins, "quit"), (_shell(), "ask_exit")]
     with ExitStack() as stack:
+        stack.enter_context(_replaced(builtins, "input", ask))
         for place, name in ways:
             if (leave := getattr(place, name, None)) is not None:
                 stack.enter_context(_replaced(place, name, partial(refuse, name, leave)))
