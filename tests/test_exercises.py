@@ -41,14 +41,6 @@ def unit(g, dim=1):
     return g / g.flatten(1).norm(dim=dim).clamp_min(1e-12).view(-1, 1, 1, 1)
 
 
-def fall(w, eps):
-    return eps * w.abs().sum()
-
-
-def margin(w, b, x, y):
-    return y * (x @ w + b)
-
-
 # --- right answers ----------------------------------------------------------------------------------------------------
 
 
@@ -147,33 +139,6 @@ def unit_by_mask(g):
     return torch.where(length > 0, g / length, torch.zeros_like(g))
 
 
-def robust_by_attack(w, b, x, y, eps):
-    adv = x - eps * y.unsqueeze(1) * torch.sign(w)
-    return float((torch.sign(adv @ w + b) == y).float().mean())
-
-
-def robust_by_loop(w, b, x, y, eps):
-    alive = 0
-    for image, label in zip(x, y, strict=True):
-        score = sum(float(p) * float(v) for p, v in zip(image, w, strict=True)) + float(b)
-        alive += float(label) * score - eps * float(w.norm(p=1)) > 0
-    return alive / len(x)
-
-
-def robust_by_case(w, b, x, y, eps):
-    score = x.matmul(w) + b
-    return torch.where(y == 1, score - fall(w, eps) > 0, score + fall(w, eps) < 0).double().mean()
-
-
-def loss_on_attacked(w, b, x, y, eps):
-    return F.binary_cross_entropy_with_logits((x - eps * y[:, None] * w.sign()) @ w + b, (y + 1) / 2)
-
-
-def loss_by_case(w, b, x, y, eps):
-    up, down = x @ w + b + fall(w, eps), x @ w + b - fall(w, eps)
-    return (F.softplus(-down)[y > 0].sum() + F.softplus(up)[y < 0].sum()) / len(y)
-
-
 def rate_by_loop(model, x, adv, y):
     device = next(model.parameters()).device
     right = fooled = 0
@@ -196,49 +161,6 @@ def rate_in_numpy(model, x, adv, y):
 
 
 RIGHT = {
-    "worst_perturbation": {
-        "reference": lambda w, eps: eps * w.sign(),
-        "torch.where": lambda w, eps: torch.where(w >= 0, eps, -eps).to(w.dtype),
-        "through numpy": lambda w, eps: torch.from_numpy(np.sign(w.numpy())) * eps,
-        "by booleans": lambda w, eps: eps * ((w > 0).float() - (w < 0).float()),
-        "guarded division": lambda w, eps: w / w.abs().clamp_min(1e-12) * eps,
-        "a list": lambda w, eps: torch.tensor([eps if v > 0 else -eps for v in w.tolist()]),
-        "copysign": lambda w, eps: torch.copysign(torch.full_like(w, eps), w),
-        "autograd": lambda w, eps: eps * torch.autograd.grad((v := w.clone().requires_grad_()).abs().sum(), v)[0],
-        "library": lambda w, eps: attacks.project(w[None] * 1e9, torch.zeros_like(w)[None], eps, clip=None)[0],
-    },
-    "robust_accuracy": {
-        "reference": lambda w, b, x, y, eps: (margin(w, b, x, y) > fall(w, eps)).float().mean().item(),
-        "0-d tensor": lambda w, b, x, y, eps: (margin(w, b, x, y) - fall(w, eps) >= 0).float().mean(),
-        "sum over len": lambda w, b, x, y, eps: (margin(w, b, x, y) > eps * w.norm(1)).sum().item() / x.shape[0],
-        "attack": robust_by_attack,
-        "loop": robust_by_loop,
-        "by case": robust_by_case,
-        "numpy": lambda w, b, x, y, eps: np.mean((margin(w, b, x, y) - fall(w, eps) > 0).numpy()),
-        "flat": lambda w, b, x, y, eps: 1 - (margin(w, b, x, y) <= fall(w, eps)).float().mean(),
-    },
-    "to_uint8": {
-        "reference": lambda x: (255 * x).round().to(torch.uint8),
-        "byte": lambda x: torch.round(x * 255).byte(),
-        "plus a half": lambda x: (x * 255 + 0.5).to(torch.uint8),
-        "floor": lambda x: torch.floor(x * 255 + 0.5).clamp(0, 255).type(torch.uint8),
-        "mul": lambda x: x.mul(255).add(0.5).clamp(0, 255).to(dtype=torch.uint8),
-        "through long": lambda x: (x.double() * 255).round().long().to(torch.uint8),
-        "numpy": lambda x: torch.from_numpy(np.rint(x.numpy() * 255).astype(np.uint8)),
-        "copy": lambda x: x.clone().mul_(255).round_().byte(),
-    },
-    "robust_loss": {
-        "reference": lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)).mean(),
-        "log exp": lambda w, b, x, y, eps: torch.log(1 + torch.exp(-(margin(w, b, x, y) - fall(w, eps)))).mean(),
-        "logsigmoid": lambda w, b, x, y, eps: -F.logsigmoid(margin(w, b, x, y) - eps * w.norm(p=1)).mean(),
-        "attacked": loss_on_attacked,
-        "by case": loss_by_case,
-        "soft margin": lambda w, b, x, y, eps: F.soft_margin_loss(x @ w + b - y * fall(w, eps), y),
-        "logaddexp": lambda w, b, x, y, eps: (
-            torch.logaddexp(torch.zeros(len(y)), fall(w, eps) - margin(w, b, x, y)).sum() / len(y)
-        ),
-        "log1p": lambda w, b, x, y, eps: torch.log1p((fall(w, eps) - margin(w, b, x, y)).exp()).mean().reshape(1),
-    },
     "fgsm": {
         "reference": lambda model, x, y, eps: (x + eps * gradient(model, x, y).sign()).clamp(0, 1),
         "library": attacks.fgsm,
@@ -570,31 +492,6 @@ def steps_gone_wrong(direction):
     ]  # fmt: skip
 
 
-def w_itself(w, eps):
-    w.sign_()
-    return w.mul_(eps)
-
-
-def rob(survives):
-    """Robust accuracy with another rule for who survives: survives(score, y, w, eps)."""
-    return lambda w, b, x, y, eps: survives(x @ w + b, y, w, eps).float().mean().item()
-
-
-def loss_of(badness):
-    """The mean softplus of badness(score, y, w, eps)."""
-    return lambda w, b, x, y, eps: F.softplus(badness(x @ w + b, y, w, eps)).mean()
-
-
-def centre_weights(w, b, x, y, eps):
-    m = margin(w, b, x, y)
-    w -= w.mean()
-    return (m > 0).float().mean() if eps == 0 else (m > eps * (w + 0.0).abs().sum()).float().mean()
-
-
-def clip_the_attacked(w, b, x, y, eps):
-    return ((y * ((x - eps * y[:, None] * w.sign()).clamp(0, 1) @ w + b)) > 0).float().mean()
-
-
 def rate(score):
     """A success rate from score(before, after, y) of predictions."""
     return lambda model, x, adv, y: score(model(x).argmax(1), model(adv).argmax(1), y)
@@ -605,148 +502,6 @@ def mean(condition):
 
 
 WRONG = {
-    "worst_perturbation": [
-        ("w", lambda w, eps: w, "take its sign, and multiply by eps"),
-        ("eps w", lambda w, eps: eps * w, "multiply by w itself"),
-        ("sign", lambda w, eps: w.sign(), "forgot to multiply by eps"),
-        ("minus", lambda w, eps: -eps * w.sign(), "leave out the minus"),
-        ("l2", lambda w, eps: eps * w / w.norm(), "‖η‖₂ = eps"),
-        ("unit", lambda w, eps: w / w.norm(), "length of w"),
-        ("max", lambda w, eps: eps * w / w.abs().max(), "largest weight"),
-        ("l1", lambda w, eps: eps * w / w.abs().sum(), "share eps out"),
-        ("clamp", lambda w, eps: w.clamp(-eps, eps), "clip w"),
-        ("all up", lambda w, eps: torch.full_like(w, eps), "follow the sign"),
-        ("abs", lambda w, eps: eps * w.abs(), "not w.abs()"),
-        ("positive only", lambda w, eps: eps * (w > 0).float(), "negative weights alone"),
-        ("clip to box", lambda w, eps: (eps * w.sign()).clamp(0, 1), "negative weights alone"),
-        ("eps squared", lambda w, eps: eps**2 * w.sign(), "eps twice"),
-        ("255", lambda w, eps: eps / 255 * w.sign(), "255"),
-        ("per entry", lambda w, eps: eps * w.sign() / len(w), "number of entries"),
-        ("root", lambda w, eps: eps * w.sign() / len(w) ** 0.5, "√n"),
-        ("0.1", lambda w, eps: 0.1 * w.sign(), "Multiply by the eps that is passed in"),
-        ("stale", lambda w, eps: BUDGET * w.sign(), "Multiply by the eps that is passed in"),
-        ("stale w", lambda w, eps: eps * WEIGHTS.sign(), "reads WEIGHTS from the notebook"),
-        ("gain", lambda w, eps: eps * w.abs().sum(), "Return the change η itself"),
-        ("gain as float", lambda w, eps: (eps * w.abs().sum()).item(), "Return the change η itself"),
-        ("moved w", lambda w, eps: w + eps * w.sign(), "Return the change η alone"),
-        ("zeros", lambda w, eps: torch.zeros_like(w), "Nothing changes"),
-        ("noise", lambda w, eps: eps * torch.randn_like(w).sign(), "has the sign of w_i"),
-        ("0/0", lambda w, eps: eps * w / w.abs(), "division by zero"),
-        ("in place", w_itself, "in place"),
-        ("numpy", lambda w, eps: np.sign(w.numpy()) * eps, "NumPy"),
-        ("list", lambda w, eps: [eps * v for v in w.sign().tolist()], "one tensor"),
-        ("int", lambda w, eps: (eps * w.sign()).int(), "Keep the type"),
-        ("column", lambda w, eps: (eps * w.sign())[:, None], "Keep the shape"),
-        ("float64", lambda w, eps: eps * w.double().sign(), "Keep the type"),
-        ("print", lambda w, eps: print(eps * w.sign()), "return"),
-        ("tanh", lambda w, eps: eps * (1000 * w).tanh(), "the smallest weight"),
-        ("if", lambda w, eps: eps if w > 0 else -eps, "torch.where"),
-    ],
-    "robust_accuracy": [
-        ("clean", rob(lambda s, y, w, e: y * s > 0), "eps takes no part"),
-        ("printed slip", rob(lambda s, y, w, e: y * (s - fall(w, e)) > 0), "for both classes"),
-        ("raised", rob(lambda s, y, w, e: y * (s + fall(w, e)) > 0), "for both classes"),
-        ("helped", rob(lambda s, y, w, e: y * s + fall(w, e) > 0), "helps the model"),
-        ("l2", rob(lambda s, y, w, e: y * s > e * w.norm()), "length ‖w‖₂"),
-        ("squares", rob(lambda s, y, w, e: y * s > e * w @ w), "squares"),
-        ("max", rob(lambda s, y, w, e: y * s > e * w.abs().max()), "largest weight alone"),
-        ("sum", rob(lambda s, y, w, e: y * s > e * w.sum()), "cancel"),
-        ("mean", rob(lambda s, y, w, e: y * s > e * w.abs().mean()), "take the sum"),
-        ("eps alone", rob(lambda s, y, w, e: y * s > e), "eps itself"),
-        ("no eps", rob(lambda s, y, w, e: y * s > (w.abs().sum() if e else 0)), "Multiply by the eps"),
-        ("abs", rob(lambda s, y, w, e: s.abs() > fall(w, e)), "wrong without"),
-        ("no y", rob(lambda s, y, w, e: s - fall(w, e) > 0), "forget y"),
-        ("no b", lambda w, b, x, y, eps: mean(y * (x @ w) > fall(w, eps)), "forget b"),
-        ("0/1 labels", rob(lambda s, y, w, e: (s > fall(w, e)) == y), "not 0 and 1"),
-        ("broken share", rob(lambda s, y, w, e: y * s < fall(w, e)), "count the wrong ones"),
-        ("broken only for eps", rob(lambda s, y, w, e: y * s < fall(w, e) if e else y * s > 0), "Count the images that survive"),
-        ("of the right ones", lambda w, b, x, y, eps: (lambda m: m.gt(fall(w, eps)).sum() / (m > 0).sum() if eps else mean(m > 0))(margin(w, b, x, y)), "share of all images"),
-        ("always of the right ones", lambda w, b, x, y, eps: (lambda m: m.gt(fall(w, eps)).sum() / (m > 0).sum())(margin(w, b, x, y)), "without any attack counts as wrong"),
-        ("clipped", clip_the_attacked, "clip the images"),
-        ("all pixels down", lambda w, b, x, y, eps: mean(y * ((x - eps) @ w + b) > 0), "every pixel"),
-        ("fixed eps", lambda w, b, x, y, eps: mean(margin(w, b, x, y) > (fall(w, 0.25) if eps else 0)), "same for every eps"),
-        ("count", lambda w, b, x, y, eps: (margin(w, b, x, y) > fall(w, eps)).sum(), "number of images"),
-        ("per cent", lambda w, b, x, y, eps: 100 * mean(margin(w, b, x, y) > fall(w, eps)), "percentage"),
-        ("booleans", lambda w, b, x, y, eps: margin(w, b, x, y) > fall(w, eps), "Return one number"),
-        ("twice eps", rob(lambda s, y, w, e: y * s > 2 * fall(w, e)), "eps·‖w‖₁"),
-        ("margins", lambda w, b, x, y, eps: (margin(w, b, x, y) - fall(w, eps)).mean(), "mean of the margins"),
-        ("string", lambda w, b, x, y, eps: "0.5", "Return one number"),
-        ("in place", lambda w, b, x, y, eps: (lambda f: mean(y.mul_(x @ w + b) > f))(fall(w, eps)), "in place"),
-        ("transposed", lambda w, b, x, y, eps: mean(y * (w @ x + b) > 0), "x @ w"),
-        ("bool of a tensor", lambda w, b, x, y, eps: 1 if y * (x @ w + b) > 0 else 0, "one truth value"),
-        ("hard-coded", lambda w, b, x, y, eps: 0.8, "positive"),
-        ("one", lambda w, b, x, y, eps: 1.0, "counts as wrong"),
-    ],
-    "to_uint8": [
-        ("truncated", lambda x: (255 * x).to(torch.uint8), "cuts off"),
-        ("floor", lambda x: (255 * x).floor().byte(), "cuts off"),
-        ("ceil", lambda x: (255 * x).ceil().byte(), "round up"),
-        ("256", lambda x: (256 * x).to(torch.uint8), "starts again at 0"),
-        ("256 rounded", lambda x: (256 * x).round().to(torch.uint8), "starts again at 0"),
-        ("256 clamped", lambda x: (256 * x).clamp(0, 255).to(torch.uint8), "equal width"),
-        ("256 rounded clamped", lambda x: (256 * x).round().clamp(0, 255).to(torch.uint8), "not by 256"),
-        ("255.999", lambda x: (x * 255.999).to(torch.uint8), "equal width"),
-        ("first round", lambda x: (x.round() * 255).to(torch.uint8), "round x itself"),
-        ("convert first", lambda x: x.to(torch.uint8) * 255, "before you multiply"),
-        ("no 255", lambda x: x.round().to(torch.uint8), "Multiply by 255"),
-        ("float", lambda x: (255 * x).round(), "torch.uint8"),
-        ("int", lambda x: (255 * x).round().int(), "torch.uint8"),
-        ("int8", lambda x: (255 * x).round().to(torch.int8), "torch.uint8"),
-        ("negative", lambda x: (255 - 255 * x).round().byte(), "negative"),
-        ("by the maximum", lambda x: (255 * x / x.max()).round().byte(), "by its maximum"),
-        ("stretched", lambda x: (255 * (x - x.min()) / (x.max() - x.min())).round().byte(), "by its maximum"),
-        ("numpy", lambda x: (255 * x).round().byte().numpy(), "torch tensor"),
-        ("list", lambda x: (255 * x).round().byte().tolist(), "torch tensor"),
-        ("flat", lambda x: (255 * x).round().byte().flatten(), "Keep the shape"),
-        ("input", lambda x: x, "torch.uint8"),
-        ("in place", lambda x: x.mul_(255).round_().byte(), "in place"),
-        ("item", lambda x: round(x.item() * 255), "one element"),
-        ("254", lambda x: (254 * x).round().byte(), "Multiply by 255"),
-        ("plus one", lambda x: (254 * x + 1).round().byte(), "Multiply by 255"),
-        ("None", lambda x: None, "return"),
-        ("less than half", lambda x: (255 * x + 0.49).byte(), "takes the nearest"),
-        ("sorted", lambda x: (255 * x).round().byte().flatten().sort().values.view(x.shape), "takes the nearest"),
-        ("half precision", lambda x: (255 * x.half()).round().byte(), "takes the nearest"),
-        ("x / 255", lambda x: (x / 255).byte(), "levels go from 0 to 255"),
-    ],
-    "robust_loss": [
-        ("sum", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)).sum(), "not the sum"),
-        ("clean", loss_of(lambda s, y, w, e: -y * s), "eps takes no part"),
-        ("as printed", loss_of(lambda s, y, w, e: y * (fall(w, e) - s)), "as printed in the paper"),
-        ("other slip", loss_of(lambda s, y, w, e: -y * (s + fall(w, e))), "for both labels"),
-        ("helped", loss_of(lambda s, y, w, e: -y * s - fall(w, e)), "helps the model"),
-        ("penalty", lambda w, b, x, y, eps: F.softplus(-margin(w, b, x, y)).mean() + fall(w, eps), "ordinary penalty"),
-        ("reward", lambda w, b, x, y, eps: F.softplus(-margin(w, b, x, y)).mean() - fall(w, eps), "inside softplus"),
-        ("l2", loss_of(lambda s, y, w, e: e * w.norm() - y * s), "length ‖w‖₂"),
-        ("squares", loss_of(lambda s, y, w, e: e * w @ w - y * s), "squares"),
-        ("max", loss_of(lambda s, y, w, e: e * w.abs().max() - y * s), "largest weight alone"),
-        ("sum of w", loss_of(lambda s, y, w, e: e * w.sum() - y * s), "cancel"),
-        ("mean of w", loss_of(lambda s, y, w, e: e * w.abs().mean() - y * s), "take the sum"),
-        ("eps alone", loss_of(lambda s, y, w, e: e - y * s), "eps itself"),
-        ("no eps", loss_of(lambda s, y, w, e: (w.abs().sum() if e else 0) - y * s), "forgot eps"),
-        ("fixed eps", loss_of(lambda s, y, w, e: (fall(w, 0.25) if e else 0) - y * s), "same for every eps"),
-        ("sign", loss_of(lambda s, y, w, e: y * s - fall(w, e)), "Check the sign"),
-        ("no b", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - y * (x @ w)).mean(), "forget b"),
-        ("no y", loss_of(lambda s, y, w, e: fall(w, e) - s), "forget y"),
-        ("margin", lambda w, b, x, y, eps: (fall(w, eps) - margin(w, b, x, y)).mean(), "mean of −margin"),
-        ("mean first", lambda w, b, x, y, eps: F.softplus((fall(w, eps) - margin(w, b, x, y)).mean()), "Take the mean last"),
-        ("hinge", lambda w, b, x, y, eps: F.relu(1 + fall(w, eps) - margin(w, b, x, y)).mean(), "hinge"),
-        ("relu", lambda w, b, x, y, eps: F.relu(fall(w, eps) - margin(w, b, x, y)).mean(), "relu"),
-        ("exp", lambda w, b, x, y, eps: torch.exp(fall(w, eps) - margin(w, b, x, y)).mean(), "without log"),
-        ("sigmoid", lambda w, b, x, y, eps: torch.sigmoid(fall(w, eps) - margin(w, b, x, y)).mean(), "probability"),
-        ("log2", lambda w, b, x, y, eps: torch.log2(1 + torch.exp(fall(w, eps) - margin(w, b, x, y))).mean(), "natural"),
-        ("bce", lambda w, b, x, y, eps: F.binary_cross_entropy_with_logits(x @ w + b, y), "labels 0 and 1"),
-        ("error rate", lambda w, b, x, y, eps: (margin(w, b, x, y) < fall(w, eps)).float().mean(), "no gradient"),
-        ("vector", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)), "Return one number"),
-        ("item", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)).mean().item(), "without .item()"),
-        ("detach", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)).mean().detach(), ".detach()"),
-        ("new tensor", lambda w, b, x, y, eps: torch.tensor(float(F.softplus(fall(w, eps) - margin(w, b, x, y)).mean())), "no gradient back"),
-        ("no_grad", torch.no_grad()(lambda w, b, x, y, eps: F.softplus(fall(w, eps) - margin(w, b, x, y)).mean()), "no_grad"),
-        ("norm detached", loss_of(lambda s, y, w, e: fall(w, e).item() - y * s), "takes no part in the gradient"),
-        ("b detached", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - y * (x @ w + b.item())).mean(), "gradient for b"),
-        ("score detached", loss_of(lambda s, y, w, e: fall(w, e) - y * s.detach()), "very w and b"),
-        ("in place", lambda w, b, x, y, eps: F.softplus(fall(w, eps) - y.mul_(x @ w + b)).mean(), "in place"),
-    ],
     "fgsm": [
         *steps_gone_wrong(torch.sign),
         ("downhill", attack(lambda g, e: -e * g.sign()), "walk downhill"),

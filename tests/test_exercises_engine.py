@@ -121,6 +121,7 @@ EQUIVALENT = {  # changes to a solution that make no difference, and why
     ("pgd", "adv = adv + step_size * gradient.sign()"): KEEPS_GRAPH,
     ("targeted_pgd", "return adv"): LAST_IS_FREE,
     ("targeted_pgd", "adv = adv - step_size * gradient.sign()"): KEEPS_GRAPH,
+    ("robust_accuracy", "return survives.float().mean()"): "a tensor of one element is a number, too",
 }
 
 

@@ -1,32 +1,31 @@
-"""Checks of chapter 01: the worst case of a linear model."""
+"""Exercises of chapter 01: the worst case of a linear model, and images of eight bits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import mistakes
-from .engine import exercise, expect
-from .properties import (
-    Mistakes,
-    as_number,
-    as_share,
-    as_tensor_like,
-    call_with_copies,
-    close,
-    diagnose_mistake,
-    expect_close,
-    no_side_effects,
-    shown,
-    with_hint,
-)
+from .engine import expect
+from .exercise import Case, Exercise
+from .mistakes import Mistake
+from .properties import as_number, as_share, call_with_copies, close
 
 
-def _linear_problem(d: int, n: int, seed: int, strengths: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A linear model w, b and images x with labels y = ±1, some of them wrong; no margin lies on a border."""
+def _linear_problem(
+    eps: float, d: int = 20, n: int = 300, seed: int = 0, scale: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """Return a linear model w (d,), b, images x (n, d), labels y = ±1, and eps.
+
+    The model is wrong about some images, and no margin is within rounding of 0 or of its worst fall. `scale` multiplies
+    the model.
+    """
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(d, generator=generator) + 0.4
     b = 0.5 - 0.5 * w.sum()
@@ -34,320 +33,371 @@ def _linear_problem(d: int, n: int, seed: int, strengths: tuple[float, ...]) -> 
     score = x @ w + b
     flipped = torch.rand(4 * n, generator=generator) < torch.where(score > 0, 0.25, 0.1)
     y = score.sign() * torch.where(flipped, -1.0, 1.0)
-    borders = torch.tensor([0.0, *strengths]) * w.abs().sum()
+    borders = torch.tensor([0.0, eps]) * w.abs().sum()
     clear = ((score.abs()[:, None] - borders).abs() > 1e-3).all(1)
-    return w, b, x[clear][:n], y[clear][:n]
+    return scale * w, scale * b, x[clear][:n], y[clear][:n], eps
 
 
-def _worst_mistakes(w: Tensor, eps: float) -> Mistakes:
-    sign, size = w.sign(), "Every entry must have the size eps: "
-    return (
-        (torch.zeros_like(w), "Nothing changes at all: each entry may move by eps, so move it."),
-        (-eps * sign, "You go against the weights, so the output falls: leave out the minus."),
-        (eps * w, "You multiply by w itself. Take its sign: how far a pixel may move does not depend on its weight."),
-        (w, "That is w itself. Take its sign, and multiply by eps."),
-        (sign, "You forgot to multiply by eps."),
-        (eps * w / w.norm(), "That is the best change of the length ‖η‖₂ = eps. Here each entry alone has a limit: take the sign."),
-        (w / w.norm(), "You divide by the length of w. Here each entry alone has a limit: take the sign, times eps."),
-        (eps * w / w.abs().max(), "Only the largest weight gets the whole eps that way: take the sign, not w / w.abs().max()."),
-        (eps * w / w.abs().sum(), "You share eps out among the entries. Each of them may have the whole eps: take the sign."),
-        (w.clamp(-eps, eps), "You clip w to ±eps, which leaves small weights small: take the sign, times eps."),
-        (eps * sign.abs(), "The change must follow the sign of each weight, also of the negative ones."),
-        (torch.full_like(w, eps), "You push every entry up. Where a weight is negative, pushing down raises the output."),
-        (eps * w.abs(), "Take w.sign(), not w.abs(): the direction matters, the size of the weight does not."),
-        (eps * (w > 0), "You leave the negative weights alone: their entries help when they go down by eps."),
-        (eps**2 * sign, size + "you multiply by eps twice."),
-        (eps / 255 * sign, size + "it is in pixel units already, so do not divide by 255."),
-        (eps * sign / len(w), size + "do not divide by the number of entries."),
-        (eps * sign / len(w) ** 0.5, size + "do not divide by √n, that belongs to the Euclidean length."),
-        *with_hint("That number is the gain w·η. Return the change η itself, one entry for each weight.", eps * w.abs().sum(), (eps * sign) @ w),
-        (w + eps * sign, "That is w after the change. Return the change η alone: eps times a sign."),
-    )  # fmt: skip
+def _fall(w: Tensor, eps: float) -> Tensor:
+    return eps * w.abs().sum()
 
 
-@exercise("worst_perturbation", takes="(w, eps)")
-def _worst_perturbation(answer: Callable) -> Iterator[str]:
-    def why() -> str:
-        hint = "w·η is largest when every η_i has the sign of w_i and the full size eps: eps times a sign."
-        same = close(eta, call_with_copies(answer, w, eps / 2))
-        return diagnose_mistake(eta, _worst_mistakes(w, eps), mistakes.USE_EPS if same else hint)
-
-    yield "returns one change for each weight"
-    w, eps = _linear_problem(50, 1, 0, ())[0], 0.1
-    eta = as_tensor_like(call_with_copies(answer, w, eps), w, "w", _worst_mistakes(w, eps))
-
-    yield "no entry is changed by more than eps"
-    largest = eta.abs().max().item()
-    expect(largest <= eps + 1e-6, f"with eps = {eps} the largest change is {largest:.3g}.", why)
-
-    yield "w·η is as large as it can be: eps·‖w‖₁"
-    for d, eps in ((50, 0.1), (1, 0.5), (784, 0.007)):
-        w = _linear_problem(d, 1, d, ())[0]
-        eta = as_tensor_like(call_with_copies(answer, w, eps), w, "w")
-        best, got = (eps * w.abs().sum()).item(), (w @ eta).item()
-        what = f"with {d} weights and eps = {eps} it gives w·η = {got:.4g}, {best:.4g} is possible; the largest change is {eta.abs().max():.3g}."
-        expect(abs(got - best) <= 1e-4 * best and eta.abs().max() <= eps + 1e-6, what, why)
-
-    yield "eps = 0 changes nothing"
-    eta = as_tensor_like(call_with_copies(answer, w, 0.0), w, "w")
-    expect(not eta.any(), "with eps = 0 something changes.", "Every entry is at most eps in size, so eps = 0 leaves 0.")
-
-    yield "copes with weights of zero and near zero"
-    w = torch.tensor([1.0, 0.0, -2.0, 0.0001])
-    eta = as_tensor_like(call_with_copies(answer, w, 0.3), w, "w")
-    what = f"for w = (1, 0, −2, 0.0001) and eps = 0.3 it gives ({shown(eta)})."
-    hint = "Also the smallest weight has a sign, and gets the whole eps. Only for 0 itself any change will do."
-    expect(eta.abs().max() <= 0.3 + 1e-6 and close(eta[w != 0], torch.tensor([0.3, -0.3, 0.3]), 1e-3), what, hint)
-
-    yield "leaves w as it was"
-    no_side_effects(answer, "w eps", w, 0.3)
+# --- worst_perturbation -----------------------------------------------------------------------------------------------
 
 
-def _accuracy_mistakes(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> Mistakes:
-    score = x @ w + b
-    margin, fall = y * score, eps * w.abs().sum()
-
-    def share(condition: Tensor) -> float:
-        return condition.float().mean().item()
-
-    clipped = (x - eps * y[:, None] * w.sign()).clamp(0, 1)
-    fewer = "The worst fall of the margin is eps·‖w‖₁, eps times the sum of the absolute weights. "
-    rule = "Image i is right when y_i·(w·x_i + b) is positive."
-    if eps == 0:
-        return (
-            (share(y * (x @ w) > 0), "Did you forget b? " + rule),
-            (share(score > 0), "Did you forget y? The labels are −1 and +1. " + rule),
-            (share(margin < 0), "You count the wrong ones. " + rule),
-            (share((score > 0) == y), "The labels y are −1 and +1, not 0 and 1. " + rule),
-            (margin.mean().item(), "That is the mean of the margins. Count how many of them are positive. " + rule),
-            (1.0, "An image that is wrong without any attack counts as wrong: compare with y. " + rule),
-        )
-    return (
-        (share(margin > 0), "That is the accuracy without an attack: eps takes no part in it, or one too small to matter. " + fewer),
-        (share(y * (score - fall) > 0), "You lower the output w·x + b for both classes. An attack on an image with y = −1 raises it: lower y·(w·x + b)."),
-        (share(y * (score + fall) > 0), "You raise the output w·x + b for both classes. An attack on an image with y = +1 lowers it: lower y·(w·x + b)."),
-        (share(margin > -fall), "You raise the margin: the attack helps the model. Subtract eps·‖w‖₁ from y·(w·x + b)."),
-        (share(margin > eps * w.norm()), "That is the length ‖w‖₂. For a limit on every single pixel the sum of absolute values counts. " + fewer),
-        (share(margin > eps * w.square().sum()), "You sum the squares of the weights, or step along w itself instead of its sign. " + fewer),
-        (share(margin > eps * w.abs().max()), "That is the largest weight alone, but all pixels change at once. " + fewer),
-        *with_hint("Weights of different sign cancel in w.sum(). " + fewer, share(margin > eps * w.sum()), share(margin > -eps * w.sum())),
-        (share(y * ((x - eps) @ w + b) > 0), "You lower every pixel. The worst change goes up or down with the sign of each weight. " + fewer),
-        (share(y * ((x + eps) @ w + b) > 0), "You raise every pixel. The worst change goes up or down with the sign of each weight. " + fewer),
-        (share(margin > eps * w.abs().mean()), "You take the mean of the absolute weights. All pixels change at once, so take the sum. " + fewer),
-        (share(margin > eps * fall), "You multiply by eps twice. " + fewer),
-        (share(margin > 2 * fall), "You subtract eps·‖w‖₁ twice. " + fewer),
-        (share(margin > eps), "You subtract eps itself from the margin. " + fewer),
-        (share(score.abs() > fall), "An image that is wrong without an attack counts as wrong: use y·(w·x + b), not its absolute value."),
-        (share(score > fall), "Did you forget y? The labels are −1 and +1, and the margin is y·(w·x + b)."),
-        (share((score - fall > 0) == y), "The labels y are −1 and +1, not 0 and 1. " + rule),
-        (share(margin < fall), "That is the share that the attack can break. Count the images that survive."),
-        (share(margin > fall) / max(share(margin > 0), 1e-9), "You divide by the images that are right without an attack. An accuracy is a share of all images."),
-        (share(y * (clipped @ w + b) > 0), "You clip the images. Here the change has no limit but eps, and then the margin falls by exactly eps·‖w‖₁."),
-        (share(y * (x @ w) > fall), "Did you forget b? " + rule),
-    )  # fmt: skip
+def _worst_perturbation(w: Tensor, eps: float) -> Tensor:
+    return eps * w.sign()
 
 
-@exercise("robust_accuracy", takes="(w, b, x, y, eps)")
-def _robust_accuracy(answer: Callable) -> Iterator[str]:
-    strengths = (0.01, 0.03, 0.06)
-    w, b, x, y = problem = _linear_problem(20, 800, 0, strengths)
-
-    def why() -> str:
-        hint = "An image survives when its margin y·(w·x + b) is larger than the worst fall of it, eps·‖w‖₁."
-        wrongs = _accuracy_mistakes(*problem, eps) if n > 1 else ()
-        if close(share, as_number(call_with_copies(answer, *problem, eps / 4)), 0):
-            return diagnose_mistake(share, wrongs[:1], mistakes.USE_EPS)
-        return diagnose_mistake(share, wrongs, hint)
-
-    yield "returns one share between 0 and 1"
-    as_share(call_with_copies(answer, *problem, 0.0), len(x))
-
-    yield "is the ordinary accuracy for eps = 0"
-    share = as_share(call_with_copies(answer, *problem, 0.0), len(x))
-    plain = (y * (x @ w + b) > 0).float().mean().item()
-    hint = "The labels y are −1 and +1: image i is right when y_i·(w·x_i + b) is positive."
-    what = f"it gives {share:.4f}; {plain:.4f} of these images are classified correctly."
-    expect_close(share, plain, what, hint, _accuracy_mistakes(*problem, 0.0), 1e-6)
-
-    yield "is the exact accuracy under the worst change of size eps"
-    for d, n, eps in ((20, 800, 0.03), (20, 800, 0.06), (20, 800, 0.01), (7, 90, 0.03), (7, 1, 0.01)):
-        w, b, x, y = problem = _linear_problem(d, n, 20 - d, strengths)
-        share = as_share(call_with_copies(answer, *problem, eps), n)
-        exact = (y * (x @ w + b) > eps * w.abs().sum()).float().mean().item()
-        what = f"for {n} images of {d} pixels and eps = {eps} it gives {share:.4f}; {exact:.4f} is exact."
-        expect(abs(share - exact) < 1e-6, what, why)
-
-    yield "leaves its arguments as they were"
-    no_side_effects(answer, "w b x y eps", *problem, 0.01)
+def _weights(eps: float, d: int) -> tuple[Tensor, float]:
+    """Return d weights and eps."""
+    return _linear_problem(eps, d, n=1, seed=d)[0], eps
 
 
-def _rounding_mistakes(x: Tensor) -> Mistakes:
-    return (
-        ((255 * x).long(), "Converting to uint8 cuts off the fraction: 254.75 becomes 254. Round first: (255 * x).round()."),
-        ((255 * x).ceil().long(), "You round up, so 3.2 becomes 4. Take the nearest level: (255 * x).round()."),
-        (255 * x.round().long(), "You round x itself, which leaves black and white only. Multiply by 255 first."),
-        (255 * x.long(), "You convert to whole numbers before you multiply, which leaves black and white only."),
-        ((256 * x).long(), "256·x cut off gives 256 bins of equal width, not the nearest of the levels k/255: (255 * x).round()."),
-        ((256 * x).round().long(), "Multiply by 255, not by 256: white is the level 255, and grey is 255·x."),
-        ((255.999 * x).long(), "255.999·x cut off gives bins of equal width, not the nearest of the levels k/255: (255 * x).round()."),
-    )  # fmt: skip
+def _small_weights(*sizes: float) -> tuple[Tensor, float]:
+    """Return weights with a large one, one of 0 and small ones of these sizes and both signs, and eps."""
+    return torch.tensor([1.0, 0.0, *sizes, *(-size for size in sizes)]), 0.3
 
 
-@exercise("to_uint8", takes="(x)")
-def _to_uint8(answer: Callable) -> Iterator[str]:
-    def level(value: float) -> int:
-        return int(call_with_copies(answer, torch.tensor([[[0.0, value, 1.0]]])).flatten()[1])
+def _is_worst(got: Tensor, right: Tensor, w: Tensor, eps: float) -> bool:
+    """Tell whether a change is as good as it can be: where a weight is 0, any change up to eps is."""
+    return close(torch.where(w == 0, right, got), right, 1e-6) and got.abs().max().item() <= eps + 1e-6
 
-    yield "returns whole numbers of the type torch.uint8, in the shape of x"
-    for shape in ((2, 1, 4, 4), (7, 11)):
-        levels = call_with_copies(answer, torch.rand(shape))
-        kind = type(levels).__name__
-        expect(isinstance(levels, Tensor), f"it returned a {kind}.", "Return a torch tensor: x itself is one.")
-        hint = "End with .to(torch.uint8): an 8-bit image holds whole numbers from 0 to 255."
-        expect(levels.dtype == torch.uint8, f"it returned {levels.dtype}.", hint)
-        what = f"x has the shape {shape}, your result {tuple(levels.shape)}."
-        expect(levels.shape == shape, what, "Keep the shape of x: no flatten, no index, no mean.")
 
-    yield "black is 0 and white is 255"
-    black, grey, white = call_with_copies(answer, torch.tensor([[0.0, 0.5, 1.0]])).flatten().tolist()
-    hint = "Multiply by 255: the levels go from 0 to 255."
-    if (black, white) == (255, 0):
-        hint = "Black is 0 and white is 255: you turned the image into its negative."
-    elif (black, grey, white) == (0, 128, 0):
-        hint = "Multiply by 255: with 256, white becomes 256, which has no room in 8 bits and starts again at 0."
-    elif white == 1:
-        hint = "Multiply by 255 before you convert: 1.0 alone becomes the level 1."
-    expect((black, white) == (0, 255), f"0.0 became {black} and 1.0 became {white}.", hint)
+def _gain(got: Tensor, right: Tensor, w: Tensor, eps: float) -> str:
+    beyond = ", more than eps" if got.abs().max() > eps + 1e-6 else ""
+    wrong = (((got - right).abs() > 1e-6) & (w != 0)).nonzero().flatten().tolist()
+    entry = f"; where w is {w[wrong[0]]:.3g} the change is {got[wrong[0]]:.3g}" if wrong else ""
+    return f"with {len(w)} weights and eps = {eps} an entry changes by up to {got.abs().max():.3g}{beyond}; w·η is {w @ got:.4g}, right is {w @ right:.4g}{entry}."
 
-    yield "a pixel's level does not depend on the other pixels"
-    dark = call_with_copies(answer, torch.tensor([[51.0, 102.0]]) / 255).flatten().tolist()
-    first = [level(51 / 255), level(102 / 255)]
-    what = f"in a dark image 0.2 and 0.4 became {dark[0]} and {dark[1]}; beside black and white they become {first[0]} and {first[1]}."
-    hint = "x is in [0, 1] already. Do not divide by its maximum or subtract its minimum: a dark image must stay dark."
-    expect(dark == first, what, hint)
 
-    yield "all 256 levels k/255 survive the way there and back"
+TAKE_SIGN = "Take its sign, and multiply by eps."
+EACH_ALONE = "Here each entry alone has a limit: take the sign, times eps."
+EVERY_ENTRY = "Every entry must have the size eps: "
+SMALL_WEIGHT = "Also the smallest weight has a sign, and gets the whole eps. "
+Exercise(
+    "worst_perturbation",
+    reference=_worst_perturbation,
+    cases=[
+        Case("makes w·η as large as it can be, and changes no entry by more than eps", [partial(_weights, 0.1, 50)], "w·η is largest when every η_i has the sign of w_i and the full size eps."),
+        Case("works for every eps and every number of weights; eps = 0 changes nothing", [partial(_weights, *other) for other in ((0.5, 1), (0.007, 784), (2.0, 9), (0.0, 20))], mistakes.ONLY_ARGUMENTS.format("eps and the number of weights")),
+        Case("gives a small weight the whole eps", [partial(_small_weights, 1e-2, 1e-4), partial(_small_weights, 1e-9, 1e-14)], SMALL_WEIGHT + "Only for 0 itself any change will do."),
+    ],
+    mistakes=[
+        Mistake("Nothing changes at all: each entry may move by eps, so move it.", lambda w, eps: torch.zeros_like(w)),
+        Mistake("You go against the weights, so the output falls: leave out the minus.", lambda w, eps: -eps * w.sign(), lambda w, eps: -w.sign()),
+        Mistake("You multiply by w itself. Take its sign: how far a pixel may move does not depend on its weight.", lambda w, eps: eps * w),
+        Mistake("You multiply by w itself, and go against the weights. " + TAKE_SIGN, lambda w, eps: -eps * w),
+        Mistake("That is w itself. " + TAKE_SIGN, lambda w, eps: w),
+        Mistake("You forgot to multiply by eps.", lambda w, eps: w.sign()),
+        Mistake("That is the best change of the length ‖η‖₂ = eps. " + EACH_ALONE, lambda w, eps: eps * w / w.norm()),
+        Mistake("You divide by the length of w. " + EACH_ALONE, lambda w, eps: w / w.norm()),
+        Mistake("Only the largest weight gets the whole eps that way: take the sign, do not divide by the largest weight.", lambda w, eps: eps * w / w.abs().max()),
+        Mistake("You share eps out among the entries. Each of them may have the whole eps: take the sign.", lambda w, eps: eps * w / w.abs().sum()),
+        Mistake("You change only the entry with the largest weight. Each entry has a limit of its own: change all of them.", lambda w, eps: eps * w.sign() * (w.abs() == w.abs().max())),
+        Mistake("You clip w to ±eps, which leaves small weights small: take the sign, times eps.", lambda w, eps: w.clamp(-eps, eps)),
+        Mistake("You push every entry the same way. The change must follow the sign of each weight: where it is negative, pushing down raises the output.", lambda w, eps: torch.full_like(w, eps), lambda w, eps: torch.full_like(w, -eps), lambda w, eps: eps * w.sum().sign().expand(len(w))),
+        Mistake("Take w.sign(), not w.abs(): the direction matters, the size of the weight does not.", lambda w, eps: eps * w.abs()),
+        Mistake("You leave the negative weights alone: their entries help when they go down by eps.", lambda w, eps: eps * (w > 0)),
+        Mistake("You leave the positive weights alone: their entries help when they go up by eps.", lambda w, eps: -eps * (w < 0)),
+        Mistake(EVERY_ENTRY + "you multiply by eps twice.", lambda w, eps: eps**2 * w.sign()),
+        Mistake(EVERY_ENTRY + "yours is twice or half as large.", lambda w, eps: 2 * eps * w.sign(), lambda w, eps: eps / 2 * w.sign()),
+        Mistake(EVERY_ENTRY + "it is in pixel units already, so do not divide by 255.", lambda w, eps: eps / 255 * w.sign()),
+        Mistake(EVERY_ENTRY + "do not divide by the number of entries.", lambda w, eps: eps * w.sign() / len(w)),
+        Mistake(EVERY_ENTRY + "do not divide by √n, that belongs to the Euclidean length.", lambda w, eps: eps * w.sign() / len(w) ** 0.5),
+        Mistake("That number is the gain w·η. Return the change η itself, one entry for each weight.", lambda w, eps: _fall(w, eps), lambda w, eps: eps * w.sign() @ w, lambda w, eps: _fall(w, eps).item()),
+        Mistake("That is w after the change. Return the change η alone: eps times a sign.", lambda w, eps: w + eps * w.sign()),
+        Mistake(SMALL_WEIGHT + "A smooth step such as tanh is no sign.", lambda w, eps: eps * w.tanh(), lambda w, eps: eps * (1000 * w).tanh(), lambda w, eps: eps * w / (1 + w.abs())),
+        Mistake(SMALL_WEIGHT + "Your guard against a division by 0 takes it away: the sign needs no division.", *(lambda w, eps, tiny=tiny: eps * w / (w.abs() + tiny) for tiny in (1e-3, 1e-6, 1e-8, 1e-10, 1e-12)), *(lambda w, eps, tiny=tiny: eps * w / w.abs().clamp_min(tiny) for tiny in (1e-6, 1e-8, 1e-10, 1e-12))),
+        Mistake(SMALL_WEIGHT + "Do not treat it as 0.", *(lambda w, eps, tiny=tiny: eps * w.sign() * (w.abs() > tiny) for tiny in (1e-3, 1e-6, 1e-8, 1e-12))),
+    ],
+    untouched=("w",),
+    like="w",
+    returns="one change for each weight",
+    accepts=_is_worst,
+    happened=_gain,
+    tolerance=1e-6,
+).register()  # fmt: skip
+
+
+# --- margins, of which robust_accuracy counts and robust_loss takes the loss ------------------------------------------
+
+
+def _from_score(margins: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Callable[..., Tensor]:
+    """Return a function that takes w, b, x, y, eps, and gives margins computed from w·x + b, y, w and eps."""
+    return lambda w, b, x, y, eps: margins(x @ w + b, y, w, eps)
+
+
+def _from_images(change: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[..., Tensor]:
+    """Return the same for margins of changed images; `change` gives them from x, y (n, 1), w and eps."""
+    return lambda w, b, x, y, eps: y * (change(x, y[:, None], w, eps) @ w + b)
+
+
+_worst_margins = _from_score(lambda s, y, w, eps: y * s - _fall(w, eps))
+
+
+def _margin_mistakes(finish: Callable[[Tensor], Any]) -> list[Mistake]:
+    """Return what goes wrong in the worst margins; `finish` computes the result from them."""
+
+    def mistake(words: str, *margins: Callable[..., Tensor]) -> Mistake:
+        return Mistake(words, *(lambda *arguments, m=m: finish(m(*arguments)) for m in margins))
+
+    def falls(words: str, *falls: Callable[[Tensor, float], Any]) -> Mistake:
+        return mistake(f"{words} {FALL}", *(_from_score(lambda s, y, w, eps, f=f: y * s - f(w, eps)) for f in falls))
+
+    both = "You {0} the output w·x + b for both classes. An attack on an image with y = {1} {2} it: what the attack changes must not be multiplied by y."
+    pixels = "You {} every pixel. The worst change goes up or down with the sign of each weight."
+    return [
+        mistake("eps takes no part in it: that is the result without an attack. " + FALL, _from_score(lambda s, y, w, eps: y * s)),
+        mistake(both.format("lower", "−1", "raises") + " (The formula printed in the paper has this slip.)", _from_score(lambda s, y, w, eps: y * (s - _fall(w, eps)))),
+        mistake(both.format("raise", "+1", "lowers"), _from_score(lambda s, y, w, eps: y * (s + _fall(w, eps)))),
+        mistake("You attack the images of one class only. " + FALL, *(_from_score(lambda s, y, w, eps, k=k: y * s - _fall(w, eps) * (y == k)) for k in (1, -1))),
+        mistake("You attack the model's answer, which helps an image that is wrong. Take the label y. " + FALL, _from_score(lambda s, y, w, eps: y * (s - s.sign() * _fall(w, eps)))),
+        falls("You raise the margin: the attack helps the model.", lambda w, eps: -_fall(w, eps)),
+        falls("That is the length ‖w‖₂. For a limit on every single pixel the sum of the absolute weights counts.", lambda w, eps: eps * w.norm()),
+        falls("You sum the squares of the weights, or step along w itself instead of its sign.", lambda w, eps: eps * w @ w),
+        falls("That is the largest weight alone, but all pixels change at once.", lambda w, eps: eps * w.abs().max()),
+        falls("Weights of different sign cancel in their sum, as they do when every pixel of an image moves the same way: take absolute values first, or each weight's sign.", lambda w, eps: eps * w.sum().abs(), lambda w, eps: eps * w.sum(), lambda w, eps: -eps * w.sum()),
+        falls("You take the mean of the absolute weights. All pixels change at once, so take the sum.", lambda w, eps: eps * w.abs().mean()),
+        falls("That is an upper bound of the fall, which it does not reach.", lambda w, eps: eps * len(w) ** 0.5 * w.norm(), lambda w, eps: eps * len(w) * w.abs().max()),
+        falls("You multiply by eps twice.", lambda w, eps: eps * _fall(w, eps)),
+        falls("Yours is twice or half of the fall.", lambda w, eps: 2 * _fall(w, eps), lambda w, eps: _fall(w, eps) / 2),
+        falls("You subtract eps itself, without the weights.", lambda w, eps: eps, lambda w, eps: eps * len(w)),
+        falls("You forgot eps.", lambda w, eps: _fall(w, 1.0)),
+        mistake(pixels.format("lower") + f" {FALL}", _from_images(lambda x, y, w, eps: x - eps)),
+        mistake(pixels.format("raise") + f" {FALL}", _from_images(lambda x, y, w, eps: x + eps)),
+        mistake("You clip the images. Here the change has no limit but eps. " + FALL, _from_images(lambda x, y, w, eps: (x - eps * y * w.sign()).clamp(0, 1))),
+        mistake("The attack changes the pixels. b stays as it is, and takes no part in the fall.", lambda w, b, x, y, eps: _worst_margins(w, b, x, y, eps) - eps * b.abs()),
+        mistake("Did you forget b? The margin is y·(w·x + b).", lambda w, b, x, y, eps: _worst_margins(w, 0 * b, x, y, eps)),
+        mistake("y must multiply b, too: the margin is y·(w·x + b). Check your brackets.", lambda w, b, x, y, eps: _worst_margins(w, y * b, x, y, eps)),
+        mistake("Did you forget y? The labels are −1 and +1, and the margin is y·(w·x + b).", _from_score(lambda s, y, w, eps: s - _fall(w, eps))),
+        mistake("An image that is wrong without any attack counts as wrong: use y·(w·x + b), not its absolute value.", _from_score(lambda s, y, w, eps: s.abs() - _fall(w, eps))),
+    ]  # fmt: skip
+
+
+FALL = "The attack lowers every margin y·(w·x + b) by eps·‖w‖₁."
+IGNORES_EPS = mistakes.ONLY_ARGUMENTS.format("sizes, labels and eps")
+
+
+# --- robust_accuracy --------------------------------------------------------------------------------------------------
+
+
+def _positive(margins: Tensor) -> float:
+    return (margins > 0).float().mean().item()
+
+
+def _robust_accuracy(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
+    return _positive(_worst_margins(w, b, x, y, eps))
+
+
+def _by_class(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
+    """Return the same by the rule that f(x) = 0 is a 3, so that such an image with y = −1 is right."""
+    worst = y * _worst_margins(w, b, x, y, eps)
+    return ((worst > 0) == (y > 0)).float().mean().item()
+
+
+def _on_the_border() -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """Return a problem without rounding: the worst change takes one image with y = 1 and two with −1 to f(x) = 0."""
+    x = torch.tensor([[1, 0.5, 0.75], [0, 0, 0.25], [0.25, 0.5, 0.25], [1, 0, 1], [0, 1, 0], [0.5, 0, 0.5]])
+    y = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0, 1.0])
+    return torch.tensor([1.0, -0.5, 0.25]), torch.tensor(-0.5), x, y, 0.25
+
+
+def _seen_share(function: Callable, w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
+    return as_share(call_with_copies(function, w, b, x, y, eps), len(x))
+
+
+def _survive(survives: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., float]:
+    """Return an answer with another rule for what survives, from y·(w·x + b), the fall of this margin, and y."""
+    return lambda w, b, x, y, eps: survives(y * (x @ w + b), _fall(w, eps), y).float().mean().item()
+
+
+Exercise(
+    "robust_accuracy",
+    reference=_robust_accuracy,
+    cases=[
+        Case("is the ordinary accuracy for eps = 0", [partial(_linear_problem, 0.0, n=800)], "The labels y are −1 and +1: image i is right when y_i·(w·x_i + b) is positive."),
+        Case("is the exact accuracy under the worst change of size eps", [partial(_linear_problem, eps, n=800) for eps in (0.03, 0.06, 0.01)], "An image survives when its margin y·(w·x + b) is larger than the worst fall of it, eps·‖w‖₁."),
+        Case("counts an image as wrong if the worst change takes its margin to 0", [_on_the_border], "An image survives if something of its margin is left."),
+        Case("works for other sizes of images and other numbers of them", [partial(_linear_problem, 0.03, 7, 90, seed=20), partial(_linear_problem, 0.01, 7, 1, seed=20)], IGNORES_EPS),
+    ],
+    mistakes=[
+        *_margin_mistakes(_positive),
+        Mistake("The labels y are −1 and +1, not 0 and 1. Image i is right when y_i·(w·x_i + b) is positive.", _survive(lambda m, fall, y: (y * m > fall) == y), _survive(lambda m, fall, y: (m > fall) == y)),
+        Mistake("You count the wrong ones, or those that the attack can break. Count the images that survive.", _survive(lambda m, fall, y: m < fall), _survive(lambda m, fall, y: m <= fall)),
+        Mistake("You divide by the images that are right without an attack. An accuracy is a share of all images, and one that is wrong without any attack counts as wrong.", lambda *a: _robust_accuracy(*a) / _robust_accuracy(*a[:4], 0)),
+        Mistake("You count an image as right although its worst margin is 0, where nothing is left of it: compare with > and not with >=.", _survive(lambda m, fall, y: m >= fall), _survive(lambda m, fall, y: torch.where(y > 0, m >= fall, m > fall))),
+        Mistake("That is the mean of the margins. Count how many of them are positive.", lambda *a: _worst_margins(*a).mean()),
+        Mistake("That is the mean of the signs, where each wrong image counts as −1. Count how many margins are positive.", lambda *a: _worst_margins(*a).sign().mean()),
+        Mistake("You tell only whether all of the images survive, or any, as .all() and .any() do, and a division with //. Take the share of them.", lambda *a: _robust_accuracy(*a) // 1, lambda *a: -(-_robust_accuracy(*a) // 1)),
+        Mistake("You count only one of the two classes. Count the images of both.", _survive(lambda m, fall, y: (m > fall) & (y < 0)), *(lambda w, b, x, y, eps, k=k: _robust_accuracy(w, b, x[y == k], y[y == k], eps) for k in (1, -1))),
+    ],
+    untouched=("w", "b", "x", "y"),
+    returns="one share between 0 and 1",
+    observe=_seen_share,
+    accepts=lambda got, right, *arguments: close(got, right, 1e-6) or close(got, _by_class(*arguments), 1e-6),
+    tolerance=1e-6,
+).register()  # fmt: skip
+
+
+# --- to_uint8 ---------------------------------------------------------------------------------------------------------
+
+
+def _to_uint8(x: Tensor) -> Tensor:
+    return (255 * x).round().to(torch.uint8)
+
+
+def _levels(function: Callable, x: Tensor) -> Tensor:
+    """Return the levels in a type in which differences do not start again at 0."""
+    levels = call_with_copies(function, x)
+    expect(isinstance(levels, Tensor), f"it returned a {type(levels).__name__}.", "Return a torch tensor: x itself is one.")  # fmt: skip
+    hint = "End with .to(torch.uint8): an 8-bit image holds whole numbers from 0 to 255."
+    expect(levels.dtype == torch.uint8, f"it returned {levels.dtype}.", hint)
+    what = f"x has the shape {tuple(x.shape)}, your result {tuple(levels.shape)}."
+    expect(levels.shape == x.shape, what, "Keep the shape of x: no flatten, no index, no mean.")
+    return levels.long()
+
+
+def _pixels(levels: Tensor, shape: tuple[int, ...], between: float = 0.0) -> tuple[Tensor]:
+    """Return an image, (2, …), with these levels in any order, each up to `between` levels away from a whole one."""
     generator = torch.Generator().manual_seed(0)
-    grid = torch.randperm(256, generator=generator)
-    between = 0.996 * torch.rand(254, generator=generator) - 0.498
-    x = (torch.randperm(254, generator=generator) + 1 + between) / 255
-    back = call_with_copies(answer, grid.view(1, 16, 16) / 255).long().flatten()
-    levels = call_with_copies(answer, x.view(2, 127)).long().flatten()
-    otherwise = "(255 * x).round().to(torch.uint8) takes the nearest of the levels."
-    hint = diagnose_mistake(levels, _rounding_mistakes(x), otherwise)
-    for i in (back != grid).nonzero()[:1, 0]:
-        what = f"{(back != grid).sum()} of the 256 levels came back changed: {grid[i]}/255 became {back[i]}."
-        expect(False, what, hint)
-
-    yield "a step of 8/255 stays a step of 8 levels"
-    start = torch.arange(8, 248).flip(0)
-    for step in (8, -8):
-        new = call_with_copies(answer, start / 255 + step / 255).long()
-        off = new - start != step
-        for i in off.nonzero()[:1, 0]:
-            what = f"{off.sum()} of 240 levels did not move by {step} levels; for example {start[i]} went to {new[i]}."
-            expect(False, what, hint)
-
-    yield "values between two levels go to the nearest one"
-    what = f"0.4999 is 127.47 levels and became {level(0.4999)}; 0.999 is 254.75 levels and became {level(0.999)}."
-    expect(torch.equal(levels, (255 * x).round().long()), what, hint)
-
-    yield "leaves x as it was"
-    no_side_effects(answer, "x", x)
+    mixed = levels[torch.randperm(len(levels), generator=generator)]
+    return (((mixed + between * (2 * torch.rand(len(mixed), generator=generator) - 1)) / 255).view(2, *shape),)
 
 
-def _loss_mistakes(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> Mistakes:
-    score = x @ w + b
-    margin, fall = y * score, eps * w.abs().sum()
-    mean = F.softplus(-margin).mean()
-    form = "Use F.softplus(−margin).mean() with the margin y·(w·x + b): softplus(z) is log(1 + exp(z))."
-    inside = "The attack lowers every margin y·(w·x + b) by eps·‖w‖₁. "
-    if eps == 0:
-        return (
-            (mean * len(x), "Take the mean over the images, not the sum."),
-            (F.softplus(margin).mean(), "Check the sign: a large margin is good and must give a small loss, softplus of −margin."),
-            (F.softplus(-y * (x @ w)).mean(), "Did you forget b? The margin is y·(w·x + b)."),
-            (F.softplus(-score).mean(), "Did you forget y? The margin is y·(w·x + b)."),
-            (-mean, "The sign is wrong: a loss is small when the model is right."),
-            ((-margin).mean(), "That is the mean of −margin. " + form),
-            (F.softplus(-margin.mean()), "Take the mean last: the mean of the losses is not the loss of the mean margin."),
-            (F.relu(1 - margin).mean(), "That is the hinge loss. " + form),
-            (F.relu(-margin).mean(), "relu cuts the loss off at 0. " + form),
-            (torch.exp(-margin).mean(), "That is exp(−margin), without log(1 + …). " + form),
-            (torch.sigmoid(-margin).mean(), "That is the mean probability of a mistake. " + form),
-            (mean / torch.tensor(2.0).log(), "Use the natural logarithm, torch.log. " + form),
-            (F.binary_cross_entropy_with_logits(score, y), "That function wants labels 0 and 1, and yours are −1 and +1. " + form),
-            ((margin < 0).float().mean(), "That is the error rate, which has no gradient. " + form),
-        )  # fmt: skip
-    clipped = (x - eps * y[:, None] * w.sign()).clamp(0, 1)
-    return (
-        (mean, "eps takes no part in it. " + inside),
-        (F.softplus(-y * (clipped @ w + b)).mean(), "You clip the images. Here the change has no limit but eps. " + inside),
-        (F.softplus(eps * fall - margin).mean(), "You multiply by eps twice. " + inside),
-        (F.softplus(2 * fall - margin).mean(), "You subtract eps·‖w‖₁ twice. " + inside),
-        (F.softplus(y * (fall - score)).mean(), "That is the formula as printed in the paper, right for y = +1 only: eps·‖w‖₁ must not be multiplied by y."),
-        (F.softplus(-y * (score + fall)).mean(), "You raise the output w·x + b for both labels, which helps the images with y = +1. Subtract eps·‖w‖₁ from y·(w·x + b)."),
-        (F.softplus(-margin - fall).mean(), "You raise the margin: the attack helps the model. Subtract eps·‖w‖₁ from y·(w·x + b)."),
-        (mean + fall, "You add eps·‖w‖₁ to the loss, which is an ordinary penalty. It belongs inside softplus: " + inside),
-        (mean - fall, "You subtract eps·‖w‖₁ from the loss. It belongs inside softplus: " + inside),
-        (F.softplus(eps * w.norm() - margin).mean(), "That is the length ‖w‖₂. For a limit on every single pixel w.abs().sum() counts. " + inside),
-        (F.softplus(eps * w.square().sum() - margin).mean(), "You sum the squares of the weights, or step along w itself instead of its sign. " + inside),
-        (F.softplus(eps * w.abs().max() - margin).mean(), "That is the largest weight alone, but all pixels change at once. " + inside),
-        (F.softplus(eps * w.sum() - margin).mean(), "Weights of different sign cancel in w.sum(): take w.abs().sum(). " + inside),
-        (F.softplus(eps * w.abs().mean() - margin).mean(), "You take the mean of the absolute weights. All pixels change at once, so take the sum. " + inside),
-        (F.softplus(eps - margin).mean(), "You subtract eps itself from the margin. " + inside),
-        (F.softplus(w.abs().sum() - margin).mean(), "You forgot eps. " + inside),
-    )  # fmt: skip
+def _stepped(step: int) -> tuple[Tensor]:
+    """Return pixels of the levels 8 to 247, moved by so many levels, with the rounding errors of the move."""
+    return ((torch.arange(8, 248).flip(0) / 255 + step / 255).view(2, 120),)
 
 
-@exercise("robust_loss", takes="(w, b, x, y, eps)")
-def _robust_loss(answer: Callable) -> Iterator[str]:
-    def truth(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        return F.softplus(eps * w.abs().sum() - y * (x @ w + b)).mean()
+def _mislevelled(got: Tensor, right: Tensor, x: Tensor) -> str:
+    wrong = got != right
+    pixel, became, wanted = x[wrong][0], got[wrong][0], right[wrong][0]
+    return f"{wrong.sum()} of {len(x.flatten())} pixels are wrong: {pixel:.6g} is {255 * pixel:.6g} levels, became {became}, right is {wanted}."
 
-    def problem(d: int, n: int) -> tuple[Tensor, ...]:
-        return _linear_problem(d, n, 20 - d, ())
 
-    def why() -> str:
-        hint = "The attack lowers every margin y·(w·x + b) by eps·‖w‖₁, so softplus of eps·‖w‖₁ − y·(w·x + b)."
-        same = close(got, as_number(call_with_copies(answer, *problem(d, n), eps / 4)))
-        return diagnose_mistake(got, _loss_mistakes(*problem(d, n), eps), mistakes.USE_EPS if same else hint, 1e-4)
+WRAPS = "With 256, white becomes 256, which has no room in 8 bits and starts again at 0. The largest level is 255."
+IN_RANGE = "x is in [0, 1] already. "
+NEAREST_LEVEL = "Each pixel goes to the nearest of the levels k/255."
+Exercise(
+    "to_uint8",
+    reference=_to_uint8,
+    cases=[
+        Case("black is 0 and white is 255", [lambda: (torch.tensor([0.0, 0.31, 0.75, 1.0]).view(2, 1, 1, 2),)], "Multiply by 255: the levels go from 0 to 255."),
+        Case("a dark image stays dark, and a bright one bright", [lambda: (torch.tensor([[0.2, 0.31], [0.4, 0.2]]),), lambda: (torch.tensor([[0.71, 0.6], [1.0, 0.8]]),)], IN_RANGE + "A pixel's level does not depend on the other pixels."),
+        Case("all 256 levels k/255 survive the way there and back", [lambda: _pixels(torch.arange(256), (1, 8, 16))], NEAREST_LEVEL),
+        Case("a step of 8/255 stays a step of 8 levels", [partial(_stepped, 8), partial(_stepped, -8)], NEAREST_LEVEL),
+        Case("values between two levels go to the nearest one", [lambda: _pixels(torch.arange(1, 255), (127,), 0.498)], NEAREST_LEVEL),
+        Case("works for images of every shape", [lambda: _pixels(torch.arange(60, 210), (3, 5, 5), 0.4), lambda: _pixels(torch.arange(100, 122), (11,), 0.4)], "Take nothing but x."),
+    ],
+    mistakes=[
+        Mistake("Converting to uint8 cuts off the fraction: 254.75 becomes 254. Round first.", lambda x: (255 * x).byte()),
+        Mistake("You round up, so 3.2 becomes 4. Take the nearest level.", lambda x: (255 * x).ceil().byte(), lambda x: (255 * x + 1).clamp(max=255).byte()),
+        Mistake("You round x itself. Multiply by 255 first, then round.", lambda x: 255 * x.round().byte(), lambda x: (255 * x.round(decimals=1)).round().byte(), lambda x: (255 * x.round(decimals=2)).round().byte()),
+        Mistake("You convert to whole numbers before you multiply, which leaves black and white only.", lambda x: 255 * x.byte()),
+        Mistake("Multiply by 255 before you convert: 1.0 alone becomes the level 1.", lambda x: x.byte(), lambda x: x.round().byte()),
+        Mistake("x must be multiplied by 255, not divided.", lambda x: (x / 255).byte()),
+        Mistake(WRAPS, lambda x: (256 * x).long().byte(), lambda x: (256 * x).round().long().byte()),
+        Mistake("256·x cut off gives 256 bins of equal width, not the nearest of the levels k/255: multiply by 255, and round.", lambda x: (256 * x).clamp(max=255).byte(), lambda x: (255.999 * x).byte(), lambda x: (255.99 * x).byte()),
+        Mistake("Multiply by 255, not by 256: white is the level 255, and grey is 255·x.", lambda x: (256 * x).round().clamp(max=255).byte()),
+        Mistake("Multiply by 255, not by 254: white is the level 255.", lambda x: (254 * x).round().byte(), lambda x: (254 * x + 1).round().byte()),
+        Mistake("Multiply by 255: uint8 has no sign and goes up to 255, not to 127.", lambda x: (127 * x).round().byte()),
+        Mistake("Black is 0 and white is 255: you turned the image into its negative.", lambda x: 255 - _to_uint8(x)),
+        Mistake(IN_RANGE + "You map [−1, 1] to the levels.", lambda x: (127.5 * (x + 1)).round().byte()),
+        Mistake(IN_RANGE + "Do not divide by its maximum: a dark image must stay dark.", lambda x: _to_uint8(x / x.max())),
+        Mistake(IN_RANGE + "Do not stretch it from its minimum to its maximum: a dark image must stay dark.", lambda x: _to_uint8((x - x.min()) / (x.max() - x.min()))),
+        Mistake("float16 is too coarse for the fractions of the levels. Compute in the type of x.", lambda x: (255 * x.half()).round().byte(), lambda x: (255 * x.bfloat16()).round().byte()),
+        Mistake("You add a little less than a half before the fraction is cut off, so some pixels miss their nearest level.", lambda x: (255 * x + 0.49).byte(), lambda x: (255 * x + 0.4).byte()),
+        Mistake("You leave out black or white: the levels go from 0 to 255, both included.", lambda x: _to_uint8(x).clamp(0, 254), lambda x: _to_uint8(x).clamp(1, 255), lambda x: _to_uint8(x) % 255),
+    ],
+    batched=("x",),
+    untouched=("x",),
+    returns="whole numbers of the type torch.uint8, in the shape of x",
+    observe=_levels,
+    happened=_mislevelled,
+    tolerance=0,
+).register()  # fmt: skip
 
-    yield "returns one number"
-    as_number(call_with_copies(answer, *problem(20, 300), 0.1))
 
-    yield "is the mean logistic loss for eps = 0"
-    got, plain = as_number(call_with_copies(answer, *problem(20, 300), 0.0)), truth(*problem(20, 300), 0.0).item()
-    hint = "Use F.softplus(−y * (x @ w + b)).mean()."
-    what = f"it gives {got:.4f}; the mean of log(1 + exp(−y·(w·x + b))) is {plain:.4f}."
-    wrongs = _loss_mistakes(*problem(20, 300), 0.0)
-    expect(abs(got - plain) < 1e-4, what, diagnose_mistake(got, wrongs, hint, 1e-4 * max(1, abs(got))))
+# --- robust_loss ------------------------------------------------------------------------------------------------------
 
-    yield "is the loss under the worst change of size eps"
-    for d, n, eps in ((20, 300, 0.1), (20, 300, 0.03), (7, 60, 0.2), (7, 1, 0.1)):
-        got, exact = as_number(call_with_copies(answer, *problem(d, n), eps)), truth(*problem(d, n), eps).item()
-        what = f"for {n} images of {d} pixels and eps = {eps} it gives {got:.4f}; {exact:.4f} is exact."
-        expect(abs(got - exact) < 1e-4 * max(1, exact), what, why)
 
-    yield "has a gradient with respect to w and b"
+def _mean_loss(margins: Tensor) -> Tensor:
+    return F.softplus(-margins).mean()
 
-    def gradients(loss: Callable) -> tuple[Tensor | None, ...]:
-        w, b, x, y = problem(20, 300)
-        w, b = w.requires_grad_(), b.requires_grad_()
-        with torch.enable_grad():
-            value = loss(w, b, x, y, 0.1)
-        hint = "Return the tensor itself, without .item(), float(), .detach() or torch.no_grad(): training needs its gradient."
-        graph = isinstance(value, Tensor) and value.requires_grad
-        expect(graph, "the result carries no gradient back to w.", hint)
-        return torch.autograd.grad(value, (w, b), allow_unused=True)
 
-    (got_w, got_b), (exact_w, exact_b) = gradients(answer), gradients(truth)
-    frozen = gradients(lambda w, b, x, y, eps: F.softplus(eps * w.detach().abs().sum() - y * (x @ w + b)).mean())[0]
-    hint = "Build the loss from the very w and b that are passed in, without .detach(), .data, .item() or torch.tensor(…)."  # fmt: skip
-    if close(got_w, frozen, 1e-4):
-        hint = "eps·‖w‖₁ takes no part in the gradient. Use w.abs().sum() of the w passed in, without .item() or .detach()."
-    expect(close(got_w, exact_w, 1e-4), "its gradient for w is not that of the worst-case loss.", hint)
-    expect(close(got_b, exact_b, 1e-4), "its gradient for b is not that of the worst-case loss.", hint)
+def _robust_loss(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    return _mean_loss(_worst_margins(w, b, x, y, eps))
 
-    yield "leaves its arguments as they were"
-    no_side_effects(answer, "w b x y eps", *problem(20, 300), 0.1)
+
+def _loss_and_gradients(function: Callable, w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> dict[str, Any]:
+    value = as_number(call_with_copies(function, w, b, x, y, eps))
+    w, b = w.clone().requires_grad_(), b.clone().requires_grad_()
+    loss = call_with_copies(function, w, b, x, y, eps)
+    graph = isinstance(loss, Tensor) and loss.requires_grad
+    expect(graph, "there is no gradient: the result does not know how it came from w and b.", NO_GRAPH)
+    gradients = torch.autograd.grad(loss, (w, b), allow_unused=True, materialize_grads=True)
+    finite = all(v.isfinite().all() for v in (loss, *gradients))
+    expect(finite, f"the loss is {value:.3g}; it or its gradient is infinite or NaN.", OVERFLOW)
+    return {"the loss": value, "its gradient for w": gradients[0], "its gradient for b": gradients[1]}
+
+
+def _mean(loss: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Return an answer with another loss of an image, from its worst margin."""
+    return lambda *arguments: loss(_worst_margins(*arguments)).mean()
+
+
+def _cut(loss: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> Callable[..., Tensor]:
+    """Return an answer whose gradient does not reach everything, from w, b, x, y and the fall of the margins."""
+    return lambda w, b, x, y, eps: _mean_loss(loss(w, b, x, y, _fall(w, eps)))
+
+
+NO_GRAPH = (
+    "Return the tensor itself, without .item(), float(), .detach() or torch.no_grad(): training needs its gradient."
+)
+OVERFLOW = "exp(z) is infinite in float32 for z above 88, and makes the loss infinite, or its gradient NaN. F.softplus knows how to avoid it."
+FORM = "The loss of an image is log(1 + exp(−margin)), with the worst margin."
+INSIDE = "It belongs inside the loss: the attack lowers every margin by it."
+PASSED_IN = (
+    "Build the loss from the very w and b that are passed in, without .detach(), .data, .item() or torch.tensor(…)."
+)
+Exercise(
+    "robust_loss",
+    reference=_robust_loss,
+    cases=[
+        Case("is the mean logistic loss for eps = 0", [partial(_linear_problem, 0.0)], FORM),
+        Case("is the loss under the worst change of size eps", [partial(_linear_problem, 0.1), partial(_linear_problem, 0.03)], FALL + " Its gradient for w goes through both."),
+        Case("is finite for large margins", [partial(_linear_problem, 0.1, scale=30.0)], OVERFLOW),
+        Case("works for other sizes of images and other numbers of them", [partial(_linear_problem, 0.2, 7, 60, seed=20), partial(_linear_problem, 0.1, 7, 1, seed=20)], IGNORES_EPS),
+    ],
+    mistakes=[
+        Mistake(OVERFLOW, _mean(lambda m: torch.log(1 + torch.exp(-m))), _mean(lambda m: -torch.log(torch.sigmoid(m)))),
+        Mistake("You limit the loss of an image whose margin is very bad, and with it its gradient: there it must grow like −margin.", *(_mean(lambda m, k=k: torch.log(1 + torch.exp((-m).clamp(max=k)))) for k in (10, 20, 50, 80, 88)), *(_mean(lambda m, tiny=tiny: -torch.log(torch.sigmoid(m) + tiny)) for tiny in (1e-6, 1e-8, 1e-10, 1e-12)), lambda *a: F.binary_cross_entropy(torch.sigmoid(_worst_margins(*a)), torch.ones_like(a[3]))),
+        *_margin_mistakes(_mean_loss),
+        Mistake("Take the mean over the images, not the sum.", lambda *a: _robust_loss(*a) * len(a[2])),
+        Mistake("Take the mean over the images, not the largest loss: the worst case is over the change of each image.", lambda *a: F.softplus(-_worst_margins(*a)).max()),
+        Mistake("Take the mean last: the mean of the losses is not the loss of the mean margin.", lambda *a: F.softplus(-_worst_margins(*a).mean())),
+        Mistake("Check the sign: a large margin is good and must give a small loss.", _mean(F.softplus)),
+        Mistake("The sign is wrong: a loss is small when the model is right, and never negative.", _mean(lambda m: -F.softplus(-m)), _mean(lambda m: -F.softplus(m))),
+        Mistake("You add eps·‖w‖₁ to the loss, which is an ordinary penalty. " + INSIDE, lambda w, b, x, y, eps: _robust_loss(w, b, x, y, 0) + _fall(w, eps)),
+        Mistake("You subtract eps·‖w‖₁ from the loss. " + INSIDE, lambda w, b, x, y, eps: _robust_loss(w, b, x, y, 0) - _fall(w, eps)),
+        Mistake("You take the mean of the losses with and without the attack. Asked for is the one under the worst change alone.", lambda *a: (_robust_loss(*a) + _robust_loss(*a[:4], 0)) / 2),
+        Mistake("That is the mean of −margin. " + FORM, _mean(lambda m: -m)),
+        Mistake("That is the hinge loss. " + FORM, _mean(lambda m: F.relu(1 - m))),
+        Mistake("relu cuts the loss off at 0. " + FORM, _mean(lambda m: F.relu(-m))),
+        Mistake("That is exp(−margin), without log(1 + …). " + FORM, _mean(lambda m: torch.exp(-m))),
+        Mistake("That is the mean probability of a mistake. " + FORM, _mean(lambda m: torch.sigmoid(-m))),
+        Mistake("Use the natural logarithm, torch.log. " + FORM, _mean(lambda m: F.softplus(-m) / math.log(2)), _mean(lambda m: F.softplus(-m) / math.log(10))),
+        Mistake("That function wants labels 0 and 1, and yours are −1 and +1. " + FORM, *(lambda w, b, x, y, eps, k=k: F.binary_cross_entropy_with_logits(x @ w + b - k * y * _fall(w, eps), y) for k in (0, 1))),
+        Mistake("That is the error rate, which has no gradient. " + FORM, lambda *a: (_worst_margins(*a) < 0).float().mean()),
+        Mistake("eps·‖w‖₁ takes no part in the gradient. Take it from the w passed in, without .item() or .detach().", _cut(lambda w, b, x, y, fall: y * (x @ w + b) - fall.detach())),
+        Mistake("Only eps·‖w‖₁ takes part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: y * (x @ w + b).detach() - fall)),
+        Mistake("b takes no part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: y * (x @ w + b.detach()) - fall)),
+        Mistake("w takes no part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: y * (x @ w.detach() + b) - fall.detach())),
+        Mistake("w·x takes no part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: y * (x @ w.detach() + b) - fall)),
+    ],
+    untouched=("w", "b", "x", "y"),
+    returns="one number",
+    observe=_loss_and_gradients,
+    tolerance=1e-4,
+).register()  # fmt: skip
