@@ -15,7 +15,7 @@ from . import mistakes
 from .engine import expect
 from .exercise import Case, Exercise
 from .mistakes import Mistake
-from .properties import as_number, as_share, call_with_copies, close
+from .properties import as_number, as_share, as_tensor_like, call_with_copies, close
 
 
 def _linear_problem(
@@ -66,14 +66,12 @@ def _is_worst(got: Tensor, right: Tensor, w: Tensor, eps: float) -> bool:
 
 def _gain(got: Tensor, right: Tensor, w: Tensor, eps: float) -> str:
     beyond = ", more than eps" if got.abs().max() > eps + 1e-6 else ""
-    wrong = (((got - right).abs() > 1e-6) & (w != 0)).nonzero().flatten().tolist()
-    entry = f"; where w is {w[wrong[0]]:.3g} the change is {got[wrong[0]]:.3g}" if wrong else ""
-    return f"with {len(w)} weights and eps = {eps} an entry changes by up to {got.abs().max():.3g}{beyond}; w·η is {w @ got:.4g}, right is {w @ right:.4g}{entry}."
+    i = int(((got - right).abs() * (w != 0)).argmax())
+    return f"with {len(w)} weights and eps = {eps} an entry changes by up to {got.abs().max():.3g}{beyond}; w·η is {w @ got:.4g}, right is {w @ right:.4g}; where w is {w[i]:.3g} the change is {got[i]:.3g}, right is {right[i]:.3g}."
 
 
-TAKE_SIGN = "Take its sign, and multiply by eps."
-EACH_ALONE = "Here each entry alone has a limit: take the sign, times eps."
 EVERY_ENTRY = "Every entry must have the size eps: "
+TINY = (1e-3, 1e-6, 1e-8, 1e-10, 1e-12)
 SMALL_WEIGHT = "Also the smallest weight has a sign, and gets the whole eps. "
 Exercise(
     "worst_perturbation",
@@ -86,30 +84,25 @@ Exercise(
     mistakes=[
         Mistake("Nothing changes at all: each entry may move by eps, so move it.", lambda w, eps: torch.zeros_like(w)),
         Mistake("You go against the weights, so the output falls: leave out the minus.", lambda w, eps: -eps * w.sign(), lambda w, eps: -w.sign()),
-        Mistake("You multiply by w itself. Take its sign: how far a pixel may move does not depend on its weight.", lambda w, eps: eps * w),
-        Mistake("You multiply by w itself, and go against the weights. " + TAKE_SIGN, lambda w, eps: -eps * w),
-        Mistake("That is w itself. " + TAKE_SIGN, lambda w, eps: w),
+        Mistake("You use w itself. Take its sign, times eps: how far a pixel may move does not depend on its weight.", lambda w, eps: eps * w, lambda w, eps: w, lambda w, eps: -eps * w),
         Mistake("You forgot to multiply by eps.", lambda w, eps: w.sign()),
-        Mistake("That is the best change of the length ‖η‖₂ = eps. " + EACH_ALONE, lambda w, eps: eps * w / w.norm()),
-        Mistake("You divide by the length of w. " + EACH_ALONE, lambda w, eps: w / w.norm()),
+        Mistake("You divide by the length of w: that is the best change of the length ‖η‖₂ = eps. Here each entry alone has a limit: take the sign, times eps.", lambda w, eps: eps * w / w.norm(), lambda w, eps: w / w.norm()),
+        Mistake("You move only the entries with weights of one sign. A negative weight helps when its entry goes down by eps, a positive one when it goes up.", lambda w, eps: eps * (w > 0), lambda w, eps: -eps * (w < 0)),
         Mistake("Only the largest weight gets the whole eps that way: take the sign, do not divide by the largest weight.", lambda w, eps: eps * w / w.abs().max()),
         Mistake("You share eps out among the entries. Each of them may have the whole eps: take the sign.", lambda w, eps: eps * w / w.abs().sum()),
         Mistake("You change only the entry with the largest weight. Each entry has a limit of its own: change all of them.", lambda w, eps: eps * w.sign() * (w.abs() == w.abs().max())),
         Mistake("You clip w to ±eps, which leaves small weights small: take the sign, times eps.", lambda w, eps: w.clamp(-eps, eps)),
         Mistake("You push every entry the same way. The change must follow the sign of each weight: where it is negative, pushing down raises the output.", lambda w, eps: torch.full_like(w, eps), lambda w, eps: torch.full_like(w, -eps), lambda w, eps: eps * w.sum().sign().expand(len(w))),
         Mistake("Take w.sign(), not w.abs(): the direction matters, the size of the weight does not.", lambda w, eps: eps * w.abs()),
-        Mistake("You leave the negative weights alone: their entries help when they go down by eps.", lambda w, eps: eps * (w > 0)),
-        Mistake("You leave the positive weights alone: their entries help when they go up by eps.", lambda w, eps: -eps * (w < 0)),
         Mistake(EVERY_ENTRY + "you multiply by eps twice.", lambda w, eps: eps**2 * w.sign()),
         Mistake(EVERY_ENTRY + "yours is twice or half as large.", lambda w, eps: 2 * eps * w.sign(), lambda w, eps: eps / 2 * w.sign()),
+        Mistake(EVERY_ENTRY + "do not divide by the number of entries, or by its root.", lambda w, eps: eps * w.sign() / len(w), lambda w, eps: eps * w.sign() / len(w) ** 0.5),
         Mistake(EVERY_ENTRY + "it is in pixel units already, so do not divide by 255.", lambda w, eps: eps / 255 * w.sign()),
-        Mistake(EVERY_ENTRY + "do not divide by the number of entries.", lambda w, eps: eps * w.sign() / len(w)),
-        Mistake(EVERY_ENTRY + "do not divide by √n, that belongs to the Euclidean length.", lambda w, eps: eps * w.sign() / len(w) ** 0.5),
-        Mistake("That number is the gain w·η. Return the change η itself, one entry for each weight.", lambda w, eps: _fall(w, eps), lambda w, eps: eps * w.sign() @ w, lambda w, eps: _fall(w, eps).item()),
+        Mistake("That number is the gain w·η. Return the change η itself, one entry for each weight.", _fall, lambda w, eps: eps * w.sign() @ w, lambda w, eps: _fall(w, eps).item()),
         Mistake("That is w after the change. Return the change η alone: eps times a sign.", lambda w, eps: w + eps * w.sign()),
-        Mistake(SMALL_WEIGHT + "A smooth step such as tanh is no sign.", lambda w, eps: eps * w.tanh(), lambda w, eps: eps * (1000 * w).tanh(), lambda w, eps: eps * w / (1 + w.abs())),
-        Mistake(SMALL_WEIGHT + "Your guard against a division by 0 takes it away: the sign needs no division.", *(lambda w, eps, tiny=tiny: eps * w / (w.abs() + tiny) for tiny in (1e-3, 1e-6, 1e-8, 1e-10, 1e-12)), *(lambda w, eps, tiny=tiny: eps * w / w.abs().clamp_min(tiny) for tiny in (1e-6, 1e-8, 1e-10, 1e-12))),
-        Mistake(SMALL_WEIGHT + "Do not treat it as 0.", *(lambda w, eps, tiny=tiny: eps * w.sign() * (w.abs() > tiny) for tiny in (1e-3, 1e-6, 1e-8, 1e-12))),
+        Mistake(SMALL_WEIGHT + "A smooth step such as tanh is no sign.", *(lambda w, eps, k=k: eps * (k * w).tanh() for k in (1, 10, 100, 1000)), lambda w, eps: eps * w / (1 + w.abs())),
+        Mistake(SMALL_WEIGHT + "Your guard against a division by 0 takes it away: the sign needs no division.", *(lambda w, eps, tiny=tiny: eps * w / (w.abs() + tiny) for tiny in TINY), *(lambda w, eps, tiny=tiny: eps * w / w.abs().clamp_min(tiny) for tiny in TINY)),
+        Mistake(SMALL_WEIGHT + "Do not treat it as 0.", *(lambda w, eps, tiny=tiny: eps * w.sign() * (w.abs() > tiny) for tiny in TINY)),
     ],
     untouched=("w",),
     like="w",
@@ -161,9 +154,9 @@ def _margin_mistakes(finish: Callable[[Tensor], Any]) -> list[Mistake]:
         falls("You take the mean of the absolute weights. All pixels change at once, so take the sum.", lambda w, eps: eps * w.abs().mean()),
         falls("That is an upper bound of the fall, which it does not reach.", lambda w, eps: eps * len(w) ** 0.5 * w.norm(), lambda w, eps: eps * len(w) * w.abs().max()),
         falls("You multiply by eps twice.", lambda w, eps: eps * _fall(w, eps)),
-        falls("Yours is twice or half of the fall.", lambda w, eps: 2 * _fall(w, eps), lambda w, eps: _fall(w, eps) / 2),
+        falls("You subtract twice the fall, or half of it.", lambda w, eps: 2 * _fall(w, eps), lambda w, eps: _fall(w, eps) / 2),
         falls("You subtract eps itself, without the weights.", lambda w, eps: eps, lambda w, eps: eps * len(w)),
-        falls("You forgot eps.", lambda w, eps: _fall(w, 1.0)),
+        falls("You forgot eps, or use a number of your own. Multiply by the eps that is passed in.", lambda w, eps: _fall(w, 1.0)),
         mistake(pixels.format("lower") + f" {FALL}", _from_images(lambda x, y, w, eps: x - eps)),
         mistake(pixels.format("raise") + f" {FALL}", _from_images(lambda x, y, w, eps: x + eps)),
         mistake("You clip the images. Here the change has no limit but eps. " + FALL, _from_images(lambda x, y, w, eps: (x - eps * y * w.sign()).clamp(0, 1))),
@@ -197,10 +190,10 @@ def _by_class(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
 
 
 def _on_the_border() -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    """Return a problem without rounding: the worst change takes one image with y = 1 and two with −1 to f(x) = 0."""
+    """Return a problem without rounding, in which the worst change takes images of both classes to f(x) = 0."""
     x = torch.tensor([[1, 0.5, 0.75], [0, 0, 0.25], [0.25, 0.5, 0.25], [1, 0, 1], [0, 1, 0], [0.5, 0, 0.5]])
     y = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0, 1.0])
-    return torch.tensor([1.0, -0.5, 0.25]), torch.tensor(-0.5), x, y, 0.25
+    return torch.tensor([1.0, -0.5, 0.25]), torch.tensor(-0.5), x.repeat(100, 1), y.repeat(100), 0.25
 
 
 def _seen_share(function: Callable, w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
@@ -216,8 +209,8 @@ Exercise(
     "robust_accuracy",
     reference=_robust_accuracy,
     cases=[
-        Case("is the ordinary accuracy for eps = 0", [partial(_linear_problem, 0.0, n=800)], "The labels y are −1 and +1: image i is right when y_i·(w·x_i + b) is positive."),
-        Case("is the exact accuracy under the worst change of size eps", [partial(_linear_problem, eps, n=800) for eps in (0.03, 0.06, 0.01)], "An image survives when its margin y·(w·x + b) is larger than the worst fall of it, eps·‖w‖₁."),
+        Case("is the ordinary accuracy for eps = 0", [partial(_linear_problem, 0.0, n=600)], "The labels y are −1 and +1: image i is right when y_i·(w·x_i + b) is positive."),
+        Case("is the exact accuracy under the worst change of size eps", [partial(_linear_problem, eps, n=600) for eps in (0.03, 0.06, 0.01)], "An image survives when its margin y·(w·x + b) is larger than the worst fall of it, eps·‖w‖₁."),
         Case("counts an image as wrong if the worst change takes its margin to 0", [_on_the_border], "An image survives if something of its margin is left."),
         Case("works for other sizes of images and other numbers of them", [partial(_linear_problem, 0.03, 7, 90, seed=20), partial(_linear_problem, 0.01, 7, 1, seed=20)], IGNORES_EPS),
     ],
@@ -227,8 +220,7 @@ Exercise(
         Mistake("You count the wrong ones, or those that the attack can break. Count the images that survive.", _survive(lambda m, fall, y: m < fall), _survive(lambda m, fall, y: m <= fall)),
         Mistake("You divide by the images that are right without an attack. An accuracy is a share of all images, and one that is wrong without any attack counts as wrong.", lambda *a: _robust_accuracy(*a) / _robust_accuracy(*a[:4], 0)),
         Mistake("You count an image as right although its worst margin is 0, where nothing is left of it: compare with > and not with >=.", _survive(lambda m, fall, y: m >= fall), _survive(lambda m, fall, y: torch.where(y > 0, m >= fall, m > fall))),
-        Mistake("That is the mean of the margins. Count how many of them are positive.", lambda *a: _worst_margins(*a).mean()),
-        Mistake("That is the mean of the signs, where each wrong image counts as −1. Count how many margins are positive.", lambda *a: _worst_margins(*a).sign().mean()),
+        Mistake("That is a mean of margins, or of their signs. Count how many of them are positive.", lambda *a: _worst_margins(*a).mean(), lambda *a: _worst_margins(*a).sign().mean()),
         Mistake("You tell only whether all of the images survive, or any, as .all() and .any() do, and a division with //. Take the share of them.", lambda *a: _robust_accuracy(*a) // 1, lambda *a: -(-_robust_accuracy(*a) // 1)),
         Mistake("You count only one of the two classes. Count the images of both.", _survive(lambda m, fall, y: (m > fall) & (y < 0)), *(lambda w, b, x, y, eps, k=k: _robust_accuracy(w, b, x[y == k], y[y == k], eps) for k in (1, -1))),
     ],
@@ -250,12 +242,10 @@ def _to_uint8(x: Tensor) -> Tensor:
 def _levels(function: Callable, x: Tensor) -> Tensor:
     """Return the levels in a type in which differences do not start again at 0."""
     levels = call_with_copies(function, x)
-    expect(isinstance(levels, Tensor), f"it returned a {type(levels).__name__}.", "Return a torch tensor: x itself is one.")  # fmt: skip
-    hint = "End with .to(torch.uint8): an 8-bit image holds whole numbers from 0 to 255."
-    expect(levels.dtype == torch.uint8, f"it returned {levels.dtype}.", hint)
-    what = f"x has the shape {tuple(x.shape)}, your result {tuple(levels.shape)}."
-    expect(levels.shape == x.shape, what, "Keep the shape of x: no flatten, no index, no mean.")
-    return levels.long()
+    kind = levels.dtype if isinstance(levels, Tensor) else f"a {type(levels).__name__}"
+    hint = "Return a torch tensor that ends with .to(torch.uint8): an 8-bit image holds whole numbers from 0 to 255."
+    expect(kind == torch.uint8, f"it returned {kind}.", hint)
+    return as_tensor_like(levels, x.to(torch.uint8)).long()
 
 
 def _pixels(levels: Tensor, shape: tuple[int, ...], between: float = 0.0) -> tuple[Tensor]:
@@ -273,7 +263,7 @@ def _stepped(step: int) -> tuple[Tensor]:
 def _mislevelled(got: Tensor, right: Tensor, x: Tensor) -> str:
     wrong = got != right
     pixel, became, wanted = x[wrong][0], got[wrong][0], right[wrong][0]
-    return f"{wrong.sum()} of {len(x.flatten())} pixels are wrong: {pixel:.6g} is {255 * pixel:.6g} levels, became {became}, right is {wanted}."
+    return f"{wrong.sum()} of {len(x.flatten())} pixels are wrong: {pixel:.6g} is {255 * pixel:.8g} levels, became {became}, right is {wanted}."
 
 
 WRAPS = "With 256, white becomes 256, which has no room in 8 bits and starts again at 0. The largest level is 255."
@@ -295,18 +285,16 @@ Exercise(
         Mistake("You round up, so 3.2 becomes 4. Take the nearest level.", lambda x: (255 * x).ceil().byte(), lambda x: (255 * x + 1).clamp(max=255).byte()),
         Mistake("You round x itself. Multiply by 255 first, then round.", lambda x: 255 * x.round().byte(), lambda x: (255 * x.round(decimals=1)).round().byte(), lambda x: (255 * x.round(decimals=2)).round().byte()),
         Mistake("You convert to whole numbers before you multiply, which leaves black and white only.", lambda x: 255 * x.byte()),
-        Mistake("Multiply by 255 before you convert: 1.0 alone becomes the level 1.", lambda x: x.byte(), lambda x: x.round().byte()),
-        Mistake("x must be multiplied by 255, not divided.", lambda x: (x / 255).byte()),
+        Mistake("Multiply by 255 before you convert: 1.0 alone becomes the level 1.", lambda x: x.byte(), lambda x: x.round().byte(), lambda x: (x / 255).byte()),
         Mistake(WRAPS, lambda x: (256 * x).long().byte(), lambda x: (256 * x).round().long().byte()),
         Mistake("256·x cut off gives 256 bins of equal width, not the nearest of the levels k/255: multiply by 255, and round.", lambda x: (256 * x).clamp(max=255).byte(), lambda x: (255.999 * x).byte(), lambda x: (255.99 * x).byte()),
         Mistake("Multiply by 255, not by 256: white is the level 255, and grey is 255·x.", lambda x: (256 * x).round().clamp(max=255).byte()),
-        Mistake("Multiply by 255, not by 254: white is the level 255.", lambda x: (254 * x).round().byte(), lambda x: (254 * x + 1).round().byte()),
-        Mistake("Multiply by 255: uint8 has no sign and goes up to 255, not to 127.", lambda x: (127 * x).round().byte()),
+        Mistake("Multiply by 255: white is the level 255, the largest in 8 bits without a sign.", *(lambda x, k=k: (k * x).round().byte() for k in (254, 127, 128, 100)), lambda x: (254 * x + 1).round().byte()),
         Mistake("Black is 0 and white is 255: you turned the image into its negative.", lambda x: 255 - _to_uint8(x)),
         Mistake(IN_RANGE + "You map [−1, 1] to the levels.", lambda x: (127.5 * (x + 1)).round().byte()),
         Mistake(IN_RANGE + "Do not divide by its maximum: a dark image must stay dark.", lambda x: _to_uint8(x / x.max())),
         Mistake(IN_RANGE + "Do not stretch it from its minimum to its maximum: a dark image must stay dark.", lambda x: _to_uint8((x - x.min()) / (x.max() - x.min()))),
-        Mistake("float16 is too coarse for the fractions of the levels. Compute in the type of x.", lambda x: (255 * x.half()).round().byte(), lambda x: (255 * x.bfloat16()).round().byte()),
+        Mistake("16 bits are too few for the fractions of the levels. Compute in the type of x.", lambda x: (255 * x.half()).round().byte(), lambda x: (255 * x.bfloat16()).round().byte()),
         Mistake("You add a little less than a half before the fraction is cut off, so some pixels miss their nearest level.", lambda x: (255 * x + 0.49).byte(), lambda x: (255 * x + 0.4).byte()),
         Mistake("You leave out black or white: the levels go from 0 to 255, both included.", lambda x: _to_uint8(x).clamp(0, 254), lambda x: _to_uint8(x).clamp(1, 255), lambda x: _to_uint8(x) % 255),
     ],
@@ -335,7 +323,7 @@ def _loss_and_gradients(function: Callable, w: Tensor, b: Tensor, x: Tensor, y: 
     w, b = w.clone().requires_grad_(), b.clone().requires_grad_()
     loss = call_with_copies(function, w, b, x, y, eps)
     graph = isinstance(loss, Tensor) and loss.requires_grad
-    expect(graph, "there is no gradient: the result does not know how it came from w and b.", NO_GRAPH)
+    expect(graph, "there is no gradient: no graph leads from the result back to w and b.", NO_GRAPH)
     gradients = torch.autograd.grad(loss, (w, b), allow_unused=True, materialize_grads=True)
     finite = all(v.isfinite().all() for v in (loss, *gradients))
     expect(finite, f"the loss is {value:.3g}; it or its gradient is infinite or NaN.", OVERFLOW)
@@ -355,9 +343,9 @@ def _cut(loss: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> Cal
 NO_GRAPH = (
     "Return the tensor itself, without .item(), float(), .detach() or torch.no_grad(): training needs its gradient."
 )
-OVERFLOW = "exp(z) is infinite in float32 for z above 88, and makes the loss infinite, or its gradient NaN. F.softplus knows how to avoid it."
+OVERFLOW = "exp(z) is infinite in float32 for z above 88, and makes the loss infinite, or its gradient NaN. F.softplus avoids it."
+LIMITED = "You limit the loss of an image whose margin is far below 0, and with it its gradient: there it must grow like −margin."
 FORM = "The loss of an image is log(1 + exp(−margin)), with the worst margin."
-INSIDE = "It belongs inside the loss: the attack lowers every margin by it."
 PASSED_IN = (
     "Build the loss from the very w and b that are passed in, without .detach(), .data, .item() or torch.tensor(…)."
 )
@@ -366,25 +354,24 @@ Exercise(
     reference=_robust_loss,
     cases=[
         Case("is the mean logistic loss for eps = 0", [partial(_linear_problem, 0.0)], FORM),
-        Case("is the loss under the worst change of size eps", [partial(_linear_problem, 0.1), partial(_linear_problem, 0.03)], FALL + " Its gradient for w goes through both."),
+        Case("is the loss under the worst change of size eps", [partial(_linear_problem, 0.1), partial(_linear_problem, 0.03)], FALL + " The gradient for w comes through w·x and through ‖w‖₁."),
         Case("is finite for large margins", [partial(_linear_problem, 0.1, scale=30.0)], OVERFLOW),
         Case("works for other sizes of images and other numbers of them", [partial(_linear_problem, 0.2, 7, 60, seed=20), partial(_linear_problem, 0.1, 7, 1, seed=20)], IGNORES_EPS),
     ],
     mistakes=[
         Mistake(OVERFLOW, _mean(lambda m: torch.log(1 + torch.exp(-m))), _mean(lambda m: -torch.log(torch.sigmoid(m)))),
-        Mistake("You limit the loss of an image whose margin is very bad, and with it its gradient: there it must grow like −margin.", *(_mean(lambda m, k=k: torch.log(1 + torch.exp((-m).clamp(max=k)))) for k in (10, 20, 50, 80, 88)), *(_mean(lambda m, tiny=tiny: -torch.log(torch.sigmoid(m) + tiny)) for tiny in (1e-6, 1e-8, 1e-10, 1e-12)), lambda *a: F.binary_cross_entropy(torch.sigmoid(_worst_margins(*a)), torch.ones_like(a[3]))),
+        Mistake(LIMITED, *(_mean(lambda m, k=k: torch.log(1 + torch.exp((-m).clamp(max=k)))) for k in (10, 20, 50, 80, 88))),
+        Mistake(LIMITED, *(_mean(lambda m, tiny=tiny: -torch.log(torch.sigmoid(m) + tiny)) for tiny in (1e-6, 1e-8, 1e-10, 1e-12)), lambda *a: F.binary_cross_entropy(torch.sigmoid(_worst_margins(*a)), torch.ones_like(a[3]))),
         *_margin_mistakes(_mean_loss),
         Mistake("Take the mean over the images, not the sum.", lambda *a: _robust_loss(*a) * len(a[2])),
         Mistake("Take the mean over the images, not the largest loss: the worst case is over the change of each image.", lambda *a: F.softplus(-_worst_margins(*a)).max()),
         Mistake("Take the mean last: the mean of the losses is not the loss of the mean margin.", lambda *a: F.softplus(-_worst_margins(*a).mean())),
         Mistake("Check the sign: a large margin is good and must give a small loss.", _mean(F.softplus)),
         Mistake("The sign is wrong: a loss is small when the model is right, and never negative.", _mean(lambda m: -F.softplus(-m)), _mean(lambda m: -F.softplus(m))),
-        Mistake("You add eps·‖w‖₁ to the loss, which is an ordinary penalty. " + INSIDE, lambda w, b, x, y, eps: _robust_loss(w, b, x, y, 0) + _fall(w, eps)),
-        Mistake("You subtract eps·‖w‖₁ from the loss. " + INSIDE, lambda w, b, x, y, eps: _robust_loss(w, b, x, y, 0) - _fall(w, eps)),
+        Mistake("You add eps·‖w‖₁ to the loss or subtract it, as an ordinary penalty. It belongs inside the loss: the attack lowers every margin by it.", *(lambda w, b, x, y, eps, k=k: _robust_loss(w, b, x, y, 0) + k * _fall(w, eps) for k in (1, -1))),
         Mistake("You take the mean of the losses with and without the attack. Asked for is the one under the worst change alone.", lambda *a: (_robust_loss(*a) + _robust_loss(*a[:4], 0)) / 2),
         Mistake("That is the mean of −margin. " + FORM, _mean(lambda m: -m)),
-        Mistake("That is the hinge loss. " + FORM, _mean(lambda m: F.relu(1 - m))),
-        Mistake("relu cuts the loss off at 0. " + FORM, _mean(lambda m: F.relu(-m))),
+        Mistake("relu cuts the loss off at 0, as in the hinge loss. " + FORM, _mean(lambda m: F.relu(1 - m)), _mean(lambda m: F.relu(-m))),
         Mistake("That is exp(−margin), without log(1 + …). " + FORM, _mean(lambda m: torch.exp(-m))),
         Mistake("That is the mean probability of a mistake. " + FORM, _mean(lambda m: torch.sigmoid(-m))),
         Mistake("Use the natural logarithm, torch.log. " + FORM, _mean(lambda m: F.softplus(-m) / math.log(2)), _mean(lambda m: F.softplus(-m) / math.log(10))),
@@ -392,9 +379,8 @@ Exercise(
         Mistake("That is the error rate, which has no gradient. " + FORM, lambda *a: (_worst_margins(*a) < 0).float().mean()),
         Mistake("eps·‖w‖₁ takes no part in the gradient. Take it from the w passed in, without .item() or .detach().", _cut(lambda w, b, x, y, fall: y * (x @ w + b) - fall.detach())),
         Mistake("Only eps·‖w‖₁ takes part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: y * (x @ w + b).detach() - fall)),
+        Mistake("w·x takes no part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: y * (x @ w.detach() + b) - fall), _cut(lambda w, b, x, y, fall: y * (x @ w.detach() + b) - fall.detach())),
         Mistake("b takes no part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: y * (x @ w + b.detach()) - fall)),
-        Mistake("w takes no part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: y * (x @ w.detach() + b) - fall.detach())),
-        Mistake("w·x takes no part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: y * (x @ w.detach() + b) - fall)),
     ],
     untouched=("w", "b", "x", "y"),
     returns="one number",

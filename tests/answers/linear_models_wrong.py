@@ -35,7 +35,7 @@ WRONG = {
         (in_place, "needs the original"),
     ],
     "robust_accuracy": [
-        (lambda w, b, x, y, eps: margin(w, b, x, y, 0.25 if eps else 0).gt(0).float().mean(), "same for every eps"),
+        (lambda w, b, x, y, eps: margin(w, b, x, y, 0.04 if eps else 0).gt(0).float().mean(), "same for every eps"),
         (lambda w, b, x, y, eps: margin(w, b, x, y, eps).gt(0).sum(), "number of images"),
         (lambda w, b, x, y, eps: 100 * margin(w, b, x, y, eps).gt(0).float().mean(), "percentage"),
         (lambda w, b, x, y, eps: margin(w, b, x, y, eps) > 0, "Return one number"),
