@@ -1,31 +1,29 @@
-"""Checks of chapter 06: the projection onto a generator's range, how it is attacked, and what its pairs are."""
+"""Exercises of chapter 06: the projection onto a generator's range, how it is attacked, and what its pairs are."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from itertools import permutations, product
+from types import SimpleNamespace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import inputs, mistakes
-from .engine import exercise, expect
-from .properties import (
-    Mistakes,
-    as_tensor_like,
-    call_with_copies,
-    close,
-    diagnose_mistake,
-    expect_close,
-    no_side_effects,
-    with_hint,
-)
+from ..defences.robust_manifold import project_to_range
+from ..defences.robust_manifold.projection import unrolled
+from . import inputs
+from .engine import expect
+from .exercise import Case, Exercise, Property
+from .mistakes import ONLY_ARGUMENTS, Function, Mistake
+from .properties import as_tensor_like, call_with_copies, close, differences, shown
 
-SEED = 56  # in the choice among restarts every mistake takes another z
 LATENT, OTHER_LATENT = 3, 4
-ONLY_ARGUMENTS = mistakes.ONLY_ARGUMENTS.format("everything")
+SIZES = ONLY_ARGUMENTS.format("sizes and numbers")
+CANCEL = "Your differences cancel: square them before you sum."
 
 
 class _Generator(nn.Sequential):
@@ -44,7 +42,7 @@ class _Generator(nn.Sequential):
     def forward(self, z: Tensor) -> Tensor:
         if z.ndim != 2:
             raise ValueError(
-                f"the generator takes z of shape (N, latent), one for each image, and got {tuple(z.shape)}."
+                f"the generator takes z of shape (N, latent), one for each image; this is {tuple(z.shape)}."
             )
         return super().forward(z)
 
@@ -57,619 +55,560 @@ def _kind(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-def _squares(change: Tensor) -> Tensor:
-    """Return the sum of squares of each image, (..., C, H, W) → (...)."""
-    return change.square().sum((-3, -2, -1))
+def _squared(images: Tensor, x: Tensor) -> Tensor:
+    """Return the squared distance of each image, (..., C, H, W) → (...)."""
+    return (images - x).square().sum((-3, -2, -1))
 
 
-# One step of the projection
+# --- projection_step --------------------------------------------------------------------------------------------------
 
 
-class _ProjectionTask(NamedTuple):
-    """What a projection step is given."""
+def _step(distance: Callable = _squared, move: Callable = lambda z, g, lr: z - lr * g) -> Function:
+    """Return an answer with another distance of the images G(z) to x, or another move from z, its gradient and lr."""
 
-    generator: nn.Module
-    z: Tensor
-    x: Tensor
-    lr: float
+    def answer(generator: nn.Module, z: Tensor, x: Tensor, lr: float) -> Tensor:
+        variable = z.clone().requires_grad_()
+        return move(z, torch.autograd.grad(distance(generator(variable), x).sum(), variable)[0], lr)
 
-
-def _projection_task(n: int, latent: int, shape: tuple[int, ...], lr: float) -> _ProjectionTask:
-    z = torch.randn(n, latent, generator=torch.Generator().manual_seed(n))
-    return _ProjectionTask(_Generator(latent, shape), z, _images(n, shape), lr)
+    return answer
 
 
-def _z_gradient(task: _ProjectionTask, distance: Callable[[Tensor], Tensor] = _squares) -> Tensor:
-    """Return the gradient in z of each image's own distance, a function of G(z) − x."""
-    z = task.z.clone().requires_grad_()
-    return torch.autograd.grad(distance(task.generator(z) - task.x).sum(), z)[0]
+def _projection_step(generator: nn.Module, z: Tensor, x: Tensor, lr: float) -> Tensor:
+    return _step()(generator, z, x, lr)
 
 
-def _step_mistakes(task: _ProjectionTask) -> Mistakes:
-    generator, z, x, lr = task
-    count, pixels = len(x), x[0].numel()
-    slope = _z_gradient(task)
-    down, change = z - lr * slope, generator(z).detach() - x
-    sums = "The distance is a sum: of squares over the pixels, of the images one by one. "
-    over = "You take the mean over the {0}, and the step shrinks with the size of the {1}. " + sums + "Use .sum()."
-    itself = "You change the gradient's length. The step is lr times the gradient itself, in plain gradient descent."
-    root = "You take the root: the distance is squared, ‖G(z) − x‖², without .sqrt() or .norm()."
-    moved = "You move x. The image stays as it is: take the gradient with respect to z, and move z."
-    return [
-        (z, "You take no step: z comes back as it was."),
-        (z + lr * slope, "You walk uphill, away from x: subtract lr times the gradient. The distance is to become smaller."),
-        (slope, "That is the gradient. Return the new z: z minus lr times the gradient."),
-        (-lr * slope, "That is the step alone. Return the new z: z minus lr times the gradient."),
-        (z - lr * slope / count, over.format("images", "batch")),
-        (z - lr * slope / pixels, over.format("pixels", "images")),
-        (z - lr * slope / (count * pixels), "You take the mean over all images and pixels, as F.mse_loss does, and hardly move. " + sums + "Use .sum() or reduction='sum'."),
-        *with_hint(root, z - lr * _z_gradient(task, lambda d: _squares(d).sqrt()), z - lr * _z_gradient(task, lambda d: _squares(d).sum().sqrt())),
-        (z - lr * _z_gradient(task, lambda d: d.abs().sum((1, 2, 3))), "That is the sum of absolute differences. Square them: ‖G(z) − x‖²."),
-        (z - lr * slope / 2, "Your step has half the size. The gradient has the factor 2 of the square: no 0.5 in the loss, no division by 2."),
-        (z - 2 * lr * slope, "Your step has twice the size. autograd takes care of the factor 2 of the square: do not multiply by it again."),
-        (z - slope, "The step has the size of the gradient: multiply it by lr."),
-        (z - lr * slope.sign(), itself + " No sign."),
-        *with_hint(itself + " No division by its norm.", *(z - lr * slope / norm for norm in (slope.norm(dim=1, keepdim=True), slope.norm()))),
-        (lr * slope - z, "The signs are mixed up: the new z is z minus lr times the gradient."),
-        (z - lr * _z_gradient(task._replace(z=down)), "You take the gradient after the step, and the step from z. Both begin at z."),
-        (down - lr * _z_gradient(task._replace(z=down)), "You take two steps. Take one: whoever called you has the loop."),
-        (down.clamp(-1, 1), "You clamp z. It is no image: any number is allowed in it."),
-        (down.clamp(0, 1), "You clamp z to [0, 1]. It is no image: any number is allowed in it."),
-        (generator(down).detach(), "That is the image of the new z. Return the new z itself."),
-        *with_hint(moved, x + 2 * lr * change, x - 2 * lr * change),
-        (x + change, "That is the image G(z). Return the new z."),
-    ]  # fmt: skip
+def _steps(count: int) -> Function:
+    return lambda generator, z, x, lr: reduce(lambda v, _: _projection_step(generator, v, x, lr), range(count), z)
 
 
-_NO_GRADIENT = ("does not require grad", "not have been used in the graph", "NoneType")
+def _search(n: int, lr: float, latent: int = LATENT, shape: tuple = inputs.SHAPE, reach: float = 1.0) -> tuple:
+    """Return what a step is given: a generator, n latent vectors whose entries are about `reach`, images, and lr."""
+    z = reach * torch.randn(n, latent, generator=torch.Generator().manual_seed(n))
+    return _Generator(latent, shape), z, _images(n, shape), lr
 
 
-def _new_z(answer: Callable, task: _ProjectionTask) -> Tensor:
+def _new_z(answer: Function, generator: nn.Module, z: Tensor, x: Tensor, lr: float) -> Tensor:
     """Return the answer's new z."""
     try:
-        value = call_with_copies(answer, *task)
+        return as_tensor_like(call_with_copies(answer, generator, z, x, lr), z, "z")
     except (RuntimeError, TypeError, AttributeError) as error:
+        missing = ("does not require grad", "not have been used in the graph", "NoneType")
         what = f"it raised {type(error).__name__}: there is no gradient with respect to z."
-        hint = "Make a z of your own first, z = z.clone().detach().requires_grad_(), and compute generator(z) from this very z, without torch.no_grad() or .detach() on the way to the distance."
-        expect(not any(part in str(error) for part in _NO_GRADIENT), what, hint)
+        hint = "Make a z of your own first, detached, and call requires_grad_() on it. Compute generator(z) from this very z, without torch.no_grad() or .detach() on the way to the distance."
+        expect(not any(part in str(error) for part in missing), what, hint)
         raise
-    return as_tensor_like(value, task.z, "z", _step_mistakes(task))
 
 
-@exercise("projection_step", takes="(generator, z, x, lr)")
-def _projection_step(answer: Callable) -> Iterator[str]:
-    def holds(hint: str) -> None:
-        """Refuse a z that is not one step further."""
-        got, right = _new_z(answer, task), task.z - task.lr * _z_gradient(task)
-        before, after = (_squares(task.generator(z) - task.x).sum().item() for z in (task.z, got))
-        off = (got - right).abs().max().item()
-        what = f"with lr = {task.lr} the squared distance goes from {before:.3f} to {after:.3f}, and z is up to {off:.2g} off."
-        expect_close(got, right, what, hint, _step_mistakes(task), 1e-4)
+def _missed(got: Tensor, right: Tensor, generator: nn.Module, z: Tensor, x: Tensor, lr: float) -> str:
+    before, after, best = (_squared(generator(v), x).sum().item() for v in (z, got, right))
+    return f"with lr = {lr} the squared distance, summed over {len(x)} images, goes from {before:.3f} to {after:.3f}, right is {best:.3f}. {differences(got, right, 1e-4, 'z')}."
 
-    yield "returns a new z like z"
-    task = _projection_task(6, LATENT, inputs.SHAPE, 0.05)
-    _new_z(answer, task)
 
-    yield "lr = 0 moves nothing"
-    task = task._replace(lr=0.0)
-    holds("The new z is z minus lr times the gradient, and nothing else.")
-
-    yield "takes one step down the squared distance of one image"
-    step = "loss = (generator(z) - x).square().sum(), then z - lr * gradient, of the loss with respect to z."
-    for lr in (0.05, 0.02):
-        task = _projection_task(1, LATENT, inputs.SHAPE, lr)
-        holds(step)
-
-    yield "the step of an image does not depend on the others of its batch"
-    task = _projection_task(6, LATENT, inputs.SHAPE, 0.05)
-    holds(step)
-
-    yield "leaves no trace on the generator, on z and on x"
-    generator = copy.deepcopy(task.generator)
-    answer(generator, *(part.clone() for part in task[1:3]), task.lr)
-    same = all(torch.equal(p, q) for p, q in zip(generator.parameters(), task.generator.parameters(), strict=True))
+def _leaves_the_generator_alone(answer: Function) -> None:
+    """Refuse an answer that changes the generator's weights or what stands in their .grad."""
+    generator, *rest = _search(2, 0.3)
+    weights = [p.detach().clone() for p in generator.parameters()]
+    for p in generator.parameters():
+        p.grad = torch.ones_like(p)
+    answer(generator, *rest)
     hint = "The generator is trained, and stays as it is: move z, and give no optimizer its parameters."
-    expect(same, "your function changed the generator's weights.", hint)
-    hint = "loss.backward() adds to every p.grad of the generator, and its next training step would use them. Ask for the one gradient that you need: torch.autograd.grad(loss, z)."
-    clean = all(p.grad is None or not p.grad.any() for p in generator.parameters())
-    expect(clean, "your function left gradients on the generator's weights.", hint)
-    no_side_effects(answer, "generator z x lr", *task)
-
-    yield "works for other sizes of z and of images"
-    task = _projection_task(4, OTHER_LATENT, inputs.OTHER_SHAPE, 0.03)
-    holds(ONLY_ARGUMENTS)
+    expect(all(map(torch.equal, weights, generator.parameters())), "it changed the generator's weights.", hint)
+    hint = "What stands in .grad belongs to the generator's training: add nothing, as loss.backward() does, and clear nothing. Ask for the one gradient that you need: torch.autograd.grad(loss, z)."
+    kept = all(p.grad is not None and (p.grad == 1).all() for p in generator.parameters())
+    expect(kept, "it changed the .grad of the generator's weights.", hint)
 
 
-# The best of several restarts
+MEAN = "You take the mean over the {}, and the step shrinks with their number. The distance is a sum of squares over the pixels, and each image has its own. Use .sum()."
+PLAIN = "You change the gradient's length. The step is lr times the gradient itself, in plain gradient descent. "
+Exercise(
+    "projection_step",
+    reference=_projection_step,
+    cases=[
+        Case("takes one step down the squared distance of one image", [partial(_search, 1, 0.3), partial(_search, 1, 0.1)], "Differentiate the sum of the squares of G(z) − x with respect to z. The new z is z minus lr times this gradient, and nothing else."),
+        Case("the step of an image does not depend on the others of its batch", [partial(_search, 6, 0.3)], "Sum over pixels and images: then each row of the gradient belongs to one image."),
+        Case("lr = 0 moves nothing, and any z is allowed", [partial(_search, 6, 0.0), partial(_search, 6, 0.3, reach=4.0)], "The new z is z minus lr times the gradient, and nothing else."),
+        Property("leaves the generator alone, its .grad included", _leaves_the_generator_alone),
+        Case("works for other sizes of z and of images", [partial(_search, 4, 0.2, OTHER_LATENT, inputs.OTHER_SHAPE)], SIZES),
+    ],
+    mistakes=[
+        Mistake("You take no step: z comes back as it was.", lambda generator, z, x, lr: z),
+        Mistake("You walk uphill, away from x: the distance is to become smaller. Subtract the step.", _step(move=lambda z, g, lr: z + lr * g)),
+        Mistake("The signs are mixed up: the step is subtracted from z, not z from the step.", _step(move=lambda z, g, lr: lr * g - z)),
+        Mistake("That is the gradient, or the step alone. Return the new z.", *(_step(move=lambda z, g, lr, sign=sign: sign(lr) * g) for sign in (lambda lr: 1, lambda lr: -1, lambda lr: lr, lambda lr: -lr))),
+        Mistake(MEAN.format("images"), _step(lambda drawn, x: _squared(drawn, x).mean())),
+        Mistake(MEAN.format("pixels"), _step(lambda drawn, x: (drawn - x).square().mean((1, 2, 3)))),
+        Mistake(MEAN.format("channels"), _step(lambda drawn, x: (drawn - x).square().sum((2, 3)).mean(1))),
+        Mistake(MEAN.format("images and pixels, as F.mse_loss does"), _step(F.mse_loss)),
+        Mistake("You take the root: the distance is squared, ‖G(z) − x‖², without .sqrt() or .norm().", _step(lambda drawn, x: _squared(drawn, x).sqrt()), _step(lambda drawn, x: _squared(drawn, x).sum().sqrt())),
+        Mistake("That is the sum of absolute differences. Square them: ‖G(z) − x‖².", _step(lambda drawn, x: (drawn - x).abs())),
+        Mistake(CANCEL, _step(lambda drawn, x: drawn - x), _step(lambda drawn, x: (drawn - x).sum((1, 2, 3)).square()), _step(lambda drawn, x: (drawn - x).sum().square())),
+        Mistake("That is the cross-entropy of the pixels. The distance is the sum of the squares of G(z) − x.", _step(partial(F.binary_cross_entropy, reduction="sum")), _step(F.binary_cross_entropy)),
+        Mistake("You compare an image with the x of others. Each has an x of its own: subtract tensors of the same shape.", _step(lambda drawn, x: _squared(drawn[:, None], x)), _step(lambda drawn, x: _squared(drawn, x[:1])), _step(lambda drawn, x: _squared(drawn, x.mean(0)))),
+        Mistake("You move all z alike. Each image has a row of the gradient for itself.", *(_step(move=lambda z, g, lr, one=one: z - lr * one(g)) for one in (lambda g: g[:1], lambda g: g.mean(0), lambda g: g.sum(0), torch.mean, torch.sum))),
+        Mistake("Your step has half the size. The gradient has the factor 2 of the square: no 0.5 in the loss, no division by 2.", _step(lambda drawn, x: _squared(drawn, x) / 2)),
+        Mistake("Your step has twice the size. autograd takes care of the factor 2 of the square: do not multiply by it again.", _step(lambda drawn, x: 2 * _squared(drawn, x))),
+        Mistake("The step has the size of the gradient: multiply it by lr.", _step(move=lambda z, g, lr: z - g)),
+        Mistake("You divide by lr. The step is lr times the gradient.", _step(move=lambda z, g, lr: z - g / lr)),
+        Mistake(PLAIN + "No sign, and no Adam, whose first step is a sign step.", _step(move=lambda z, g, lr: z - lr * g.sign())),
+        Mistake(PLAIN + "No division by its norm, and no clipping.", *(_step(move=lambda z, g, lr, scaled=scaled: z - lr * scaled(g)) for scaled in (F.normalize, lambda g: g / g.norm(), lambda g: g / g.abs().max(), lambda g: g.clamp(-1, 1), lambda g: g / g.norm(dim=1, keepdim=True).clamp_min(1), lambda g: g / g.norm().clamp_min(1)))),
+        Mistake("The step starts at z, not at 0.", lambda generator, z, *rest: _projection_step(generator, torch.zeros_like(z), *rest)),
+        Mistake("You take the gradient after the step, and the step from z. Both begin at z.", lambda generator, z, x, lr: _steps(2)(generator, z, x, lr) - _projection_step(generator, z, x, lr) + z),
+        Mistake("You take several steps. Take one: whoever called you has the loop.", *map(_steps, (2, 3, 5, 10))),
+        Mistake("You clamp z. It is no image: any number is allowed in it.", *(lambda *given, low=low, high=high: _projection_step(*given).clamp(low, high) for low, high in ((0, 1), (-1, 1), (-2, 2), (-3, 3)))),
+        Mistake("That is an image. Return the new z itself.", lambda generator, *rest: generator(_projection_step(generator, *rest)).detach(), lambda generator, z, *_: generator(z).detach()),
+        Mistake("You move x. The image stays as it is: take the gradient with respect to z, and move z.", *(lambda generator, z, x, lr, sign=sign: x + sign * 2 * lr * (generator(z).detach() - x) for sign in (1, -1))),
+    ],
+    batched=("z", "x"),
+    untouched=("generator", "z", "x"),
+    typical=partial(_search, 6, 0.3),
+    like="z",
+    returns="a new z like z",
+    observe=_new_z,
+    happened=_missed,
+    tolerance=1e-4,
+    library=(unrolled,),
+).register()  # fmt: skip
 
 
-class _RestartTask(NamedTuple):
-    """What the choice among restarts is given."""
-
-    generator: nn.Module
-    starts: Tensor
-    x: Tensor
-
-    @property
-    def drawn(self) -> Tensor:
-        """The images of all restarts, (R, N, C, H, W)."""
-        with torch.no_grad():
-            return torch.stack([self.generator(z) for z in self.starts])
-
-    def chosen(self, of: Tensor, values: Tensor) -> Tensor:
-        """Return for each image that entry of `of` (R, N, ...) whose value, (R, N), is smallest."""
-        return of[values.argmin(0), torch.arange(len(self.x))]
+# --- best_restart -----------------------------------------------------------------------------------------------------
 
 
-def _restart_task(restarts: int, n: int, latent: int, shape: tuple[int, ...]) -> _RestartTask:
-    generator, stream = _Generator(latent, shape), torch.Generator().manual_seed(SEED)
-    starts = torch.randn(restarts, n, latent, generator=stream)
-    with torch.no_grad():  # near what the generator draws, or one restart in the middle would suit every image
-        x = generator(torch.randn(n, latent, generator=stream))
-    noise = 0.5 * torch.rand(x.shape, generator=stream) - 0.25
-    return _RestartTask(generator, starts, (x + noise).clamp(0, 1))
+def _nearest(of: Tensor, errors: Tensor, *_: Tensor) -> Tensor:
+    """Return for each image that entry of `of` (R, N, …) whose error, (R, N), is smallest."""
+    return of[errors.argmin(0), torch.arange(errors.shape[1])]
 
 
-_EACH_ITS_OWN = "errors.argmin(0) of errors (R, N) is the best restart of each image."
-
-
-def _restart_mistakes(task: _RestartTask, of: Tensor) -> Mistakes:
-    """What comes out when the wrong entries of `of`, z or images (R, N, ...), are chosen."""
-    _, starts, x = task
-    restarts, count = starts.shape[:2]
-    change = task.drawn - x
-    errors = _squares(change)
-    best, every = errors.argmin(0), torch.arange(count)
-    batch = "You choose one restart for the whole batch. Each image has a best restart of its own: sum over the pixels only. "
-    pairs = _squares(task.drawn.flatten(0, 1) - x.repeat_interleave(restarts, 0))
-    layout = "The generator's images are mixed up: starts.flatten(0, 1) has all images of the first restart, then all of the second. So .unflatten(0, (R, N)), and compare with x."
-    rules = (
-        (-errors, "You choose the worst restart. The error is to be small: argmin, not argmax."),
-        *with_hint(batch + _EACH_ITS_OWN, *(e.expand(-1, count) for e in (errors.sum(1, keepdim=True), errors.amin(1, keepdim=True)))),
-        (torch.arange(restarts)[:, None].expand(-1, count), "You always take the first restart. " + _EACH_ITS_OWN),
-        (-torch.arange(restarts)[:, None].expand(-1, count), "You always take the last restart. Compare the errors of all of them."),
-        (change.abs().sum((2, 3, 4)), "You sum absolute differences. The reconstruction error is the sum of their squares."),
-        (change.abs().amax((2, 3, 4)), "You take the largest difference of one pixel. The reconstruction error is the sum of all squares."),
-        *with_hint("Your differences cancel: square them before you sum.", change.sum((2, 3, 4)), change.sum((2, 3, 4)).abs()),
-        (starts.norm(dim=2), "You compare the z with each other. Compare their images with x."),
-        (_squares(task.drawn - x[:1]), "You compare all images with the first x. Each has an x of its own: drawn of shape (R, N, C, H, W), minus x."),
-        (_squares(task.drawn), "You compare the images' own sizes. The error is their distance to x."),
-        *with_hint(layout, pairs.view(restarts, count), pairs.view(count, restarts).T, errors.flatten().view(count, restarts).T),
-    )  # fmt: skip
-    yield from ((task.chosen(of, values), hint) for values, hint in rules)
-    both = "Index both dimensions: starts[best, torch.arange(N)]. "
-    yield from (
-        (of[best], both + "starts[best] alone takes whole batches."),
-        (of[best[0]], both + "You take the best restart of the first image for all."),
-        *with_hint(both + "In starts.flatten(0, 1) the restart r of image i stands at r·N + i.", of.flatten(0, 1)[best], of.flatten(0, 1)[every * restarts + best]),
-        (of[torch.arange(restarts), errors.argmin(1)], "You choose an image for each restart. " + _EACH_ITS_OWN),
-        (of.mean(0), "You take the mean over the restarts. Between two good z there may be a bad one: choose one."),
-    )  # fmt: skip
-    if of is starts:
-        gathered = "gather gives a result of the index's shape, here one number for each image. " + both
-        yield of.gather(0, best[None, :, None])[0], gathered
-
-
-def _point_and_image(answer: Callable, task: _RestartTask) -> tuple[Tensor, Tensor]:
-    """Return the z and the images that the answer chose."""
-    value = call_with_copies(answer, *task)
-    is_pair = isinstance(value, tuple | list) and len(value) == 2
-    hint = "Return two values, the chosen z and their images: return z, x_star."
-    expect(is_pair, f"it returned {_kind(value)}.", hint)
-    shapes = [v.shape for v in value if isinstance(v, Tensor)]
-    swapped = shapes == [task.x.shape, task.starts.shape[1:]]
-    expect(not swapped, "the first value is the images, and the second the z.", "return z, x_star, in this order.")
-    attached = any(isinstance(v, Tensor) and v.requires_grad for v in value)
-    hint = "Nothing is differentiated here: call the generator inside with torch.no_grad():, or detach. Otherwise the memory of all restarts is kept alive."
-    expect(not attached, "the result still hangs on the generator's gradient graph.", hint)
-    z, x_star = value
-    as_tensor_like(z, task.starts[0], "starts[0]", list(_restart_mistakes(task, task.starts)))
-    as_tensor_like(x_star, task.x, "x", list(_restart_mistakes(task, task.drawn)))
-    return z, x_star
-
-
-@exercise("best_restart", takes="(generator, starts, x)")
-def _best_restart(answer: Callable) -> Iterator[str]:
-    def holds(hint: str) -> None:
-        """Refuse a z that is not the best of its image."""
-        got, _ = _point_and_image(answer, task)
-        errors = _squares(task.drawn - task.x)
-        for i, right in enumerate(task.chosen(task.starts, errors)):
-            numbers = [str(r) for r, z in enumerate(task.starts[:, i]) if close(got[i], z)]
-            chose = f"you took restart {numbers[0]}" if numbers else "your z is none of them"
-            listed = ", ".join(f"{e:.2f}" for e in errors[:, i])
-            what = f"image {i} of {len(got)}: its restarts have the errors {listed}, and {chose}. Right is {errors[:, i].argmin()}, counted from 0."
-            expect(close(got[i], right), what, lambda: why(got, hint))
-
-    def why(got: Tensor, otherwise: str) -> str:
-        in_many, _ = _point_and_image(answer, many)  # where each mistake chooses a z of its own
-        hint = diagnose_mistake(in_many, _restart_mistakes(many, many.starts), "")
-        return hint or diagnose_mistake(got, _restart_mistakes(task, task.starts), otherwise)
-
-    yield "returns one z and one image for each x"
-    task = many = _restart_task(4, 9, LATENT, inputs.SHAPE)
-    _point_and_image(answer, task)
-
-    yield "of one restart it takes that one"
-    task = many._replace(starts=many.starts[:1])
-    holds("With one restart there is nothing to choose.")
-
-    yield "takes the nearest restart of one image"
-    for i in range(5):
-        task = many._replace(starts=many.starts[:, i : i + 1], x=many.x[i : i + 1])
-        holds("The error is the sum of squares of G(z) − x over all pixels. The smallest wins.")
-
-    yield "takes for each image of a batch the best of its own restarts"
-    task = many
-    holds(_EACH_ITS_OWN)
-
-    yield "x_star is what the generator draws from the chosen z"
-    z, x_star = _point_and_image(answer, task)
+def _known(generator: nn.Module, starts: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the errors of all restarts, (R, N), their images, (R, N, C, H, W), x and starts."""
     with torch.no_grad():
-        right = task.generator(z)
-    wrongs = [
-        (task.x, "That is x itself. x_star is the generator's image: G(z), or drawn[best, torch.arange(N)]."),
-        (right - task.x, "That is the difference. x_star is the generator's image."),
-        *_restart_mistakes(task, task.drawn),
-    ]
-    what = f"your z is right, and x_star differs from generator(z) by up to {(x_star - right).abs().max():.2f}."
-    hint = "Choose the images with the same index as the z, or draw once more: generator(z)."
-    expect_close(x_star, right, what, hint, wrongs)
-
-    yield "leaves no trace on the generator, on starts and on x"
-    no_side_effects(answer, "generator starts x", *task)
-
-    yield "works for other sizes, and for as many restarts as images"
-    for restarts, count in ((6, 3), (4, 4)):
-        task = _restart_task(restarts, count, OTHER_LATENT, inputs.OTHER_SHAPE)
-        holds(ONLY_ARGUMENTS)
+        drawn = torch.stack([generator(z) for z in starts])
+    return _squared(drawn, x), drawn, x, starts
 
 
-# A gradient for what has none
+def _chosen(generator: nn.Module, starts: Tensor, x: Tensor, takes: Sequence[Callable]) -> tuple[Tensor, Tensor]:
+    """Return what two functions take of z and of the images, both (R, N, …), knowing what `_known` tells."""
+    known = _known(generator, starts, x)
+    return takes[0](starts, *known), takes[1](known[1], *known)
 
 
-class _Projection(nn.Module):
-    """A projection that could be differentiated: the image of an encoder's guess."""
-
-    def __init__(self, shape: tuple[int, ...]):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), LATENT))
-        nn.init.normal_(self.encoder[1].weight, 0, 0.4, generator=torch.Generator().manual_seed(0))
-        nn.init.zeros_(self.encoder[1].bias)
-        self.generator = _Generator(LATENT, shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.generator(self.encoder(x))
+def _best_restart(generator: nn.Module, starts: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    return _chosen(generator, starts, x, (_nearest, _nearest))
 
 
-def _four_grey_levels(x: Tensor) -> Tensor:
-    """Project onto four shades of grey, whose gradient is 0 almost everywhere."""
-    return (3 * x).round() / 3
+def _taking(take: Callable[..., Tensor]) -> list[Function]:
+    """Return answers that take other entries of z and of the images, of the images alone, and of z alone."""
+    return [partial(_chosen, takes=takes) for takes in ((take, take), (_nearest, take), (take, _nearest))]
 
 
-def _with_gradient(x: Tensor) -> Tensor:
-    """Return a copy of x whose gradient an attack asks for."""
-    return x.clone().requires_grad_()
+def _least(rank: Callable[..., Tensor]) -> list[Function]:
+    """Return answers that take the restart of least rank, (R, N), for each image."""
+    return _taking(lambda of, e, *known: _nearest(of, rank(e, *known).expand_as(e)))
 
 
-def _straight_through(answer: Callable, projection: Callable, x: Tensor) -> Tensor:
-    """Return the answer's result for this very projection and x, graph and all."""
-    value = call_with_copies(lambda: answer(projection, x))
-    as_tensor_like(value.detach() if isinstance(value, Tensor) else value, x)
-    return value
+def _second(value: Callable[..., Tensor]) -> Function:
+    """Return an answer with the right z and another value after it, from x_star, the errors (R, N) and x."""
+    return partial(_chosen, takes=(_nearest, lambda of, e, drawn, x, starts: value(_nearest(of, e), e, x)))
 
 
-def _value_mistakes(x: Tensor, right: Tensor) -> Mistakes:
-    return [
-        (x, "That is x. The value is the projection, and only the gradient goes past it: add (projection(x) - x).detach() to x."),
-        (x + right, "That is x plus the projection. Add the difference, (projection(x) - x).detach()."),
-        (right - x, "That is the difference alone. Add it, detached, to x."),
-        (x - right, "That is the difference alone, with the wrong sign: x + (projection(x) - x).detach()."),
-        (2 * x - right, "The difference has the wrong sign: x + (projection(x) - x).detach()."),
-        ((x + right) / 2, "That is halfway between x and the projection. The value is the projection."),
-        (torch.zeros_like(x), "That is 0 everywhere: the two terms cancel. The value is the projection."),
-    ]  # fmt: skip
+def _by_image(of: Tensor, errors: Tensor, drawn: Tensor, x: Tensor, starts: Tensor) -> Tensor:
+    """Return what is nearest if (R, N, …) is read as (N, R, …)."""
+    of, drawn = (v.reshape(len(x), len(starts), *v.shape[2:]) for v in (of, drawn))
+    return _nearest(of.transpose(0, 1), _squared(drawn, x[:, None]).T)
 
 
-def _gradient_mistakes(passed: Tensor, through: Tensor) -> Mistakes:
-    """Return wrong gradients; `passed` is what came from above, `through` the same through the projection."""
-    none = "Nothing of the gradient arrives: x must be in the result once, outside of .detach()."
-    return [
-        (passed + through, "The gradient goes past the projection and through it as well. Detach the difference: x + (projection(x) - x).detach()."),
-        (through, "The gradient goes through the projection. Detach it, and let x carry the gradient: x + (projection(x) - x).detach()."),
-        (through - passed, "The gradient goes through the projection, and x subtracts its own. Detach the whole difference, and not the x before it."),
-        (passed - through, "The gradient goes through the projection. Detach the whole difference."),
-        (torch.zeros_like(passed), none),
-        (2 * passed, "x is in the result twice: detach the x inside the difference too."),
-        (-passed, "The gradient has the wrong sign: add x, do not subtract it."),
-        (torch.ones_like(passed), "Your gradient is 1 everywhere. backward is handed the gradient of what comes after: return that, as it is."),
-        (passed.sign(), "Your backward takes the sign. Return what it is handed, as it is."),
-        (passed.clamp(-1, 1), "Your backward clips. Return what it is handed, as it is."),
-    ]  # fmt: skip
+def _transposed(of: Tensor, errors: Tensor, drawn: Tensor, x: Tensor, starts: Tensor) -> Tensor:
+    """Return what is nearest if the images are drawn in the order (N, R, …) and read as (R, N, …)."""
+    images = drawn.transpose(0, 1).reshape(drawn.shape)
+    return _nearest(of if of is starts else images, _squared(images, x))
 
 
-def _has_value(answer: Callable, projection: Callable, images: Tensor) -> None:
-    """Refuse another value than the projection of the images."""
-    got, right = _straight_through(answer, projection, _with_gradient(images)).detach(), projection(images).detach()
-    what = f"it differs from projection(x) by up to {(got - right).abs().max().item():.2g}."
-    hint = "The value of x + (projection(x) - x).detach() is projection(x): x cancels."
-    expect_close(got, right, what, hint, _value_mistakes(images, right))
-
-
-def _has_identity_gradient(answer: Callable, projection: Callable, images: Tensor, hint: str) -> None:
-    """Refuse a gradient that is not the identity, in a random direction."""
-    x, other = _with_gradient(images), _with_gradient(images)
-    above = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    (got,) = torch.autograd.grad(_straight_through(answer, projection, x), x, above, allow_unused=True)
-    unused = "The x that you were handed must carry the gradient: no new leaf with requires_grad_(), no torch.tensor(…)."  # fmt: skip
-    expect(got is not None, "the result does not hang on x.", unused)
-    (through,) = torch.autograd.grad(projection(other), other, above)
-    off = 100 * ((got - above).norm() / above.norm()).item()
-    what = f"the gradient should come through as it is, and comes out {off:.0f} % different."
-    expect_close(got, above, what, hint, _gradient_mistakes(above, through))
-
-
-@exercise("bpda", takes="(projection, x)")
-def _bpda(answer: Callable) -> Iterator[str]:
-    yield "returns images like x that an attack can differentiate"
-    images, projection = _images(5, inputs.SHAPE), _Projection(inputs.SHAPE)
-    graph = _straight_through(answer, projection, _with_gradient(images)).requires_grad
-    hint = "You detach everything: the attack gets no gradient. x itself stays outside: x + (projection(x) - x).detach()."  # fmt: skip
-    expect(graph, "the result has no gradient graph.", hint)
-
-    yield "its value is the projection"
-    for project in (projection, _four_grey_levels):
-        _has_value(answer, project, images)
-
-    yield "its gradient with respect to x is the identity"
-    hint = "d result / d x is 1 for each pixel's own x, and 0 for the others."
-    _has_identity_gradient(answer, projection, images, hint)
-
-    yield "also where the projection has no gradient of its own"
-    _has_identity_gradient(answer, _four_grey_levels, images, hint)
-
-    yield "runs the projection once"
-    calls = []
-    _straight_through(answer, lambda x: calls.append(x) or projection(x), _with_gradient(images))
-    hint = "A projection is a search from random starts: a second one takes as long again, and finds another image. Keep the first result in a variable."
-    expect(len(calls) == 1, f"it ran the projection {len(calls)} times.", hint)
-
-    yield "leaves no gradient on the projection's weights"
-    _straight_through(answer, projection, _with_gradient(images)).sum().backward()
-    clean = all(p.grad is None for p in projection.parameters())
-    hint = "The gradient goes into the projection, which is to be skipped: detach its result, or the x that it is given."  # fmt: skip
-    expect(clean, "loss.backward() reached the weights of the projection.", hint)
-
-    yield "leaves x as it was, also where nobody asks for a gradient"
-    no_side_effects(answer, "projection x", projection, images)
-
-    yield "works for other sizes, and for a single image"
-    projection = _Projection(inputs.OTHER_SHAPE)
-    for count in (4, 1):
-        images = _images(count, inputs.OTHER_SHAPE)
-        _has_value(answer, projection, images)
-        _has_identity_gradient(answer, projection, images, ONLY_ARGUMENTS)
-
-
-# What a pair is
-
-
-ADVERSARIAL, FLIPPING, AMBIGUOUS, NONE = "adversarial", "label-flipping", "ambiguous", "none of the three"
-KINDS = (ADVERSARIAL, FLIPPING, AMBIGUOUS)
-
-# What the classifier says of x and of x', what the judge says, its doubt (1 is just as much as `sure` allows), and the
-# distance in units of eps.
-_PAIRS = (
-    ("one class for the classifier", NONE, (2, 2), (2, 2), (0.1, 0.2), 0.5),
-    ("one class for the classifier", NONE, (3, 3), (3, 0), (0.2, 0.1), 0.3),
-    ("one class for the classifier", NONE, (1, 1), (1, 2), (1.5, 0.3), 0.9),
-    ("one class for the classifier", NONE, (0, 0), (2, 2), (0.3, 1.6), 0.0),
-    ("farther apart than eps", NONE, (0, 3), (0, 0), (0.1, 0.1), 1.2),
-    ("farther apart than eps", NONE, (1, 2), (1, 2), (0.3, 0.1), 2.5),
-    ("farther apart than eps", NONE, (2, 1), (2, 1), (1.5, 1.5), 1.1),
-    ("farther apart than eps", NONE, (3, 1), (3, 3), (0.2, 0.1), float("inf")),
-    ("a judge unsure of either image", AMBIGUOUS, (0, 1), (0, 0), (0.1, 1.5), 0.4),
-    ("a judge unsure of either image", AMBIGUOUS, (2, 3), (2, 3), (1.5, 0.1), 0.8),
-    ("a judge unsure of either image", AMBIGUOUS, (1, 0), (1, 3), (1.6, 1.4), 0.2),
-    ("a judge unsure of either image", AMBIGUOUS, (3, 2), (3, 3), (1.6, 0.7), 0.7),
-    ("a sure judge, one digit", ADVERSARIAL, (0, 2), (0, 0), (0.7, 0.7), 0.6),
-    ("a sure judge, one digit", ADVERSARIAL, (3, 1), (1, 1), (0.2, 0.1), 0.1),
-    ("a sure judge, one digit", ADVERSARIAL, (1, 3), (2, 2), (0.1, 0.6), 0.9),
-    ("a sure judge, two digits", FLIPPING, (2, 0), (2, 0), (0.7, 0.6), 0.5),
-    ("a sure judge, two digits", FLIPPING, (1, 2), (1, 3), (0.2, 0.1), 0.2),
-    ("a sure judge, two digits", FLIPPING, (0, 3), (2, 0), (0.7, 0.1), 0.9),
+MIXED_UP: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (  # errors (R, N) of images that are taken for others
+    lambda drawn, x: _squared(drawn.flatten(0, 1), x.repeat_interleave(len(drawn), 0)).view(drawn.shape[:2]),
+    lambda drawn, x: _squared(drawn.flatten(0, 1), x.repeat_interleave(len(drawn), 0)).view(len(x), -1).T,
+    lambda drawn, x: _squared(drawn.reshape(len(x), -1, *x.shape[1:]), x[:, None]).T,
+    lambda drawn, x: _squared(drawn.transpose(0, 1).reshape(drawn.shape), x),
 )
 
 
-class _Pairs(NamedTuple):
-    """What is known of N pairs of images: logits (2, N, K) of the classifier and of the judge, and their distance."""
+def _restarts(
+    restarts: int = 4, n: int = 9, latent: int = LATENT, shape: tuple = inputs.SHAPE, of: slice = slice(None)
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return what the choice is made from: a generator, starts (R, N, latent) and images, all or a part of them."""
+    generator, stream = _Generator(latent, shape), torch.Generator().manual_seed(56)
+    starts = torch.randn(restarts, n, latent, generator=stream)
+    with torch.no_grad():  # near what the generator draws, or one restart in the middle would suit every image
+        x = generator(torch.randn(n, latent, generator=stream))
+    x = (x + 0.5 * torch.rand(x.shape, generator=stream) - 0.25).clamp(0, 1)
+    return generator, starts[:, of], x[of]
 
-    classifier: Tensor
-    judge: Tensor
-    distance: Tensor
-    eps: float
-    sure: float
+
+def _point_and_image(answer: Function, generator: nn.Module, starts: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the z and the images that the answer chose."""
+    value = call_with_copies(answer, generator, starts, x)
+    hint = "Return two values, the chosen z and their images: return z, x_star."
+    expect(isinstance(value, tuple | list) and len(value) == 2, f"it returned {_kind(value)}.", hint)
+    return as_tensor_like(value[0], starts[0], "starts[0]"), as_tensor_like(value[1], x)
 
 
-def _logits_for(digits: Tensor, confidence: Tensor, classes: int, stream: torch.Generator) -> Tensor:
-    """Return logits whose softmax is `confidence` at the digits; a constant is added to each row, which changes nothing."""
+def _mischosen(got: tuple, right: tuple, generator: nn.Module, starts: Tensor, x: Tensor) -> str:
+    wrong = [i for i in range(len(x)) if not close(got[0][i], right[0][i])]
+    if not wrong:
+        return f"your z is right, and x_star differs from generator(z) by up to {(got[1] - right[1]).abs().max():.2g}."
+    errors, taken = _known(generator, starts, x)[0][:, wrong[0]], got[0][wrong[0]]
+    took = next(
+        (f"you took restart {r}" for r, z in enumerate(starts) if close(taken, z[wrong[0]])), "it is none of them"
+    )
+    return f"{len(wrong)} of {len(x)} z are wrong. For image {wrong[0]}, for instance, the restarts have the errors {shown(errors)}: {took}, and right is {errors.argmin()}, counted from 0."
+
+
+OWN = "Where the errors have the shape (R, N), those of an image stand in a column: take the smallest of each column."
+BATCH = "You choose one restart for the whole batch. Each image has a best restart of its own: "
+BOTH = "Index both dimensions: which restart, and which image. "
+ONE_BEFORE = (
+    "You compare each restart with {} only. Compare it with the smallest error so far, and keep that up to date."
+)
+ERROR = "The reconstruction error is the sum of the squares of G(z) − x."
+STAR = "Your second value is {}. x_star is what the generator draws from z."
+Exercise(
+    "best_restart",
+    reference=_best_restart,
+    cases=[
+        Case("of one restart it takes that one, and its image", [partial(_restarts, 1)], "With one restart there is nothing to choose: its z, and what the generator draws from it."),
+        Case("takes the nearest restart of one image", [partial(_restarts, of=slice(i, i + 1)) for i in range(5)], ERROR + " The smallest wins. Choose the images with the same index as the z, or draw once more."),
+        Case("takes for each image of a batch the best of its own restarts", [_restarts], OWN),
+        Case("works for other sizes, and for as many restarts as images", [partial(_restarts, n, 3 * n % 8, OTHER_LATENT, inputs.OTHER_SHAPE) for n in (6, 4)], SIZES),
+    ],
+    mistakes=[
+        Mistake("You choose the worst restart. The error is to be small: look for the smallest, not for the largest.", *_least(lambda e, *_: -e)),
+        Mistake(BATCH + "sum over the pixels only.", *_least(lambda e, *_: e.sum(1, keepdim=True)), *_least(lambda e, *_: e.amin(1, keepdim=True))),
+        Mistake(BATCH + "replace only those images for which the error is smaller, by a mask.", *(f for better in (torch.any, torch.all) for f in _taking(lambda of, e, *_, better=better: of[reduce(lambda b, r: r if better(e[r] < e[b]) else b, range(len(e)))]))),
+        Mistake("You always take the first restart. " + OWN, *_taking(lambda of, *_: of[0])),
+        Mistake("You always take the last restart. Compare the errors of all of them.", *_taking(lambda of, *_: of[-1])),
+        Mistake(ONE_BEFORE.format("the first"), *_least(lambda e, *_: torch.where(e < e[0], -1, 1) * torch.arange(len(e))[:, None])),
+        Mistake(ONE_BEFORE.format("the one before it"), *_least(lambda e, *_: torch.where(e < e.roll(1, 0), -1, 1) * torch.arange(len(e))[:, None])),
+        Mistake("You sum absolute differences. " + ERROR, *_least(lambda e, drawn, x, _: (drawn - x).abs().sum((2, 3, 4)))),
+        Mistake("You take the largest difference of one pixel. " + ERROR, *_least(lambda e, drawn, x, _: (drawn - x).abs().amax((2, 3, 4)))),
+        Mistake(CANCEL, *_least(lambda e, drawn, x, _: (drawn - x).sum((2, 3, 4))), *_least(lambda e, drawn, x, _: (drawn - x).sum((2, 3, 4)).abs())),
+        Mistake("You compare the angles between the images. " + ERROR, *_least(lambda e, drawn, x, _: -F.cosine_similarity(drawn.flatten(2), x.flatten(1), dim=2))),
+        Mistake("That is the cross-entropy of the pixels. " + ERROR, *_least(lambda e, drawn, x, _: F.binary_cross_entropy(drawn, x.expand_as(drawn), reduction="none").sum((2, 3, 4)))),
+        Mistake("You compare the first channel only. The error is summed over all channels and pixels.", *_least(lambda e, drawn, x, _: _squared(drawn[:, :, :1], x[:, :1]))),
+        Mistake("You compare the z with each other. Compare their images with x.", *_least(lambda e, drawn, x, starts: starts.norm(dim=2))),
+        Mistake("You compare all images with the first x. Each has an x of its own.", *_least(lambda e, drawn, x, _: _squared(drawn, x[:1]))),
+        Mistake("You compare the images' own sizes. The error is their distance to x.", *_least(lambda e, drawn, *_: _squared(drawn, torch.zeros(())))),
+        Mistake("The generator's images are mixed up: the first N are those of the first restart, one for each x, the next N those of the second. Give them the dimensions (R, N) again, and compare each with its own x.",
+                *_taking(_by_image), *_taking(_transposed), *_least(lambda e, *_: e.reshape(e.T.shape).T), *(f for mixed in MIXED_UP for f in _least(lambda e, drawn, x, _, mixed=mixed: mixed(drawn, x)))),
+        Mistake(BOTH + "starts[best] alone takes whole batches.", *_taking(lambda of, e, *_: of[e.argmin(0)])),
+        Mistake(BOTH + "You take the best restart of the first image for all.", *_taking(lambda of, e, *_: of[e.argmin(0)[0]])),
+        Mistake(BOTH + "In starts.flatten(0, 1) the restart r of image i stands at r·N + i.", *_taking(lambda of, e, *_: of.flatten(0, 1)[e.argmin(0)]), *_taking(lambda of, e, *_: of.flatten(0, 1)[torch.arange(e.shape[1]) * len(of) + e.argmin(0)])),
+        Mistake("You choose an image for each restart. " + OWN, *_taking(lambda of, e, *_: of[torch.arange(len(of)), e.argmin(1)])),
+        Mistake("You take the mean over the restarts. Between two good z there may be a bad one: choose one.", *_taking(lambda of, *_: of.mean(0))),
+        Mistake("gather gives a result of the index's shape, here one number for each image. " + BOTH, partial(_chosen, takes=(lambda of, e, *_: of.gather(0, e.argmin(0)[None, :, None])[0], _nearest))),
+        Mistake("The first value is the images, and the second the z: return z, x_star, in this order.", lambda *given: _best_restart(*given)[::-1]),
+        Mistake(STAR.format("the errors, or which restart is best"), _second(lambda x_star, e, x: e.amin(0)), _second(lambda x_star, e, x: e.argmin(0)), _second(lambda x_star, e, x: e)),
+        Mistake(STAR.format("x itself"), _second(lambda x_star, e, x: x)),
+        Mistake(STAR.format("the difference"), _second(lambda x_star, e, x: x_star - x), _second(lambda x_star, e, x: x - x_star), _second(lambda x_star, e, x: (x_star - x).square())),
+    ],
+    untouched=("generator", "starts", "x"),
+    typical=_restarts,
+    returns="one z and one image for each x",
+    observe=_point_and_image,
+    happened=_mischosen,
+    library=(project_to_range,),
+).register()  # fmt: skip
+
+
+# --- bpda -------------------------------------------------------------------------------------------------------------
+
+
+def _projected(n: int, shape: tuple[int, ...] = inputs.SHAPE) -> tuple[nn.Module, Tensor]:
+    """Return a projection that could be differentiated, what is drawn from an encoder's guess, and n images."""
+    return nn.Sequential(inputs.smooth_network(0, shape, LATENT), _Generator(LATENT, shape)), _images(n, shape)
+
+
+def _in_four_shades() -> tuple[Callable, Tensor]:
+    """Return a projection onto four shades, two of them beyond black and white, and images.
+
+    Its gradient is 0 almost everywhere.
+    """
+    return lambda x: (3 * x).round() / 2 - 0.25, _images(5, inputs.SHAPE)
+
+
+def _bpda(projection: Callable, x: Tensor) -> Tensor:
+    return x + (projection(x) - x).detach()
+
+
+def _mixed(value: Sequence[float], gradient: Sequence[float]) -> Function:
+    """Return an answer with the value and with the gradient of such multiples of x and of projection(x)."""
+
+    def answer(projection: Callable, x: Tensor) -> Tensor:
+        p = projection(x)
+        slope = gradient[0] * (x - x.detach()) + gradient[1] * (p - p.detach())
+        return (value[0] * x + value[1] * p).detach() + slope
+
+    return answer
+
+
+def _with_value(*value: float) -> list[Function]:
+    """Return answers with the value of such multiples of x and of projection(x), however the gradient comes out."""
+    return [_mixed(value, gradient) for gradient in product(*({0, 1, factor} for factor in value))]
+
+
+def _with_gradients(*gradients: tuple[float, float]) -> list[Function]:
+    """Return answers with the right value and gradients of such multiples."""
+    return [_mixed((0, 1), gradient) for gradient in gradients]
+
+
+def _with_backward(change: Callable[[Tensor], Tensor]) -> Function:
+    """Return an answer that passes on another gradient than it is handed."""
+
+    def answer(projection: Callable, x: Tensor) -> Tensor:
+        passed = 1 * x
+        passed.register_hook(change)
+        return _bpda(projection, passed)
+
+    return answer
+
+
+def _value_and_gradient(answer: Function, projection: Callable, x: Tensor) -> dict[str, Tensor]:
+    """Return the answer's result, and the gradient in x of a random mixture of its values."""
+    x = x.clone().requires_grad_()
+    value = call_with_copies(lambda projection: answer(projection, x), projection)
+    as_tensor_like(value.detach() if isinstance(value, Tensor) else value, x)
+    hint = "You detach everything: the attack gets no gradient. x must be in the result once, outside of .detach() and of torch.no_grad()."
+    expect(value.requires_grad, "the result has no gradient graph.", hint)
+    above = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(value, x, above, allow_unused=True)
+    hint = "The x that you were handed must carry the gradient: no new leaf with requires_grad_(), no torch.tensor(…)."
+    expect(gradient is not None, "the result does not hang on x.", hint)
+    return {"the result": value.detach(), "its gradient": gradient}
+
+
+def _runs_once(answer: Function) -> None:
+    """Refuse an answer that runs the projection again, or that differentiates it by its weights."""
+    (projection, x), calls = _projected(3), []
+    call_with_copies(lambda: answer(lambda v: calls.append(v) or projection(v), x.requires_grad_())).sum().backward()
+    hint = "A projection is a search from random starts: a second one takes as long again, and finds another image. Pass it the whole batch, and keep the result in a variable."
+    expect(len(calls) == 1, f"it ran the projection {len(calls)} times.", hint)
+    hint = (
+        "The gradient goes into the projection, which is to be skipped: detach its result, or the x that it is given."
+    )
+    clean = all(p.grad is None for p in projection.parameters())
+    expect(clean, "loss.backward() reached the weights of the projection.", hint)
+
+
+PAST = "The value is the projection, and only the gradient goes past it. "
+ADD = "What has to be added to x to give the projection?"
+SKIP = "No term with the projection may carry one."
+HANDED = "backward is handed the gradient of what comes after: return that, as it is."
+Exercise(
+    "bpda",
+    reference=_bpda,
+    cases=[
+        Case("its value is the projection, and its gradient with respect to x is the identity", [partial(_projected, 5)], PAST + "Each pixel of the result changes as that pixel of x does, and with no other."),
+        Case("also where the projection has no gradient of its own", [_in_four_shades], PAST + "Nothing is asked of the projection but its value."),
+        Property("runs the projection once, and leaves no gradient on its weights", _runs_once),
+        Case("works for other sizes, and for a single image", [partial(_projected, n, inputs.OTHER_SHAPE) for n in (4, 1)], SIZES),
+    ],
+    mistakes=[
+        Mistake("That is x. " + PAST + ADD, *_with_value(1, 0)),
+        Mistake("That is x plus the projection. " + ADD, *_with_value(1, 1)),
+        Mistake("That is the difference alone. " + ADD, *_with_value(-1, 1), *_with_value(1, -1)),
+        Mistake("The difference has the wrong sign. " + ADD, *_with_value(2, -1)),
+        Mistake("The difference is added to the projection, not to x. " + ADD, *_with_value(-1, 2)),
+        Mistake("That is halfway between x and the projection. " + PAST, *_with_value(0.5, 0.5)),
+        Mistake("That is 0 everywhere: the terms cancel. " + PAST, *_with_value(0, 0)),
+        Mistake("That is minus the projection. " + PAST, *_with_value(0, -1)),
+        Mistake("You clamp the result. Its value is projection(x), whatever that is.", lambda projection, x: _bpda(projection, x).clamp(0, 1), lambda projection, x: _bpda(lambda v: projection(v).clamp(0, 1), x)),
+        Mistake("The gradient goes past the projection and through it as well. " + SKIP, *_with_gradients((1, 1))),
+        Mistake("The gradient goes through the projection. Only x carries one. " + SKIP, *_with_gradients((0, 1), (0, -1))),
+        Mistake("The gradient goes through the projection, and one of the two is subtracted. " + SKIP, *_with_gradients((-1, 1), (1, -1), (-1, -1))),
+        Mistake("Nothing of the gradient arrives: x must be in the result once, outside of .detach().", *_with_gradients((0, 0))),
+        Mistake("x carries the gradient more than once: detach the x inside the difference too.", *_with_gradients((2, 0), (2, 1), (2, -1), (3, 0))),
+        Mistake("The gradient has the wrong sign: add x, do not subtract it.", *_with_gradients((-1, 0))),
+        Mistake("Half of the gradient arrives: x must be in the result once, as it is.", *_with_gradients((0.5, 0), (0.5, 0.5))),
+        Mistake("Your gradient is the same everywhere. " + HANDED, *map(_with_backward, (torch.ones_like, lambda g: g.mean().expand_as(g), lambda g: g.sum().expand_as(g)))),
+        Mistake("Your backward takes the sign. " + HANDED, _with_backward(torch.sign)),
+        Mistake("Your backward divides by the norm. " + HANDED, _with_backward(lambda g: g / g.norm()), _with_backward(lambda g: F.normalize(g.flatten(1)).view_as(g))),
+        Mistake("Your backward clips. " + HANDED, *(_with_backward(partial(torch.clamp, min=low, max=high)) for low, high in ((-1, 1), (0, 1), (0, None)))),
+    ],
+    untouched=("projection", "x"),
+    returns="images like x that an attack can differentiate",
+    observe=_value_and_gradient,
+).register()  # fmt: skip
+
+
+# --- label_flipping ---------------------------------------------------------------------------------------------------
+
+
+KINDS = ADVERSARIAL, FLIPPING, AMBIGUOUS = "adversarial", "label-flipping", "ambiguous"
+UNFOOLED, FAR, UNSURE = "one class for the classifier", "farther apart than eps", "a judge unsure of either image"
+ONE_DIGIT, TWO_DIGITS, EXACT = "a sure judge, one digit", "a sure judge, two digits", "exactly eps, exactly sure"
+ALL = UNFOOLED, FAR, UNSURE, ONE_DIGIT, TWO_DIGITS
+
+# What the classifier says of x and of x', what the judge says, its doubt (1 is just as much as `sure` allows), and the
+# distance in units of eps.
+PAIRS = {
+    UNFOOLED: [((2, 2), (2, 2), (0.1, 0.2), 0.5), ((3, 3), (3, 0), (0.2, 0.1), 0.3), ((1, 1), (1, 2), (1.5, 0.3), 0.9), ((0, 0), (2, 2), (0.3, 1.6), 0.0)],
+    FAR: [((0, 3), (0, 0), (0.1, 0.1), 1.2), ((1, 2), (1, 2), (0.3, 0.1), 2.5), ((2, 1), (2, 1), (1.5, 1.5), 1.1), ((3, 1), (3, 3), (0.2, 0.1), math.inf)],
+    UNSURE: [((0, 1), (0, 0), (0.1, 1.5), 0.4), ((2, 3), (2, 3), (1.5, 0.1), 0.8), ((1, 0), (1, 3), (1.1, 1.2), 0.2), ((3, 2), (3, 3), (1.6, 0.7), 0.7), ((0, 2), (0, 0), (2.5, 0.1), 0.6)],
+    ONE_DIGIT: [((0, 2), (0, 0), (0.7, 0.7), 0.6), ((3, 1), (1, 1), (0.2, 0.1), 0.1), ((1, 3), (2, 2), (0.1, 0.6), 0.9)],
+    TWO_DIGITS: [((2, 0), (2, 0), (0.7, 0.6), 0.5), ((1, 2), (1, 3), (0.2, 0.1), 0.2), ((0, 3), (2, 0), (0.7, 0.1), 0.9)],
+    EXACT: [((0, 2), (0, 0), (1.0, 1.0), 1.0), ((3, 1), (3, 1), (1.0, 1.0), 0.5), ((1, 3), (1, 1), (1.0, 1.0), 0.2), ((2, 0), (2, 3), (1.0, 1.0), 1.0)],
+}  # fmt: skip
+
+
+def _logits_for(digits: Tensor, confidence: Tensor, classes: int, shift: float, stream: torch.Generator) -> Tensor:
+    """Return logits whose softmax is `confidence` at the digits; those of an image move by ±shift, which changes nothing."""
     logits = torch.randn(*digits.shape, classes, generator=stream)
     others = logits.scatter(-1, digits.unsqueeze(-1), -torch.inf).logsumexp(-1)
-    logits.scatter_(-1, digits.unsqueeze(-1), (others + torch.logit(confidence)).unsqueeze(-1))
-    return logits + 3 * torch.randn(*digits.shape, 1, generator=stream)
+    lead = torch.logit(confidence).clamp_max(80)  # from which the confidence is exactly 1
+    logits.scatter_(-1, digits.unsqueeze(-1), (others + lead).unsqueeze(-1))
+    return logits + shift * torch.randn(*digits.shape, 1, generator=stream).sign()
 
 
-def _pairs_task(eps: float, sure: float, classes: int, order: list[int]) -> _Pairs:
+def _pairs(
+    *kinds: str, eps: float = 1.5, sure: float = 0.8, classes: int = 5, shift: float = 3.0, n: int = 99
+) -> tuple:
+    """Return logits, distances, eps and sure of the first n pairs of these kinds."""
     stream = torch.Generator().manual_seed(classes)
-    _, _, said, judged, doubt, distance = zip(*(_PAIRS[i] for i in order), strict=True)
-    lead = torch.where(torch.rand(2, len(order), generator=stream) < 0.3, 0.6, 0.95)
-    classifier = _logits_for(torch.tensor(said).T, lead, classes, stream)
-    judge = _logits_for(torch.tensor(judged).T, 1 - (1 - sure) * torch.tensor(doubt).T, classes, stream)
-    return _Pairs(classifier, judge, eps * torch.tensor(distance), eps, sure)
+    rows = [row for kind in kinds for row in PAIRS[kind]][:n]
+    said, judged, doubt, distance = (torch.tensor(column).t() for column in zip(*rows, strict=True))
+    lead = torch.where(torch.rand(said.shape, generator=stream) < 0.3, 0.6, 0.95)
+    both = ((said, lead), (judged, 1 - (1 - sure) * doubt))
+    return *(_logits_for(*one, classes, shift, stream) for one in both), eps * distance, eps, sure
 
 
-def _confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest probability of each image, (2, N), and the class it belongs to."""
-    return logits.softmax(2).max(2)
+def _facts(classifier: Tensor, judge: Tensor, distance: Tensor, eps: float, sure: float) -> SimpleNamespace:
+    """Return the arguments, what the classifier has `said`, the judge's digits, and both confidences, all (2, N)."""
+    p, own = judge.softmax(2).amax(2), classifier.softmax(2).amax(2)
+    known = {"said": classifier.argmax(2), "digit": judge.argmax(2), "confidence": p, "own_confidence": own}
+    return SimpleNamespace(classifier=classifier, judge=judge, distance=distance, eps=eps, sure=sure, **known)
 
 
-class _PairFacts(NamedTuple):
-    """What decides about a pair, all (N,)."""
-
-    changed: Tensor  # the classifier says two classes
-    near: Tensor
-    certain: Tensor  # the judge is sure of both images
-    same: Tensor  # the judge says one digit
-
-    def masks(self) -> Tensor:
-        """Return the three masks, (3, N)."""
-        found = self.changed & self.near
-        return torch.stack([found & self.certain & self.same, found & self.certain & ~self.same, found & ~self.certain])
+def _masks(changed: Tensor, near: Tensor, certain: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the masks from what decides: two classes, a small distance, a sure judge, one digit for it; all (N,)."""
+    found = changed & near
+    return found & certain & same, found & certain & ~same, found & ~certain
 
 
-def _pair_facts(task: _Pairs) -> _PairFacts:
-    said = task.classifier.argmax(2)
-    confidence, digit = _confidence(task.judge)
-    return _PairFacts(
-        said[0] != said[1], task.distance <= task.eps, (confidence >= task.sure).all(0), digit[0] == digit[1]
-    )
+RIGHT: dict[str, Callable[[SimpleNamespace], Tensor]] = {
+    "changed": lambda p: p.said[0] != p.said[1],
+    "near": lambda p: p.distance <= p.eps,
+    "certain": lambda p: (p.confidence >= p.sure).all(0),
+    "same": lambda p: p.digit[0] == p.digit[1],
+}
 
 
-def _confidence_mistakes(task: _Pairs) -> Mistakes:
-    """Wrong masks (3, N) where it is asked who is sure, and what to say about them."""
-    facts, sure = _pair_facts(task), task.sure
-    certain, (confidence, _), (own, _) = facts.certain, _confidence(task.judge), _confidence(task.classifier)
-
-    def sure_of(values: Tensor) -> Tensor:
-        return facts._replace(certain=values >= sure).masks()
-
-    def both(values: Tensor) -> Tensor:
-        return facts._replace(certain=(values >= sure).all(0)).masks()
-
-    doubt = "A pair is ambiguous if the judge is unsure of either image. So it must be sure of both: (confidence >= sure).all(0)."
-    softmax = "sure is a probability: compare it with judge.softmax(2).max(2), over the classes, which are the last dimension."
-    asked = "You ask how sure the classifier is. A fooled classifier is often very sure: {} confidence counts."
-    yield from (
-        (both(own), asked.format("the judge's")),
-        (facts._replace(certain=(own >= sure).all(0) & certain).masks(), asked.format("only the judge's")),
-        (facts._replace(certain=torch.ones_like(certain)).masks(), "You leave out the judge's confidence: where its softmax is below sure on either image, the pair is ambiguous."),
-        (facts._replace(certain=torch.zeros_like(certain)).masks(), "All your pairs are ambiguous. " + softmax),
-        (facts._replace(certain=~certain).masks(), "You have sure and unsure the wrong way round: ambiguous is below sure."),
-        (facts._replace(certain=(confidence >= sure).any(0)).masks(), doubt),
-        (sure_of(confidence[0]), "You ask how sure the judge is of x only. " + doubt),
-        (sure_of(confidence[1]), "You ask how sure the judge is of x' only. " + doubt),
-        (sure_of(confidence.mean(0)), "You take the mean of both confidences: a very sure one hides an unsure one. " + doubt),
-        (sure_of(confidence.prod(0)), "You multiply the two confidences: two sure ones can make an unsure one. " + doubt),
-        (both(task.judge.amax(2)), "You compare logits. " + softmax),
-        (both(task.judge.softmax(0).amax(2)), "Your softmax goes over the two images. " + softmax),
-    )  # fmt: skip
+def _verdict(combine: Callable[..., tuple] = _masks, **otherwise: Callable[[SimpleNamespace], Tensor]) -> Function:
+    """Return an answer that takes some of the facts otherwise, or combines them otherwise."""
+    return lambda *given: combine(**{name: fact(_facts(*given)) for name, fact in (RIGHT | otherwise).items()})
 
 
-def _pair_mistakes(task: _Pairs) -> Mistakes:
-    """Wrong masks (3, N), and what to say about them."""
-    facts, right = _pair_facts(task), _pair_facts(task).masks()
-    changed, near, certain, same = facts
-    found, never, always = changed & near, torch.zeros_like(same), torch.ones_like(same)
-    said, (_, digit) = task.classifier.argmax(2), _confidence(task.judge)
-
-    def with_facts(**changes: Tensor) -> Tensor:
-        return facts._replace(**changes).masks()
-
-    judge = "The classifier is a party to the case: it says two classes of every pair that counts. Whether the digit is another is for the judge alone to say."
-    alone = "Ask the judge whether it sees one digit or two; what the classifier says of the images does not count for that."
-    far = "The distance decides only which pairs count: those at most eps apart. What they are is for the judge to say."
-    overlap = "No pair is two things at once: an ambiguous one is neither adversarial nor label-flipping. Add & sure_of_both to these two."
-    anywhere = "Only pairs that the classifier tells apart, at most eps apart, can be ambiguous. The others are nothing."  # fmt: skip
-    unlike = "The classifier must say two different classes of the pair. Where it says one, nobody was fooled: none of the three."
-    other_order = "The masks are right, in another order: adversarial, label_flipping, ambiguous."
-    agreements = (
-        said[0] == digit[1],
-        said[1] != digit[1],
-        said[0] == digit[0],
-        (both := said == digit).all(0),
-        ~both.all(0),
-    )
-    yield from (
-        *with_hint(judge, _pair_facts(task._replace(judge=task.classifier)).masks(), with_facts(same=~changed)),
-        *_confidence_mistakes(task),
-        (with_facts(changed=always), unlike),
-        (with_facts(changed=~changed), unlike + " You have it the wrong way round."),
-        (with_facts(changed=digit[0] != digit[1]), unlike + " You ask the judge for it."),
-        (with_facts(near=always), "Pairs that are farther apart than eps do not count: a distant image may well be another digit."),
-        (with_facts(near=~near), "Your distance is the wrong way round: near pairs count, distance <= eps."),
-        (with_facts(changed=always, near=always), unlike + " Nor do pairs count that are farther apart than eps."),
-        (with_facts(same=~same), "Two of your masks are swapped: one digit is adversarial, two digits are label-flipping."),
-        *with_hint(alone, *(with_facts(same=agreement) for agreement in agreements)),
-        *with_hint(
-            far,
-            with_facts(same=near, near=always),
-            with_facts(same=near, near=always, certain=always),
-            torch.stack([near, ~near, never]),
-            torch.stack([found, changed & ~near, never]),
-        ),
-        (torch.stack([found, never, never]), "The classifier's change of mind is not enough: it may be right to change it. " + alone),
-        (torch.stack([found & same, found & ~same, found & ~certain]), overlap),
-        *with_hint(anywhere, *(torch.stack([*right[:2], pairs & ~certain]) for pairs in (always, changed, near))),
-        *with_hint(other_order, right[[0, 2, 1]], right[[1, 2, 0]], right[[2, 0, 1]], right[[2, 1, 0]]),
-    )  # fmt: skip
+def _sure_of(values: Callable[[SimpleNamespace], Tensor]) -> Function:
+    """Return an answer that compares other values, (N,) or (2, N), with sure."""
+    return _verdict(certain=lambda p: (values(p).expand(2, len(p.distance)) >= p.sure).all(0))
 
 
-def _as_masks(value: Any, task: _Pairs) -> Tensor:
-    """Return the three masks of the answer as one tensor (3, N)."""
+def _always(p: SimpleNamespace) -> Tensor:
+    return torch.ones_like(p.distance, dtype=torch.bool)
+
+
+def _in_one_mask(**otherwise: Callable[[SimpleNamespace], Tensor]) -> list[Function]:
+    """Return answers that take some of the facts otherwise, but only in one of the masks."""
+
+    def answer(*given: Any, which: int) -> tuple[Tensor, ...]:
+        masks = _verdict()(*given)
+        return *masks[:which], _verdict(**otherwise)(*given)[which], *masks[which + 1 :]
+
+    return [partial(answer, which=which) for which in range(3)]
+
+
+def _label_flipping(classifier: Tensor, judge: Tensor, distance: Tensor, eps: float, sure: float) -> tuple[Tensor, ...]:
+    return _verdict()(classifier, judge, distance, eps, sure)
+
+
+def _as_masks(answer: Function, classifier: Tensor, judge: Tensor, distance: Tensor, *rest: float) -> dict[str, Tensor]:
+    """Return the three masks of the answer by name."""
+    value = call_with_copies(answer, classifier, judge, distance, *rest)
     hint = "Return three masks: return adversarial, label_flipping, ambiguous."
     expect(isinstance(value, tuple | list) and len(value) == 3, f"it returned {_kind(value)}.", hint)
     for name, mask in zip(KINDS, value, strict=True):
-        kind = type(mask).__name__
         hint = "Each mask is a torch tensor of bools, with one entry for each pair."
-        expect(isinstance(mask, Tensor), f"the mask {name} is a {kind}.", hint)
-        shape, right = tuple(mask.shape), task.distance.shape
+        expect(isinstance(mask, Tensor), f"the mask {name} is a {type(mask).__name__}.", hint)
         hint = "One bool for each pair: (N,). Compare the first image with the second, and take the classes as the last dimension, 2."
-        expect(mask.shape == right, f"the mask {name} has the shape {shape}, and the distances {tuple(right)}.", hint)
+        expect(mask.shape == distance.shape, f"the mask {name} is {_kind(mask)}, of {len(distance)} pairs.", hint)
         hint = "Return bools, as comparisons give them; & is and, ~ is not. Leave out .float(), .int() and .nonzero()."
         expect(mask.dtype == torch.bool, f"the mask {name} is of {mask.dtype}.", hint)
-    return torch.stack(list(value))
+    return dict(zip(KINDS, value, strict=True))
 
 
-@exercise("label_flipping", takes="(classifier, judge, distance, eps, sure)")
-def _label_flipping(answer: Callable) -> Iterator[str]:
-    def described(i: int, mine: list[str], right: str) -> str:
-        said, (confidence, digit) = task.classifier.argmax(2)[:, i], _confidence(task.judge)
-        judged = " → ".join(f"{d} ({100 * c:.0f} %)" for d, c in zip(digit[:, i], confidence[:, i], strict=True))
-        return f"pair {i}, {task.distance[i]:.2g} apart with eps = {task.eps}: the classifier says {said[0]} → {said[1]}, the judge {judged} with sure = {100 * task.sure:.0f} %. You say {' and '.join(mine) or NONE}, and right is {right}."
+def _misjudged(got: dict[str, Tensor], right: dict[str, Tensor], *given: Any) -> str:
+    p, wrong = _facts(*given), torch.stack([got[kind] != right[kind] for kind in KINDS]).any(0)
+    i = int(wrong.int().argmax())
+    mine, wanted = (" and ".join(k for k in KINDS if masks[k][i]) or "none of the three" for masks in (got, right))
+    judged = " → ".join(f"{d} ({100 * c:.0f} %)" for d, c in zip(p.digit[:, i], p.confidence[:, i], strict=True))
+    said = " → ".join(map(str, p.said[:, i].tolist()))
+    return f"{wrong.sum()} of {len(wrong)} pairs are wrong. One is {p.distance[i]:.2g} apart with eps = {p.eps}: the classifier says {said}, the judge {judged} with sure = {100 * p.sure:.0f} %. You say {mine}, and right is {wanted}."
 
-    def why(masks: Tensor, otherwise: str) -> str:
-        wrong = ((mistake.float(), hint) for mistake, hint in _pair_mistakes(task))
-        return diagnose_mistake(masks.float(), wrong, otherwise)
 
-    def holds(part: str, hint: str) -> None:
-        """Refuse masks that are wrong about a pair of this part of the rows."""
-        masks = _as_masks(call_with_copies(answer, *task), task)
-        for i, row in enumerate(order):
-            kind, right, *_ = _PAIRS[row]
-            mine = [name for name, said in zip(KINDS, masks[:, i], strict=True) if said]
-            fits = mine == ([] if right == NONE else [right])
-            expect(fits or not kind.startswith(part), described(i, mine, right), lambda: why(masks, hint))
-
-    yield "returns three masks, one bool for each pair"
-    order = list(range(len(_PAIRS)))
-    task = _pairs_task(1.5, 0.8, 5, order)
-    _as_masks(call_with_copies(answer, *task), task)
-
-    hints = {
-        "one class for the classifier": "Where classifier[0].argmax(1) and classifier[1].argmax(1) are equal, nobody was fooled.",
-        "farther apart than eps": "Only pairs with distance <= eps count.",
-        "a judge unsure of either image": "Where the judge's largest probability is below sure, on x or on x', the pair is ambiguous.",
-        "a sure judge, one digit": "The classifier changes its mind, and the digit does not change: that is an adversarial pair.",
-        "a sure judge, two digits": "The judge is sure of two different digits: the classifier was right to change its mind.",
-    }
-    for (kind, hint), name in zip(hints.items(), (NONE, NONE, AMBIGUOUS, ADVERSARIAL, FLIPPING), strict=True):
-        yield f"{kind}: {name}"
-        holds(kind, hint)
-
-    yield "leaves its arguments as they were"
-    no_side_effects(answer, "classifier judge distance eps sure", *task)
-
-    yield "works for other radii, confidences, numbers of pairs and of classes"
-    order = order[:0:-1]
-    task = _pairs_task(0.4, 0.7, 4, order)
-    holds("", ONLY_ARGUMENTS)
+ALONE = "Ask the judge whether it sees one digit or two; what the classifier says does not count for that."
+UNLIKE = "The classifier must say two different classes of the pair. Where it says one, nobody was fooled."
+DOUBT = "A pair is ambiguous if the judge is unsure of either image: the smaller of its two confidences decides."
+SOFTMAX = (
+    "sure is a probability: compare it with the largest of the judge's softmax over the classes, the last dimension."
+)
+Exercise(
+    "label_flipping",
+    reference=_label_flipping,
+    cases=[
+        Case(f"{UNFOOLED}: none of the three", [partial(_pairs, UNFOOLED)], UNLIKE),
+        Case(f"{FAR}: none of the three", [partial(_pairs, FAR)], "Only pairs with distance <= eps count."),
+        Case(f"{UNSURE}: {AMBIGUOUS}", [partial(_pairs, UNSURE)], DOUBT),
+        Case(f"{ONE_DIGIT}: {ADVERSARIAL}", [partial(_pairs, ONE_DIGIT)], "The classifier changes its mind, and the digit does not change: that is an adversarial pair."),
+        Case(f"{TWO_DIGITS}: {FLIPPING}", [partial(_pairs, TWO_DIGITS)], "The judge is sure of two different digits: the classifier was right to change its mind."),
+        Case(f"{EXACT}: the pair counts, and is not ambiguous", [partial(_pairs, EXACT, sure=1.0)], "At most eps includes eps, and below sure does not include sure."),
+        Case("reads the judge's confidence from logits of any size", [partial(_pairs, *ALL, shift=100.0)], SOFTMAX),
+        Case("works for other radii, confidences, numbers of pairs and of classes", [partial(_pairs, *ALL[::-1], eps=0.5, sure=0.9, classes=4), partial(_pairs, ONE_DIGIT, n=1)], SIZES),
+    ],
+    mistakes=[
+        Mistake("The classifier is a party to the case: it says two classes of every pair that counts. Whether the digit is another is for the judge alone to say.", lambda classifier, judge, *rest: _label_flipping(classifier, classifier, *rest), _verdict(same=lambda p: p.said[0] == p.said[1])),
+        Mistake("You ask how sure the classifier is. A fooled classifier is often very sure: only the judge's confidence counts.", _sure_of(lambda p: p.own_confidence), _sure_of(lambda p: torch.minimum(p.own_confidence, p.confidence))),
+        Mistake("You leave out the judge's confidence: where its softmax is below sure on either image, the pair is ambiguous.", _verdict(certain=_always)),
+        Mistake("All your pairs are ambiguous. " + SOFTMAX, _verdict(certain=lambda p: ~_always(p))),
+        Mistake("You have sure and unsure the wrong way round: ambiguous is below sure.", _verdict(certain=lambda p: ~RIGHT["certain"](p)), _verdict(certain=lambda p: (p.confidence < p.sure).all(0))),
+        Mistake("A judge that is exactly as sure as asked is sure: ambiguous is below sure.", _verdict(certain=lambda p: (p.confidence > p.sure).all(0))),
+        Mistake(DOUBT, _sure_of(lambda p: p.confidence.amax(0))),
+        Mistake("You ask how sure the judge is of x only. " + DOUBT, _sure_of(lambda p: p.confidence[0])),
+        Mistake("You ask how sure the judge is of x' only. " + DOUBT, _sure_of(lambda p: p.confidence[1])),
+        Mistake("You take the mean of both confidences: a very sure one hides an unsure one. " + DOUBT, *map(_sure_of, (lambda p: p.confidence.mean(0), lambda p: p.judge.softmax(2).mean(0).amax(1), lambda p: p.judge.mean(0).softmax(1).amax(1)))),
+        Mistake("You multiply the two confidences: two sure ones can make an unsure one. " + DOUBT, _sure_of(lambda p: p.confidence.prod(0))),
+        Mistake("You let one pair decide about all, by an .all() or a .min() over all pairs. Ask it of each pair.", _sure_of(lambda p: p.confidence.min()), _sure_of(lambda p: p.confidence.amin(0).max())),
+        Mistake("You round the confidence. Compare it with sure as it is.", _sure_of(lambda p: p.confidence.round(decimals=1))),
+        Mistake("You compare logits, each alone. " + SOFTMAX, _sure_of(lambda p: p.judge.amax(2)), _sure_of(lambda p: p.judge.sigmoid().amax(2))),
+        Mistake("You compare the lead over the second class. " + SOFTMAX, _sure_of(lambda p: -p.judge.softmax(2).topk(2, 2).values.diff(dim=2)[..., 0])),
+        Mistake("Your softmax goes over the two images, or over the pairs. " + SOFTMAX, _sure_of(lambda p: p.judge.softmax(0).amax(2)), _sure_of(lambda p: p.judge.softmax(1).amax(2))),
+        Mistake("exp of a large logit overflows, and inf / inf is NaN. Take torch's softmax, which subtracts the largest logit first.", _sure_of(lambda p: (p.judge.exp() / p.judge.exp().sum(2, keepdim=True)).amax(2))),
+        Mistake(UNLIKE, _verdict(changed=_always), *_in_one_mask(changed=_always)[:2]),
+        Mistake(UNLIKE + " You have it the wrong way round.", _verdict(changed=lambda p: p.said[0] == p.said[1])),
+        Mistake(UNLIKE + " You ask the judge for it.", _verdict(changed=lambda p: p.digit[0] != p.digit[1])),
+        Mistake(UNLIKE + " You ask where it disagrees with the judge.", *(_verdict(changed=lambda p, of=of: of(p.said != p.digit)) for of in (lambda v: v[0], lambda v: v[1], lambda v: v.any(0), lambda v: v[0] != v[1]))),
+        Mistake("Pairs that are farther apart than eps do not count: a distant image may well be another digit.", _verdict(near=_always), *_in_one_mask(near=_always)[:2]),
+        Mistake(UNLIKE + " Nor do pairs count that are farther apart than eps.", _verdict(changed=_always, near=_always)),
+        Mistake("A distance of exactly eps counts: at most eps apart.", _verdict(near=lambda p: p.distance < p.eps)),
+        Mistake("Your distance is the wrong way round: near pairs count, distance <= eps.", _verdict(near=lambda p: p.distance > p.eps), _verdict(near=lambda p: p.distance >= p.eps)),
+        Mistake("Two of your masks are swapped: one digit is adversarial, two digits are label-flipping.", _verdict(same=lambda p: p.digit[0] != p.digit[1])),
+        Mistake("The masks are right, in another order: adversarial, label_flipping, ambiguous.", *(_verdict(lambda order=order, **facts: tuple(_masks(**facts)[i] for i in order)) for order in permutations(range(3)) if order[0] == 2 or order[1] == 2 or order[2] == 0)),
+        Mistake(ALONE, *(_verdict(same=same) for same in (lambda p: p.said[0] == p.digit[1], lambda p: p.said[1] != p.digit[1], lambda p: p.said[0] == p.digit[0], lambda p: (p.said == p.digit).all(0), lambda p: (p.said != p.digit).any(0)))),
+        Mistake(ALONE + " Nobody asks either whether the classifier is right.", *(_in_one_mask(near=lambda p, right=right: RIGHT["near"](p) & right(p.said == p.digit))[i] for i, right in ((0, lambda v: v[0]), (0, lambda v: ~v[1]), (1, lambda v: v[0]), (1, lambda v: v.all(0)), (1, lambda v: ~v[1])))),
+        Mistake("The distance decides only which pairs count: those at most eps apart. What they are is for the judge to say.", _verdict(same=RIGHT["near"], near=_always), _verdict(same=RIGHT["near"], near=_always, certain=_always), _verdict(lambda near, **_: (near, ~near, near & ~near))),
+        Mistake("The classifier's change of mind is not enough: it may be right to change it. " + ALONE, _verdict(lambda changed, near, **_: (changed & near, near & ~near, near & ~near))),
+        Mistake("No pair is two things at once: an ambiguous one is neither adversarial nor label-flipping. These two need a judge who is sure of both images.", *_in_one_mask(certain=_always)[:2], _verdict(lambda changed, near, certain, same: (changed & near & same, changed & near & ~same, changed & near & ~certain))),
+        Mistake("Only pairs that the classifier tells apart, at most eps apart, can be ambiguous. The others are nothing.", *(_in_one_mask(**dict.fromkeys(names, _always))[2] for names in (("changed",), ("near",), ("changed", "near"))), _verdict(lambda **facts: (*_masks(**facts)[:2], ~(_masks(**facts)[0] | _masks(**facts)[1])))),
+    ],
+    untouched=("classifier", "judge", "distance"),
+    typical=partial(_pairs, *ALL),
+    like="distance",
+    returns="three masks, one bool for each pair",
+    observe=_as_masks,
+    happened=_misjudged,
+).register()  # fmt: skip
