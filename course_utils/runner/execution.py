@@ -131,7 +131,8 @@ def run_notebook(
     [job] = Job.each(path, [params], timeout=timeout)
     store = store_for(out_dir, path)
     with store.lock(f"a run of {job.name}"):
-        result, text = _in_a_thread(job, store, progress)
+        write_record(store, job.record(status="running", began=time.time()))
+        result, text = _in_a_thread(job, progress)
         save(store, job, result, text)
     where = store.path / result.notebook if isinstance(store, Folder) else f"{store}/{result.notebook}"
     return replace(result, notebook=where)
@@ -221,14 +222,13 @@ def save(store: Folder | Bucket, job: Job, result: RunResult, text: str) -> dict
 # --- a worker's part --------------------------------------------------------------------------------------------------
 
 
-def run_job(job: Job, store: Folder | Bucket | None = None, progress: bool = False) -> tuple[RunResult, str]:
+def run_job(job: Job, progress: bool = False) -> tuple[RunResult, str]:
     """Execute the notebook of a job, and return what became of it with the text of the executed notebook.
 
     A worker on another machine needs nothing but this package and the job; it decides and keeps nothing.
 
     Args:
         job: what to run.
-        store: note there that the run has begun.
         progress: show a progress bar.
 
     Raises:
@@ -239,8 +239,6 @@ def run_job(job: Job, store: Folder | Bucket | None = None, progress: bool = Fal
 
     if job.sources != source_hash(*ROOMS):
         raise RuntimeError(f"{platform.node()} has other sources of the course: install the same on all workers")
-    if store:
-        write_record(store, job.record(status="running", began=time.time()))
     nb, began = nbformat.reads(job.source, as_version=4), time.monotonic()
     if job.params:
         from papermill.parameterize import parameterize_notebook
@@ -255,13 +253,13 @@ def run_job(job: Job, store: Folder | Bucket | None = None, progress: bool = Fal
     return result, notebook_text(tidy(nb))
 
 
-def try_job(job: Job, store: Folder | Bucket | None = None) -> tuple[RunResult, str] | tuple[None, str]:
+def try_job(job: Job) -> tuple[RunResult, str] | tuple[None, str]:
     """Do `run_job` for a sweep: where the job cannot be run by no fault of its own, return None and the reason.
 
     What is raised instead is an error of the executor, such as a lost worker.
     """
     try:
-        return run_job(job, store)
+        return run_job(job)
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
 
@@ -286,10 +284,10 @@ def local_executor(workers: int) -> Iterator[ThreadPoolExecutor]:
             raise
 
 
-def _in_a_thread(job: Job, store: Folder | Bucket | None = None, progress: bool = False) -> tuple[RunResult, str]:
+def _in_a_thread(job: Job, progress: bool = False) -> tuple[RunResult, str]:
     """Run a job as a sweep does. In the main thread nbclient would take Ctrl-C for the death of the kernel."""
     with local_executor(1) as pool:
-        future = pool.submit(run_job, job, store, progress)
+        future = pool.submit(run_job, job, progress)
         while not wait([future], timeout=1).done:  # without timeout Ctrl-C would wait, too, under Windows
             pass
         return future.result()

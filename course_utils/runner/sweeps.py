@@ -11,8 +11,8 @@ import json
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError, Executor, Future
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -116,16 +116,17 @@ def run_jobs(
     with store.lock(f"a sweep of {', '.join(dict.fromkeys(job.chapter for job in jobs))}"):
         names = store.names()
         _write_plan(store, jobs, names)
-        records = [read_record(store, job.name, names) for job in jobs]
-        if not resume:
-            for job, record in zip(jobs, records, strict=True):
-                if record["status"] != "pending":
-                    reset(store, job)
-        pairs = zip(jobs, records, strict=True)
-        todo = [job for job, record in pairs if not (resume and is_finished(record, names))]
+        todo = []
+        for job in jobs:
+            record = read_record(store, job.name, names)
+            if resume and is_finished(record, names):
+                continue
+            todo.append(job)
+            if not resume and record["status"] != "pending":
+                write_record(store, job.record(status="pending"))
         if todo:
             with local_executor(workers or cores()) if executor is None else nullcontext(executor) as pool:
-                run_pending(pool, store, todo, _Progress(len(jobs), len(jobs) - len(todo), progress))
+                _run(pool, store, todo, progress, len(jobs))
 
 
 def plan_jobs(
@@ -141,23 +142,6 @@ def plan_jobs(
     if not jobs:
         raise ValueError("expected at least one set of parameters, got none")
     return list({job.id: replace(job, name=f"{job.chapter}-{job.id}") for job in jobs}.values())
-
-
-class _Progress:
-    """One bar for the sweep with the time left, and one line for each failed run, on stderr."""
-
-    def __init__(self, total: int, finished: int, is_shown: bool):
-        from tqdm import tqdm
-
-        self.is_shown = is_shown
-        is_live = is_shown and sys.stderr.isatty()
-        # Runs come back in bursts: the mean speed says more about the time left than the latest.
-        self.bar = tqdm(total=total, initial=finished, unit="run", smoothing=0, disable=not is_live, file=sys.stderr)
-
-    def finished(self, job: Job, record: Mapping[str, Any]) -> None:
-        if record["status"] == "failed" and self.is_shown:
-            self.bar.write(f"✗ {format_params(job.params)}: {record['error']}", file=sys.stderr)
-        self.bar.update()
 
 
 def format_params(params: Mapping[str, Any]) -> str:
@@ -179,28 +163,21 @@ def _write_plan(store: Folder | Bucket, jobs: list[Job], names: set[str]) -> Non
             store.write(file, text)
 
 
-def reset(store: Folder | Bucket, job: Job) -> None:
-    """Forget what became of a job: its record says that it has not begun.
+def _run(pool: Executor, store: Folder | Bucket, jobs: list[Job], progress: bool, total: int) -> None:
+    """Run jobs; show on stderr one bar for the sweep with the time left, and one line for each failed run."""
+    from tqdm import tqdm
 
-    Raises:
-        OSError: as the store's `write`.
-    """
-    write_record(store, job.record(status="pending"))
-
-
-def mark_failed(store: Folder | Bucket, job: Job, error: str) -> dict[str, Any]:
-    """Record that a job cannot be done, since it takes its workers with it, and return the record.
-
-    Raises:
-        OSError: as the store's `write`.
-    """
-    record = job.record(status="failed", seconds=0.0, notebook=None, results={}, error=error)
-    write_record(store, record)
-    return record
+    is_live = progress and sys.stderr.isatty()
+    # Runs come back in bursts: the mean speed says more about the time left than the latest.
+    with tqdm(total=total, initial=total - len(jobs), unit="run", smoothing=0, disable=not is_live) as bar:
+        for job, record in _records(pool, store, jobs):
+            if progress and record["status"] == "failed":
+                bar.write(f"✗ {format_params(job.params)}: {record['error']}", file=sys.stderr)
+            bar.update()
 
 
-def run_pending(pool: Executor, store: Folder | Bucket, jobs: Iterable[Job], progress: _Progress) -> None:
-    """Run jobs, write what comes out of them, and repeat those that lose their worker.
+def _records(pool: Executor, store: Folder | Bucket, jobs: list[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Run jobs, repeat those that lose their worker, and yield each when what came out of it is written.
 
     Raises:
         RuntimeError: the folder cannot be written, a worker cannot run the course, or the executor is closed.
@@ -210,27 +187,29 @@ def run_pending(pool: Executor, store: Folder | Bucket, jobs: Iterable[Job], pro
     begun: set[Future] = set()  # those of which the status file says that they run
     returned: SimpleQueue[Future] = SimpleQueue()
     lost: Counter[str] = Counter()
+    looked = time.monotonic()
     try:
         while running or waiting:
             is_due = bool(waiting) and waiting[0][0] <= time.monotonic()
             if is_due:
                 _, job = waiting.popleft()
-                future = _submit(pool, store, job)
+                future = _submit(pool, job)
                 running[future] = job
                 future.add_done_callback(returned.put)
+            if time.monotonic() > looked + PAUSE:
+                for future in {each for each in running if each.running()} - begun:
+                    write_record(store, running[future].record(status="running", began=time.time()))
+                    begun.add(future)
+                looked = time.monotonic()
             try:
                 future = returned.get(not is_due, PAUSE)
             except Empty:
-                if not is_due and not isinstance(pool, ThreadPoolExecutor):
-                    for future in {each for each in running if each.running()} - begun:
-                        write_record(store, running[future].record(status="running", began=time.time()))
-                        begun.add(future)
                 continue
             begun.discard(future)
             job = running.pop(future)
             record = _record_of(future, store, job, lost)
             if record:
-                progress.finished(job, record)
+                yield job, record
             else:
                 waiting.append((time.monotonic() + PATIENCE, job))
     except RuntimeError:
@@ -238,15 +217,13 @@ def run_pending(pool: Executor, store: Folder | Bucket, jobs: Iterable[Job], pro
     except Exception as error:  # a full disk, or one of the many errors of an object store
         raise RuntimeError(f"the sweep stopped: {error}. {KEPT}") from error
     finally:
-        progress.bar.close()
         for future in running:
             future.cancel()
 
 
-def _submit(pool: Executor, store: Folder | Bucket, job: Job) -> Future:
-    """Hand out a job. A thread of this process writes that it has begun; others have nothing to do with the store."""
+def _submit(pool: Executor, job: Job) -> Future:
     try:
-        return pool.submit(try_job, job, *([store] if isinstance(pool, ThreadPoolExecutor) else []))
+        return pool.submit(try_job, job)
     except Exception as error:  # each executor has errors of its own
         raise RuntimeError(f"the executor takes no more runs ({type(error).__name__}: {error}). {KEPT}") from error
 
@@ -259,7 +236,10 @@ def _record_of(future: Future, store: Folder | Bucket, job: Job, lost: Counter[s
         lost[job.name] += 1
         if lost[job.name] < ATTEMPTS:
             return None
-        return mark_failed(store, job, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}: out of memory?)")
+        error = f"its worker was lost {ATTEMPTS} times ({type(error).__name__}: out of memory?)"
+        record = job.record(status="failed", seconds=0.0, notebook=None, results={}, error=error)
+        write_record(store, record)
+        return record
     if result is None:
         raise RuntimeError(f"the sweep stopped: {text}. {KEPT}")
     return save(store, job, result, text)
