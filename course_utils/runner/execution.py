@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.files import OSERROR_HINTS, source_hash, write_text
 from ..core.machine import one_gpu
 from .chapters import notebook_text, read_source, refuse_sources, tidy
-from .paper_claims import CLAIMS_MIME, FAILS, NOT_COMPARABLE, RESULTS_MIME
+from .paper_claims import FAILS, NOT_COMPARABLE, RESULTS_MIME, claim_rows, published
 from .parameters import check_values, read_parameters
 from .store import Bucket, Folder, open_store
 
@@ -249,7 +249,7 @@ def run_job(job: Job, progress: bool = False) -> tuple[RunResult, str]:
         nb = parameterize_notebook(nb, job.params, kernel_name="python3", language="python")
     code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]  # Jupyter skips empty cells
     error = _execute(job, nb, code, progress) or _fault(code)
-    result = _judge(code, error, job.name, time.monotonic() - began)
+    result = _judge(nb, error, job.name, time.monotonic() - began)
     return result, notebook_text(tidy(nb))
 
 
@@ -325,12 +325,10 @@ def _execute(job: Job, nb: nbformat.NotebookNode, code: list[nbformat.NotebookNo
     return None
 
 
-def _judge(code: list[nbformat.NotebookNode], error: str | None, name: str, seconds: float) -> RunResult:
-    data = [output.data for cell in code for output in cell.outputs if "data" in output]
-    rows = [row for bundle in data for row in bundle.get(CLAIMS_MIME, {}).get("claims", [])]
-    asserted = [row["verdict"] for row in rows if row["verdict"] != NOT_COMPARABLE]
-    published = [bundle[RESULTS_MIME] for bundle in data if RESULTS_MIME in bundle]
-    if error is None and not published:
+def _judge(nb: nbformat.NotebookNode, error: str | None, name: str, seconds: float) -> RunResult:
+    asserted = [row["verdict"] for row in claim_rows(nb) if row["verdict"] != NOT_COMPARABLE]
+    recorded = published(nb, RESULTS_MIME)
+    if error is None and not recorded:
         error = "no results: the last cell must call paper_claims.record(...)"
     return RunResult(
         name=name,
@@ -339,8 +337,8 @@ def _judge(code: list[nbformat.NotebookNode], error: str | None, name: str, seco
         notebook=f"{name}.ipynb",
         claims_passed=len(asserted) - asserted.count(FAILS),
         claims_total=len(asserted),
-        peak_memory_mb=published[-1].get("peak_memory_mb") if published else None,
-        results={} if error else dict(published[-1].get("results", {})),
+        peak_memory_mb=recorded[-1].get("peak_memory_mb") if recorded else None,
+        results={} if error else dict(recorded[-1].get("results", {})),
         error=error,
     )
 

@@ -27,7 +27,7 @@ from ..core.settings import PROJECT
 from . import sweeps
 from .chapters import Chapter, read_notebook, read_source
 from .execution import ROOMS, Job
-from .paper_claims import CLAIMS_MIME, Claim, load_claims
+from .paper_claims import CLAIMS_MIME, Claim, claim_rows, load_claims
 
 MARGINS_FILE = PROJECT / "data" / "margins.csv"
 COMPARED = "nbval-check-output"
@@ -174,9 +174,9 @@ def _heading(chapter: Chapter) -> str:
 
 def _rows(stored: Mapping[str, Any], chapter: str, executed: Sequence[Mapping[str, Any]]) -> list[Row]:
     known = load_claims()
-    runs = [{row["id"]: row for row in _claims(nb)} for nb in executed]
+    runs = [{row["id"]: row for row in claim_rows(nb)} for nb in executed]
     rows = []
-    for id in [row["id"] for row in _claims(stored)]:
+    for id in [row["id"] for row in claim_rows(stored)]:
         measured = [run[id] for run in runs if id in run]
         rows.append(claim_row(known[id], [row["figures"] for row in measured]))
         rows.append(mistake_row(known[id], [row["mistaken"] for row in measured]))
@@ -212,9 +212,8 @@ def text_row(name: str, kind: str, runs: Sequence[float]) -> Row:
 
 
 def _row(name: str, kind: str, figures: Sequence[float], runs: int, low: Any, high: Any, margin: float) -> Row:
-    if not figures:
-        return Row(name, kind, 0, math.nan, math.nan, math.nan, low, high, -math.inf)
-    return Row(name, kind, runs, min(figures), _mean(figures), max(figures), low, high, margin)
+    lowest, highest = min(figures, default=math.nan), max(figures, default=math.nan)
+    return Row(name, kind, runs, lowest, _mean(figures), highest, low, high, margin)
 
 
 def _edges(claim: Claim) -> tuple[float | None, float | None]:
@@ -236,11 +235,6 @@ def _margin(figures: Sequence[float], distance: float) -> float:
 
 
 # --- what a notebook printed ------------------------------------------------------------------------------------------
-
-
-def _claims(nb: Mapping[str, Any]) -> list[dict[str, Any]]:
-    outputs = [output for cell in nb["cells"] for output in cell.get("outputs", [])]
-    return [row for output in outputs for row in output.get("data", {}).get(CLAIMS_MIME, {}).get("claims", [])]
 
 
 def _compared_text(nb: Mapping[str, Any]) -> dict[str, str]:
@@ -280,7 +274,7 @@ def write(table: Table, target: Path = MARGINS_FILE) -> None:
     lines.writerow([each.name for each in fields(Row)])
     for _, (heading, rows) in sorted(table.items()):
         out.write(heading + "\n")
-        lines.writerows([_cell(value) for value in astuple(row)] for row in rows)
+        lines.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in astuple(row)] for row in rows)
     write_text(target, out.getvalue())
 
 
@@ -298,7 +292,3 @@ def read(target: Path = MARGINS_FILE) -> Table:
             [(name, kind, runs, *numbers)] = csv.reader([line])
             rows.append(Row(name, kind, int(runs), *(float(n) if n else None for n in numbers)))
     return table
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -126,15 +126,12 @@ class Verdict:
     def __str__(self) -> str:
         return f"{self.claim.statement}: paper {self.claim.paper_figure}, here {self.here}: {self.verdict}"
 
-    def _repr_html_(self) -> str:
-        return ClaimsTable([self])._repr_html_()
 
-
+@dataclass(frozen=True)
 class ClaimsTable:
     """Verdicts of one chapter, shown as a table."""
 
-    def __init__(self, verdicts: Sequence[Verdict]):
-        self.verdicts = list(verdicts)
+    verdicts: Sequence[Verdict]
 
     def __len__(self) -> int:
         return len(self.verdicts)
@@ -155,6 +152,17 @@ class ClaimsTable:
         ]
         text = "\n".join(map(str, self.verdicts))
         return {CLAIMS_MIME: {"claims": rows}, "text/html": self._repr_html_(), "text/plain": text}
+
+
+def published(nb: Mapping[str, Any], kind: str) -> list[Any]:
+    """Return what an executed notebook has published of a kind, RESULTS_MIME or CLAIMS_MIME."""
+    outputs = [output for cell in nb["cells"] for output in cell.get("outputs", [])]
+    return [output["data"][kind] for output in outputs if kind in output.get("data", {})]
+
+
+def claim_rows(nb: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of all tables of claims in an executed notebook."""
+    return [row for bundle in published(nb, CLAIMS_MIME) for row in bundle["claims"]]
 
 
 def load_claims(path: Path = CLAIMS_FILE) -> dict[str, Claim]:

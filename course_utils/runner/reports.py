@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,76 +16,16 @@ from ..core.templates import render
 from . import chapters
 from .execution import STATUS
 from .outcomes import count_runs, plot_sweep, read_records, varying
-from .paper_claims import CLAIMS_MIME, FAILS, NOT_COMPARABLE, Claim
+from .paper_claims import FAILS, NOT_COMPARABLE, Claim, claim_rows
 from .pictures import Picture, thumbnail
 from .store import open_store
 
 if TYPE_CHECKING:
-    import nbformat
     import pandas as pd
 
 TITLE = "Adversarial examples: the course"
 _CSS_CLASSES = {"completed": "good", "failed": "bad", "interrupted": "bad"}
 _UNFINISHED = ("running", "interrupted", "pending")
-
-
-@dataclass(frozen=True)
-class ChapterEntry:
-    """A chapter in the list: what it says of itself, what it shows, and the record of its run, {} if there is none."""
-
-    position: int
-    name: str
-    number: str
-    title: str
-    question: str
-    reading: str
-    running: str
-    page: str
-    notebook: str
-    thumbnail: Picture | None
-    claims: list[dict[str, str]]
-    record: Mapping[str, Any]
-    problem: str = ""
-
-    @property
-    def label(self) -> str:
-        """The chapter's number, or its name if it has none."""
-        return self.number or self.name
-
-    @property
-    def target(self) -> str:
-        """Where its title leads."""
-        return self.page or self.notebook
-
-    @property
-    def status(self) -> str:
-        """What became of its run, or "" if none is recorded."""
-        return str(self.record.get("status", ""))
-
-    @property
-    def css_class(self) -> str:
-        """The class of its status."""
-        return _CSS_CLASSES.get(self.status, "")
-
-    @property
-    def facts(self) -> list[str]:
-        """What else is known of its run: when it ended, how long it took, and in how much memory."""
-        seconds, memory = (_number(self.record.get(name)) for name in ("seconds", "peak_memory_mb"))
-        known = [str(self.record.get("finished") or "")]
-        known += [_duration(seconds) if seconds else "", f"{memory:.0f} MB" if memory else ""]
-        return list(filter(None, known))
-
-    @property
-    def notes(self) -> list[str]:
-        """What a reader must know before opening its files."""
-        outdated = self.status in _UNFINISHED and self.target
-        texts = [self.record.get("error"), self.problem, "What is here is from an earlier run." if outdated else ""]
-        return [str(text) for text in texts if text]
-
-    @property
-    def claim_counts(self) -> str:
-        """How many of its claims hold, and what became of the others."""
-        return _claim_counts(self.claims)
 
 
 def write_index(folder: str | Path) -> Path:
@@ -106,12 +46,11 @@ def write_index(folder: str | Path) -> Path:
     page = render(
         "index.html.j2",
         title=TITLE,
-        instructions=_instructions(entries),
-        claim_counts=_claim_counts([row for entry in entries for row in entry.claims]),
+        claim_counts=_claim_counts([row for entry in entries for row in entry["claims"]]),
         entries=entries,
-        not_completed=[entry for entry in entries if entry.css_class == "bad" or entry.problem],
-        with_claims=[entry for entry in entries if entry.claims],
-        failing=[(entry, row) for entry in entries for row in entry.claims if row["verdict"] == FAILS],
+        not_completed=[entry for entry in entries if entry["css_class"] == "bad" or entry["problem"]],
+        with_claims=[entry for entry in entries if entry["claims"]],
+        failing=[(entry, row) for entry in entries for row in entry["claims"] if row["verdict"] == FAILS],
         fails=FAILS,
     )
     target = folder / "index.html"
@@ -143,40 +82,53 @@ def write_report(out_dir: str | Path, frame: pd.DataFrame) -> str:
     return f"{store}/index.html"
 
 
-def _entry(folder: Path, files: set[str], position: int, name: str, record: Mapping[str, Any]) -> ChapterEntry:
-    """Return the entry of a run; one without a notebook, as it was cut off, is named by the course's own."""
+def _entry(folder: Path, files: set[str], position: int, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the list says of a chapter and of its run, whose record is {} if there is none."""
     is_there = f"{name}.ipynb" in files
+    # A run that was cut off before it left a notebook is named by the course's own
     chapter = chapters.Chapter.at((folder if is_there else chapters.NOTEBOOKS / "solutions") / f"{name}.ipynb")
-    common = {"position": position, "name": name, "number": chapter.number, "record": record}
-    common["page"], common["notebook"] = (_link(f"{name}{end}", files) for end in (".html", ".ipynb"))
+    page, notebook = (_link(f"{name}{end}", files) for end in (".html", ".ipynb"))
+    about = {"title": name, "question": "", "reading": "", "running": ""}
+    image, claims, problem = None, [], ""
     try:
         nb = chapters.read_notebook(chapter.path)
         about = {"title": chapter.title, "question": chapter.question or chapter.promise}
         about |= {"reading": chapter.reading, "running": chapter.running}
+        if is_there:
+            image, claims = thumbnail(nb), [_claim(row) for row in claim_rows(nb)]
     except ValueError as error:
-        about = dict.fromkeys(("question", "reading", "running"), "") | {"title": name}
-        return ChapterEntry(**common, **about, thumbnail=None, claims=[], problem=str(error) if is_there else "")
-    shown = {"thumbnail": thumbnail(nb), "claims": list(_claims(nb))} if is_there else {"thumbnail": None, "claims": []}
-    return ChapterEntry(**common, **about, **shown)
+        problem = str(error) if is_there else ""
+    status, target = str(record.get("status", "")), page or notebook
+    outdated = "What is here is from an earlier run." if status in _UNFINISHED and target else ""
+    return about | {
+        "position": position,
+        "label": chapter.number or name,
+        "page": page,
+        "notebook": notebook,
+        "target": target,
+        "thumbnail": image,
+        "claims": claims,
+        "claim_counts": _claim_counts(claims),
+        "status": status,
+        "css_class": _CSS_CLASSES.get(status, ""),
+        "facts": _facts(record),
+        "notes": list(filter(None, [record.get("error"), problem, outdated])),
+        "problem": problem,
+    }
 
 
-def _claims(nb: nbformat.NotebookNode) -> Iterator[dict[str, str]]:
-    """Yield the rows of the tables of claims in a notebook, as texts."""
-    bundles = [output.get("data", {}).get(CLAIMS_MIME) for cell in nb.cells for output in cell.get("outputs", [])]
-    for bundle in filter(None, bundles):
-        for row in bundle.get("claims", []):
-            # The claim itself knows whether its paper's figure may be shown
-            figure = Claim(**{field.name: row.get(field.name) for field in fields(Claim)}).paper_figure
-            texts = {name: str(row.get(name) or "") for name in ("statement", "here", "band", "verdict", "note")}
-            source = ", ".join(str(row[name]) for name in ("paper", "place") if row.get(name))
-            yield texts | {"figure": str(figure), "source": source}
+def _facts(record: Mapping[str, Any]) -> list[str]:
+    """Say when a run ended, how long it took, and in how much memory, as far as its record tells."""
+    seconds, memory = (_number(record.get(name)) for name in ("seconds", "peak_memory_mb"))
+    known = [str(record.get("finished") or "")]
+    known += [_duration(seconds) if seconds else "", f"{memory:.0f} MB" if memory else ""]
+    return list(filter(None, known))
 
 
-def _instructions(entries: Iterable[ChapterEntry]) -> str:
-    """Say in a line where to click."""
-    if any(entry.page for entry in entries):
-        return "Read a chapter's page right here; open its notebook in JupyterLab to run and change it."
-    return "Open a notebook in JupyterLab to read and run it."
+def _claim(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a claim with its source, and with its paper's figure if that may be shown."""
+    claim = Claim(**{field.name: row.get(field.name) for field in fields(Claim)})
+    return row | {"figure": claim.paper_figure, "source": claim.source}
 
 
 def _claim_counts(rows: Sequence[Mapping[str, str]]) -> str:
