@@ -303,6 +303,15 @@ def test_build_refuses_to_store_a_failed_run(course):
     assert course_command("student", "--check").exit_code == 0
 
 
+def test_a_sweep_that_had_to_stop_says_why_in_one_line(course, monkeypatch):
+    def stop(*args, **options):
+        raise RuntimeError("the sweep stopped: the disk is full")
+
+    monkeypatch.setattr("course_utils.runner.sweeps.run_sweep", stop)
+    result = course_command("sweep", "01")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "course: the sweep stopped: the disk is full\n")
+
+
 def test_student_and_its_check(course):
     result = course_command("student", "--check")
     assert (result.exit_code, result.stdout) == (1, "01_a.ipynb is missing\n02_b.ipynb is missing\n")

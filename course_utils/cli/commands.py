@@ -6,8 +6,7 @@ import codecs
 import io
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,13 +52,23 @@ codecs.register_error("course", _in_plain_signs)
 
 
 class _Command(click.Group):
-    """Prints to whatever encoding, also what click itself prints, such as help."""
+    """Prints to whatever encoding, also what click itself prints, such as help; says in one line what went wrong."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # not so in a notebook, or without a console
                 stream.reconfigure(errors="course")
         return super().main(*args, **options)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Turn what is refused, or a folder that cannot be written, into exit code 2, what had to stop into 1."""
+        try:
+            return super().invoke(context)
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):  # click knows what to do
+            raise
+        except (ValueError, OSError, RuntimeError) as error:
+            click.echo(f"course: {error}", err=True)
+            sys.exit(1 if isinstance(error, RuntimeError) else 2)
 
 
 @click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,17 +100,15 @@ def run(
     from ..runner import execution, html_export, parameters, reports
     from ..runner.chapters import refuse_sources
 
-    with _usage_errors():
-        folder = settings.local_path(out)
-        chosen = _choose(chapters, student)
-        refuse_sources(folder, *(chapter.path for chapter in chosen))
-        jobs = _plan(chosen, parameters.load_preset(preset), assignments)
+    folder = settings.local_path(out)
+    chosen = _choose(chapters, student)
+    refuse_sources(folder, *(chapter.path for chapter in chosen))
+    jobs = _plan(chosen, parameters.load_preset(preset), assignments)
     results = []
     for chapter, params in jobs:
         click.echo(f"running {chapter.name} …", err=True)
-        with _usage_errors():
-            result = execution.run_notebook(chapter.path, params, folder, timeout=timeout)
-            html_export.export(result.notebook, folder, links_from=chapter.path.parent)
+        result = execution.run_notebook(chapter.path, params, folder, timeout=timeout)
+        html_export.export(result.notebook, folder, links_from=chapter.path.parent)
         results.append(result)
     reports.write_index(folder)
     click.echo(_table(results))
@@ -119,9 +126,8 @@ def build(chapters: tuple[str, ...], timeout: int | None) -> None:
     """
     from ..runner import execution, student_version
 
-    with _usage_errors():
-        chosen = _choose(chapters, student=False)
-        student_version.differences()  # refuses unbalanced markers before an hour is spent
+    chosen = _choose(chapters, student=False)
+    student_version.differences()  # refuses unbalanced markers before an hour is spent
     results = []
     for chapter in chosen:
         click.echo(f"building {chapter.name} …", err=True)
@@ -137,11 +143,10 @@ def student_command(check: bool) -> None:
     """Write notebooks/NN_….ipynb from notebooks/solutions/, with the solutions replaced by stubs."""
     from ..runner import student_version
 
-    with _usage_errors():
-        if not check:
-            _echo_written(student_version.write_students())
-            return
-        lines = student_version.differences()
+    if not check:
+        _echo_written(student_version.write_students())
+        return
+    lines = student_version.differences()
     for line in lines:
         click.echo(line)
     if lines:
@@ -158,13 +163,12 @@ def html(out: str) -> None:
     """
     from ..runner import chapters, html_export, reports
 
-    with _usage_errors():
-        folder = settings.local_path(out)
-        chapters.refuse_sources(folder)
-        for chapter in chapters.chapters():
-            chapters.write_notebook(chapters.read_notebook(chapter.path), folder / chapter.path.name)
-            html_export.export(chapter.path, folder, slider=_slider)
-        reports.write_index(folder)
+    folder = settings.local_path(out)
+    chapters.refuse_sources(folder)
+    for chapter in chapters.chapters():
+        chapters.write_notebook(chapters.read_notebook(chapter.path), folder / chapter.path.name)
+        html_export.export(chapter.path, folder, slider=_slider)
+    reports.write_index(folder)
     click.echo(f"Open {folder / 'index.html'} in a browser.")
 
 
@@ -179,9 +183,8 @@ def slides(chapters: tuple[str, ...], out: str) -> None:
     """
     from ..runner import slides
 
-    with _usage_errors():
-        for chapter in _choose(chapters, student=False):
-            click.echo(f"Open {slides.export(chapter.path, out, slider=_slider)} in a browser.")
+    for chapter in _choose(chapters, student=False):
+        click.echo(f"Open {slides.export(chapter.path, out, slider=_slider)} in a browser.")
 
 
 def _slider(alt: str) -> str:
@@ -210,14 +213,9 @@ def margins(chapters: tuple[str, ...], workers: int | None, resume: bool, out: s
     """
     from ..runner import margins
 
-    with _usage_errors():
-        chosen = _choose(chapters, student=False)
-        chosen = chosen if chapters or not resume else margins.outdated(chosen)
-        try:
-            rows = margins.measure(chosen, out, workers=workers, resume=resume) if chosen else []
-        except RuntimeError as error:
-            click.echo(f"course: {error}", err=True)
-            sys.exit(1)
+    chosen = _choose(chapters, student=False)
+    chosen = chosen if chapters or not resume else margins.outdated(chosen)
+    rows = margins.measure(chosen, out, workers=workers, resume=resume) if chosen else []
     unsafe = [row for row in rows if not row.is_safe]
     for row in sorted(unsafe, key=lambda row: row.margin):
         click.echo(f"✗ {row.name} ({row.kind}): margin {row.margin:.2f} in {row.runs} runs, mean {row.mean:.4g}")
@@ -259,27 +257,21 @@ def sweep(
     course sweep 02 --grid eps=0.05,0.1,0.2 --grid seed=0:5     15 runs: 0:5 is 0, 1, 2, 3, 4
     course sweep 02 --grid eps=2/255,8/255 --scheduler local    on dask
     """
-    from contextlib import nullcontext
-
     from ..runner import chapters, cluster, parameters, reports, sweeps
 
-    with _usage_errors():
-        found = chapters.find_chapter(chapter, student)
-        [(_, common)] = _plan([found], parameters.load_preset(preset), assignments)
-        params = [common | point for point in sweeps.grid(**_axes(found.path, axes))]
-        out = out or f"build/sweeps/{found.name}"
-        with cluster.connect(scheduler, workers) if scheduler else nullcontext() as executor:
-            try:
-                frame = sweeps.run_sweep(
-                    found.path, params, out, executor=executor, workers=workers, timeout=timeout, resume=resume
-                )
-            except RuntimeError as error:
-                click.echo(f"course: {error}", err=True)
-                sys.exit(1)
-            except KeyboardInterrupt:
-                click.echo("Interrupted. What is finished is kept: the same command goes on.", err=True)
-                sys.exit(130)
-        where = reports.write_report(out, frame)
+    found = chapters.find_chapter(chapter, student)
+    [(_, common)] = _plan([found], parameters.load_preset(preset), assignments)
+    params = [common | point for point in sweeps.grid(**_axes(found.path, axes))]
+    out = out or f"build/sweeps/{found.name}"
+    with cluster.connect(scheduler, workers) if scheduler else nullcontext() as executor:
+        try:
+            frame = sweeps.run_sweep(
+                found.path, params, out, executor=executor, workers=workers, timeout=timeout, resume=resume
+            )
+        except KeyboardInterrupt:
+            click.echo("Interrupted. What is finished is kept: the same command goes on.", err=True)
+            sys.exit(130)
+    where = reports.write_report(out, frame)
     click.echo(_summary(frame))
     click.echo(f"Open {where} in a browser.")
     sys.exit(0 if (frame.status == "completed").all() else 1)
@@ -291,8 +283,7 @@ def status(folder: str) -> None:
     """Say how far the runs in a folder are, from another terminal or afterwards."""
     from ..runner import outcomes
 
-    with _usage_errors():
-        click.echo(_summary(outcomes.collect(folder)))
+    click.echo(_summary(outcomes.collect(folder)))
 
 
 @main.command()
@@ -302,9 +293,8 @@ def collect(folder: str, target: str) -> None:
     """Write one table of all runs in a folder: parameters, results, seconds, status."""
     from ..runner import outcomes
 
-    with _usage_errors():
-        frame = outcomes.collect(folder)
-        outcomes.write_table(frame, target)
+    frame = outcomes.collect(folder)
+    outcomes.write_table(frame, target)
     click.echo(f"wrote {len(frame)} runs to {target}")
 
 
@@ -335,16 +325,6 @@ def _summary(frame: pd.DataFrame) -> str:
     if not math.isnan(left):
         lines.append(f"About {timedelta(seconds=round(left))} left (h:mm:ss).")
     return "\n".join(lines)
-
-
-@contextmanager
-def _usage_errors() -> Iterator[None]:
-    """Turn a ValueError, or a folder that cannot be written, into one line on stderr and exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        click.echo(f"course: {error}", err=True)
-        sys.exit(2)
 
 
 def _choose(names: tuple[str, ...], student: bool) -> list[Chapter]:
@@ -385,17 +365,18 @@ def _split(text: str, option: str, wanted: str) -> tuple[str, str]:
 
 
 def _table(results: list[RunResult]) -> str:
-    rows = [("chapter", "seconds", "claims", "peak memory", "status")]
-    for r in results:
-        claims = f"{r.claims_passed}/{r.claims_total}" if r.claims_total else "–"
-        memory = f"{r.peak_memory_mb} MB" if r.peak_memory_mb else "–"
-        rows.append((r.name, f"{r.seconds:.1f}", claims, memory, r.status))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        middle = (cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True))
-        lines.append("  ".join([row[0].ljust(widths[0]), *middle, row[-1]]))
-    return "\n".join(lines)
+    import pandas as pd
+
+    rows = [
+        {
+            "seconds": f"{r.seconds:.1f}",
+            "claims": f"{r.claims_passed}/{r.claims_total}" if r.claims_total else "–",
+            "peak memory": f"{r.peak_memory_mb} MB" if r.peak_memory_mb else "–",
+            "status": r.status,
+        }
+        for r in results
+    ]
+    return pd.DataFrame(rows, index=[r.name for r in results]).rename_axis(columns="chapter").to_string()
 
 
 def _finish(results: list[RunResult]) -> None:
