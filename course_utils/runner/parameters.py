@@ -7,7 +7,7 @@ import io
 import math
 import re
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from .chapters import Chapter, read_source
 
 PRESETS = ("quick", "full")
 MAX_WHOLE = 2**63
-MAX_FLOAT = 2**1023  # a whole number from here on may be too large for a float
 
 _NUMBER = r"[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?"
 _RANGE = re.compile(rf"(?<![\w.])({_NUMBER}) to ({_NUMBER})(?![\w.]*\d)")
@@ -94,7 +93,9 @@ def check_values(chapter: str, known: Mapping[str, Parameter], params: Mapping[s
     for name in params:
         if not isinstance(name, str) or not name.isidentifier() or name not in known:
             raise ValueError(f"{chapter} has no parameter {name!r}. {did_you_mean(str(name), known)}")
-    return {name: _checked(known[name], value) for name, value in params.items()}
+    # NumPy scalars and arrays become Python values here: JSON knows nothing else.
+    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in params.items()}
+    return {name: _checked(known[name], known[name].default, value) for name, value in plain.items()}
 
 
 def parse_value(text: str, default: Any) -> Any:
@@ -122,7 +123,7 @@ def parse_value(text: str, default: Any) -> Any:
         return text
 
 
-def parse_values(text: str, default: Any) -> list[Any]:
+def parse_values(text: str, default: Any) -> Sequence[Any]:
     """Read several values typed on the command line: divided by commas, or a range of whole numbers START:STOP[:STEP].
 
     As in Python, a range ends before STOP. A list stands in brackets, a text with a comma in double quotes.
@@ -141,7 +142,7 @@ def parse_values(text: str, default: Any) -> list[Any]:
         found = [parse_value(_unquoted(item.strip()), default) for item in _ITEM.findall(text) if item.strip()]
     if len(found) == 0:
         raise ValueError(f"expected values, like 0.1,0.2 or 0:5, got {text!r}")
-    return found if isinstance(found, range) else list(found)
+    return found
 
 
 def _unquoted(text: str) -> str:
@@ -183,7 +184,7 @@ def _limits(comment: str) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
     if found := _CHOICES.search(comment):
         return None, tuple(word.strip(" \"'`") for word in found[1].split(","))
     found = _RANGE.search(comment)
-    return ((float(found[1]), float(found[2])) if found else None), ()
+    return (float(found[1]), float(found[2])) if found else None, ()
 
 
 def _int_or_float(text: str) -> int | float:
@@ -191,42 +192,6 @@ def _int_or_float(text: str) -> int | float:
         return int(text)
     except ValueError:
         return float(text)
-
-
-def _checked(parameter: Parameter, value: Any) -> Any:
-    # NumPy scalars and arrays become Python values here: JSON knows nothing else.
-    value = _as_type_of(parameter.default, value.tolist() if hasattr(value, "tolist") else value, parameter.name)
-    for item in _scalars(value):
-        is_number = isinstance(item, int | float) and not isinstance(item, bool)
-        if isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"{parameter.name} must be a finite number, got {item}")
-        if isinstance(item, int) and not -MAX_WHOLE <= item < MAX_WHOLE:
-            raise ValueError(f"{parameter.name} must fit into 64 bits, got a number of {item.bit_length()}")
-        if isinstance(item, str) and not _is_unicode(item):
-            raise ValueError(f"{parameter.name} must be text that UTF-8 can store, got {item!r}")
-        if is_number and parameter.limits and not parameter.limits[0] <= item <= parameter.limits[1]:
-            low, high = parameter.limits
-            raise ValueError(f"{parameter.name} must lie in {low:g} to {high:g}, got {item}")
-        if parameter.choices and str(item) not in parameter.choices:
-            near = did_you_mean(str(item), parameter.choices)
-            raise ValueError(f"{parameter.name} must be one of {', '.join(parameter.choices)}, got {item!r}. {near}")
-    return value
-
-
-def _scalars(value: Any) -> Iterator[Any]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _scalars(item)
-    else:
-        yield value
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 # For the type of a default: the types that a value may have, and how to call them. A bool is an int, so it comes first.
@@ -240,7 +205,9 @@ _KINDS = (
 )
 
 
-def _as_type_of(default: Any, value: Any, name: str) -> Any:
+def _checked(parameter: Parameter, default: Any, value: Any) -> Any:
+    """Return a value, or an item of a list, that is of its default's type and within the parameter's limits."""
+    name = parameter.name
     found = next((each for each in _KINDS if isinstance(default, each[0])), None)
     if found is None:
         raise ValueError(f"{name} cannot be set from outside: its default is a {type(default).__name__}")
@@ -248,5 +215,18 @@ def _as_type_of(default: Any, value: Any, name: str) -> Any:
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind in (int, float)):
         raise ValueError(f"{name} must be {wanted}, like {default!r}, got {value!r}")
     if isinstance(value, list | tuple):
-        return [_as_type_of(default[0] if default else None, item, name) for item in value]
-    return float(value) if kind is float and abs(value) < MAX_FLOAT else value
+        return [_checked(parameter, default[0] if default else None, item) for item in value]
+    if isinstance(value, int) and not -MAX_WHOLE <= value < MAX_WHOLE:
+        raise ValueError(f"{name} must fit into 64 bits, got a number of {value.bit_length()}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value}")
+    if isinstance(value, str) and value != value.encode(errors="replace").decode():
+        raise ValueError(f"{name} must be text that UTF-8 can store, got {value!r}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and parameter.limits and not parameter.limits[0] <= value <= parameter.limits[1]:
+        low, high = parameter.limits
+        raise ValueError(f"{name} must lie in {low:g} to {high:g}, got {value}")
+    if parameter.choices and str(value) not in parameter.choices:
+        near = did_you_mean(str(value), parameter.choices)
+        raise ValueError(f"{name} must be one of {', '.join(parameter.choices)}, got {value!r}. {near}")
+    return float(value) if kind is float else value
