@@ -67,36 +67,33 @@ def write_students() -> list[Path]:
     Raises:
         ValueError: unbalanced markers; names the notebook and the cell. Nothing is written then.
     """
-    texts = _expected()
-    changed = [path for path, text in texts.items() if not path.exists() or _read(path) != text]
-    for path in changed:
-        write_text(path, texts[path])
-    return changed
+    changed = _outdated()
+    for path, text in changed.items():
+        write_text(path, text)
+    return list(changed)
 
 
 def differences() -> list[str]:
     """Say in one line each which student notebooks are missing, differ from their source, or have none."""
-    texts = _expected()
-    lines = []
-    for path, text in texts.items():
-        if not path.exists():
-            lines.append(f"{path.name} is missing")
-        elif _read(path) != text:
-            lines.append(f"{path.name} differs from what its solution gives")
-    stale = sorted(set(chapters.NOTEBOOKS.glob("*.ipynb")) - set(texts))
-    return lines + [f"{path.name} has no source in solutions/" for path in stale]
+    lines = [
+        f"{path.name} {'differs from what its solution gives' if path.exists() else 'is missing'}"
+        for path in _outdated()
+    ]
+    wanted = {chapter.path.name for chapter in chapters.chapters()}
+    stale = sorted(path.name for path in chapters.NOTEBOOKS.glob("*.ipynb") if path.name not in wanted)
+    return lines + [f"{name} has no source in solutions/" for name in stale]
 
 
-def _expected() -> dict[Path, str]:
+def _outdated() -> dict[Path, str]:
+    """Return the students' notebooks that are missing or differ, with the text that they should have."""
     texts = {}
     for chapter in chapters.chapters():
         try:
             nb = student_version(chapters.read_notebook(chapter.path))
         except ValueError as error:
             raise ValueError(f"{chapter.path.name}, {error}") from None
-        texts[chapters.NOTEBOOKS / chapter.path.name] = chapters.notebook_text(nb)
+        path, text = chapters.NOTEBOOKS / chapter.path.name, chapters.notebook_text(nb)
+        # Read as text: a checkout on Windows may have other line ends, which is no difference
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            texts[path] = text
     return texts
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")  # a checkout on Windows may have other line ends: no difference
