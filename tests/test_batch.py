@@ -319,6 +319,26 @@ def test_whether_a_run_has_begun_is_asked_of_the_executor(chapter, tmp_path, run
     assert seen == ["running", "pending"]
 
 
+def test_a_run_is_seen_to_have_begun_while_others_keep_coming_back(chapter, tmp_path, runs):
+    class Busy(Here):
+        first = None
+
+        def submit(self, fn, /, job):
+            if self.first is None:
+                self.first, self.result = Future(), fn(job)
+                self.first.set_running_or_notify_cancel()
+                return self.first
+            time.sleep(0.02)
+            if job.values["seed"] == 4:
+                seen.append(statuses(tmp_path)[0])
+                self.first.set_result(self.result)
+            return super().submit(fn, job)
+
+    seen = []
+    assert set(sweep(chapter, tmp_path, seeds=5, executor=Busy()).status) == {"completed"}
+    assert seen == ["running"]
+
+
 def test_what_an_earlier_driver_left_is_interrupted(chapter, tmp_path, runs):
     """Also while another one is at work in the folder, which has not come to it yet."""
     jobs = sweeps.plan_jobs(chapter, sweeps.grid(seed=range(2)), tmp_path)

@@ -248,7 +248,7 @@ def run_job(job: Job, progress: bool = False) -> tuple[RunResult, str]:
             cell.metadata.setdefault("tags", [])
         nb = parameterize_notebook(nb, job.params, kernel_name="python3", language="python")
     code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]  # Jupyter skips empty cells
-    error = _execute(job, nb, code, progress) or _fault(code)
+    error = _execute(job, nb, code, progress)
     result = _judge(nb, error, job.name, time.monotonic() - began)
     return result, notebook_text(tidy(nb))
 
@@ -294,7 +294,7 @@ def _in_a_thread(job: Job, progress: bool = False) -> tuple[RunResult, str]:
 
 
 def _execute(job: Job, nb: nbformat.NotebookNode, code: list[nbformat.NotebookNode], progress: bool) -> str | None:
-    """Execute a notebook, and return in one line what broke it off but for an error in a cell."""
+    """Execute a notebook, and return in one line what broke it off, None if nothing did."""
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from tqdm import tqdm
 
@@ -314,15 +314,19 @@ def _execute(job: Job, nb: nbformat.NotebookNode, code: list[nbformat.NotebookNo
         client = Client(nb, folder, timeout=job.timeout, on_cell_execute=note)
         try:
             client.execute(env={**os.environ, **environment, **job.environment, **cache})
-        except CellExecutionError:
-            pass  # the traceback is in the notebook
+        except CellExecutionError as error:
+            reason = f"{error.ename}: {error.evalue}"
+        except DeadKernelError:
+            reason = "the kernel died (out of memory?)"
+        except CellTimeoutError:
+            reason = "took too long"
         except Exception as error:
             if isinstance(error, OSError) and error.errno in OSERROR_HINTS:
                 raise  # the disk is full: no fault of the notebook
-            known = {DeadKernelError: "the kernel died (out of memory?)", CellTimeoutError: "took too long"}
-            reason = known.get(type(error), f"{type(error).__name__}: {error}")
-            return _one_line(code, sent[-1], reason) if sent else _shorten(reason)
-    return None
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            return "the last cell did not run" if code and code[-1].execution_count is None else None
+    return _one_line(len(sent), sent[-1], reason) if sent else _shorten(reason)
 
 
 def _judge(nb: nbformat.NotebookNode, error: str | None, name: str, seconds: float) -> RunResult:
@@ -343,19 +347,7 @@ def _judge(nb: nbformat.NotebookNode, error: str | None, name: str, seconds: flo
     )
 
 
-def _fault(code: list[nbformat.NotebookNode]) -> str | None:
-    """Return the first error that no tag allows, in one line, or that the last cell did not run."""
-    for cell in code:
-        for output in cell.outputs:
-            if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
-                return _one_line(code, cell, f"{output.ename}: {output.evalue}")
-    if code and code[-1].execution_count is None:
-        return "the last cell did not run"
-    return None
-
-
-def _one_line(code: list[nbformat.NotebookNode], cell: nbformat.NotebookNode, text: str) -> str:
-    number = next(number for number, each in enumerate(code, start=1) if each is cell)
+def _one_line(number: int, cell: nbformat.NotebookNode, text: str) -> str:
     lines = [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     return _shorten(f"code cell {number} ({(lines or [''])[0].strip()[:60]}): {text}")
 
