@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -190,6 +191,16 @@ def s3():
         boto3.client("s3").create_bucket(Bucket="course")
         yield "s3://course"
         server.stop()
+
+
+# Pages
+
+
+def external_resources(html):
+    """List what a page would fetch from elsewhere when opened: scripts, styles, images, frames."""
+    tags = re.findall(r"<(?:script|img|iframe|link|source|video|audio|embed|object)\b[^>]*>", html)
+    found = [t for t in tags if re.search(r"""(?:src|href|data)\s*=\s*["']?\s*(?:https?:)?//""", t)]
+    return found + re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^\"')\s]*", html)
 
 
 # Answers to exercises, on trial

@@ -9,13 +9,13 @@ import ipywidgets as widgets
 import pytest
 import torch
 from bs4 import BeautifulSoup
+from conftest import external_resources
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
 from course_utils import demos
 from course_utils.demos import static_export
-from course_utils.runner import html_export
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_slider_and_choice_are_labelled(html):
 def test_pieces_stand_side_by_side_and_load_nothing(html):
     assert not BeautifulSoup(html, "html.parser").find_all(id=True)
     assert not re.search(r"https?:|//\w", re.sub('base64,[^"]*|"pictures": \\[.*?\\]', "", html))
-    assert html_export.external_resources(html) == []
+    assert external_resources(html) == []
 
 
 def test_export_writes_one_page(demo, tmp_path):
@@ -82,7 +82,7 @@ def test_export_writes_one_page(demo, tmp_path):
     assert soup.title.text == "FGSM on one image"
     assert [option.text for option in soup.find_all("option")] == ["0", "1"], "the chosen example is among them"
     assert soup.find("option", selected=True).text == "1"
-    assert html_export.external_resources(str(soup)) == []
+    assert external_resources(str(soup)) == []
 
 
 def test_examples_stop_where_the_file_is_full(demo, html, monkeypatch):

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from bs4 import BeautifulSoup
+from conftest import external_resources
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_utils.runner import chapters, html_export, paper_claims
@@ -59,7 +60,7 @@ def test_all_formulas_are_mathml(full_page):
 
 
 def test_nothing_is_loaded_from_elsewhere(full_page):
-    assert html_export.external_resources(full_page) == []
+    assert external_resources(full_page) == []
     assert "<script" not in full_page
 
 
@@ -74,11 +75,11 @@ def test_nothing_is_loaded_from_elsewhere(full_page):
     ],
 )
 def test_external_resources_are_found(html):
-    assert html_export.external_resources(html)
+    assert external_resources(html)
 
 
 def test_a_link_is_no_load():
-    assert html_export.external_resources('<a href="https://arxiv.org/abs/1412.6572">paper</a>') == []
+    assert external_resources('<a href="https://arxiv.org/abs/1412.6572">paper</a>') == []
 
 
 def test_language_title_and_alt_text(full_page):

@@ -11,13 +11,13 @@ from urllib.parse import unquote
 
 import pytest
 from bs4 import BeautifulSoup
+from conftest import external_resources
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_utils.core import PROJECT
 from course_utils.runner import chapters, execution, outcomes, reports
-from course_utils.runner.html_export import external_resources
 from course_utils.runner.paper_claims import CLAIMS_MIME
 from course_utils.runner.store import open_store
 

@@ -6,6 +6,7 @@ import re
 import statistics
 
 import pytest
+from conftest import external_resources
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_utils.core import settings
@@ -228,7 +229,7 @@ def is_readable_python(nb):
 def makes_an_offline_page(nb):
     html = html_export.page(nb, "page")
     unreadable = re.findall(r'<code class="unreadable-formula">(.*?)</code>', html, re.DOTALL)
-    return [f"the page cannot show ${tex}$" for tex in unreadable] + html_export.external_resources(html)
+    return [f"the page cannot show ${tex}$" for tex in unreadable] + external_resources(html)
 
 
 RULES = [

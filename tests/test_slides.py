@@ -4,10 +4,10 @@ import importlib.util
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import needs_reveal
+from conftest import external_resources, needs_reveal
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from course_utils.runner import chapters, html_export, slides
+from course_utils.runner import chapters, slides
 
 LONG = "word " * 60
 
@@ -52,7 +52,7 @@ def test_headings_begin_slides_and_cells_stand_below(tmp_path):
 @needs_reveal
 def test_slides_need_no_network(tmp_path):
     html = deck(tmp_path, new_markdown_cell("# 01 Title & more\n\nA formula: $x^2$"), new_code_cell("1"))
-    assert html_export.external_resources(html) == []
+    assert external_resources(html) == []
     assert "<title>01 Title &amp; more</title>" in html
     assert "<math" in html
     assert "Reveal.initialize" in html

@@ -86,10 +86,6 @@ class Exporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def _no_slider(alt: str) -> str:
-    return ""
-
-
 def mathml(tex: str, *, display: bool = False) -> str:
     """Return a formula in TeX as MathML; one that cannot be read stays TeX, as code.
 
@@ -110,7 +106,7 @@ def page(
     name: str,
     *,
     link_to: Callable[[str], str] = str,
-    slider: Callable[[str], str] = _no_slider,
+    slider: Callable[[str], str] = lambda alt: "",
     exporter: type[Exporter] = Exporter,
 ) -> str:
     """Return a notebook as one HTML page that loads nothing.
@@ -151,13 +147,6 @@ def export(
     target = out_dir / f"{path.stem}{ending}"
     write_text(target, html)
     return target
-
-
-def external_resources(html: str) -> list[str]:
-    """List what a page would fetch from elsewhere when opened: scripts, styles, images, frames."""
-    tags = re.findall(r"<(?:script|img|iframe|link|source|video|audio|embed|object)\b[^>]*>", html)
-    found = [t for t in tags if re.search(r"""(?:src|href|data)\s*=\s*["']?\s*(?:https?:)?//""", t)]
-    return found + re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^\"')\s]*", html)
 
 
 def _math_in_html(html: str) -> str:
