@@ -36,7 +36,7 @@ def known(tmp_path, monkeypatch):
     path = tmp_path / "claims.yaml"
     path.write_text(ROWS)
     loaded = load_claims(path)
-    monkeypatch.setattr(paper_claims, "_claims", lambda: loaded)
+    monkeypatch.setattr(paper_claims, "load_claims", lambda: loaded)
     return loaded
 
 

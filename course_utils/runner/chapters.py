@@ -58,13 +58,11 @@ class Chapter:
     def _opening(self) -> dict[str, str]:
         text = "\n\n".join(c.source for c in read_notebook(self.path).cells if c.cell_type == "markdown")
         found = re.search(r"^# (.+)$", text, re.MULTILINE)
-        if not found:
-            return dict.fromkeys(("question", "promise", "reading", "running"), "") | {"title": self.name}
-        paragraphs = [" ".join(p.split()) for p in text[found.end() :].split("\n\n")]
+        paragraphs = [" ".join(p.split()) for p in text[found.end() :].split("\n\n")] if found else []
         first = next((p for p in paragraphs if p and not p.startswith(("#", "<", "|", ">", "-"))), "")
         times = _first(paragraphs, "*Reading:")
         return {
-            "title": found[1].strip(),
+            "title": found[1].strip() if found else self.name,
             "question": _plain(_first(paragraphs, _QUESTION).removeprefix(_QUESTION)),
             "promise": _plain((_first(paragraphs, _PROMISE) or first).removeprefix(_PROMISE)),
             "reading": _time(times, "Reading"),

@@ -64,12 +64,12 @@ def read_records(out_dir: str | Path, names: Iterable[str] | None = None) -> lis
     """Return the records of the runs in a folder, planned ones included, in the order of the plans."""
     store = open_store(out_dir)
     files = store.names()
-    planned: dict[str, dict[str, Any]] = {}
+    wanted: dict[str, dict[str, Any]] = {}
     for file in sorted(file for file in files if file.endswith(PLAN)):
         plan = json.loads(store.read(file))
-        planned |= {name: {"chapter": plan["chapter"], "params": params} for name, params in plan["runs"].items()}
-    begun = {file.removesuffix(STATUS): {} for file in sorted(files) if file.endswith(STATUS)}
-    wanted = planned | {name: about for name, about in begun.items() if name not in planned}
+        wanted |= {name: {"chapter": plan["chapter"], "params": params} for name, params in plan["runs"].items()}
+    for file in sorted(file for file in files if file.endswith(STATUS)):
+        wanted.setdefault(file.removesuffix(STATUS), {})
     if names is not None:
         wanted = {name: wanted.get(name, {}) for name in names}
     records = {name: read_record(store, name, files) for name in wanted}
@@ -200,9 +200,8 @@ def _free_names(records: Sequence[Mapping[str, Any]], kind: str, prefix: str, ta
     """Return a column for each parameter or result that a record has; a name that is taken gets the prefix."""
     columns: dict[str, str] = {}
     for name in dict.fromkeys(name for record in records for name in record.get(kind, {})):
-        column = name
-        while column in taken:
-            column = prefix + column
-        columns[name] = column
-        taken = {*taken, column}
+        columns[name] = name
+        while columns[name] in taken:
+            columns[name] = prefix + columns[name]
+        taken = {*taken, columns[name]}
     return columns

@@ -165,8 +165,9 @@ def claim_rows(nb: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [row for bundle in published(nb, CLAIMS_MIME) for row in bundle["claims"]]
 
 
+@cache
 def load_claims(path: Path = CLAIMS_FILE) -> dict[str, Claim]:
-    """Read all claims, by id.
+    """Read all claims, by id; a file is read once in each process.
 
     Raises:
         ValueError: a row that lacks a field, has an unknown one, an unknown kind or verdict, or no reason for a
@@ -188,18 +189,12 @@ def _read_claim(row: Mapping[str, Any]) -> Claim:
     low, high = row["band"]
     band = (-math.inf if low is None else low, math.inf if high is None else high)
     claim = Claim(**row | {"band": band})
-    if claim.kind not in KINDS:
-        raise ValueError(f"kind must be one of {KINDS}, got {claim.kind!r}")
-    if claim.verdict not in VERDICTS:
-        raise ValueError(f"verdict must be one of {VERDICTS}, got {claim.verdict!r}")
+    for name, value, known in (("kind", claim.kind, KINDS), ("verdict", claim.verdict, VERDICTS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {known}, got {value!r}")
     if claim.verdict != "holds" and not claim.note:
         raise ValueError(f"verdict {claim.verdict!r}: its note must give the reason")
     return claim
-
-
-@cache
-def _claims() -> dict[str, Claim]:
-    return load_claims()
 
 
 def check_all(measured: Iterable[Measurement], **setting: Any) -> ClaimsTable:
@@ -254,7 +249,7 @@ def compare(measured: Measurement, **setting: Any) -> Verdict:
     Raises:
         ValueError, TypeError: as in `check_all`.
     """
-    claims = _claims()
+    claims = load_claims()
     if measured.id not in claims:
         raise ValueError(f"no claim {measured.id!r} in data/claims.yaml. {did_you_mean(measured.id, claims)}")
     claim = claims[measured.id]
