@@ -294,7 +294,8 @@ def test_full_preset_fits_the_chapters():
     known = {path.stem[:2]: chapters.Chapter.at(path) for path in SOLUTIONS}
     assert set(preset) - {"all"} <= set(known)
     for chapter in known.values():
-        parameters.check_parameters(chapter.path, parameters.preset_parameters(preset, chapter))
+        own = parameters.read_parameters(chapter.path)
+        parameters.check_parameters(chapter.name, own, parameters.preset_parameters(preset, chapter))
 
 
 # The rules, tested

@@ -179,7 +179,6 @@ def test_claim_error_is_an_assertion():
 
 def test_table_of_what_holds(known, shown):
     report = check_all([*GOOD, Measurement("other-setting", 0.95, 0.03)], **SETTING)
-    assert len(report) == 3
     assert len(shown) == 1
     words = "fgsm-error band holds identity exact holds other-setting band differs"
     assert report.lines().split() == words.split()

@@ -25,7 +25,7 @@ from course_utils.runner import chapters, parameters
     ],
 )
 def test_good_values_become_plain_python(notebook, given, expected):
-    (value,) = parameters.check_parameters(notebook, given).values()
+    (value,) = parameters.check_parameters("01_a", parameters.read_parameters(notebook), given).values()
     assert value == expected
     assert type(value) is type(expected)
     json.dumps(value, allow_nan=False)
@@ -66,7 +66,7 @@ def test_good_values_become_plain_python(notebook, given, expected):
 )
 def test_bad_parameters_are_refused(notebook, given, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(".", r"\.")):
-        parameters.check_parameters(notebook, given)
+        parameters.check_parameters("01_a", parameters.read_parameters(notebook), given)
 
 
 @pytest.mark.parametrize(

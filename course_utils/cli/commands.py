@@ -353,7 +353,7 @@ def _plan(chapters: list[Chapter], preset: dict[str, dict], assignments: tuple[s
         own = known[chapter.path]
         typed = {name: parse_value(text, own[name].default) for name, text in pairs if name in own}
         params = preset_parameters(preset, chapter) | typed
-        jobs.append((chapter, check_parameters(chapter.path, params)))
+        jobs.append((chapter, check_parameters(chapter.name, own, params)))
     return jobs
 
 

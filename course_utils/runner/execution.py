@@ -24,7 +24,7 @@ from ..core.files import OSERROR_HINTS, source_hash, write_text
 from ..core.machine import one_gpu
 from .chapters import notebook_text, read_source, refuse_sources, tidy
 from .paper_claims import FAILS, NOT_COMPARABLE, RESULTS_MIME, claim_rows, published
-from .parameters import check_values, read_parameters
+from .parameters import check_parameters, read_parameters
 from .store import Bucket, Folder, open_store
 
 if TYPE_CHECKING:  # two seconds to import, which only a run needs
@@ -92,7 +92,7 @@ class Job:
         defaults = {name: parameter.default for name, parameter in known.items()}
         jobs = []
         for each in params:
-            given = check_values(path.stem, known, each)
+            given = check_parameters(path.stem, known, each)
             identity, text = common.copy(), json.dumps(defaults | given, default=repr)
             identity.update(text.encode())
             jobs.append(cls(id=identity.hexdigest()[:16], params=given, values=json.loads(text), **options))

@@ -133,9 +133,6 @@ class ClaimsTable:
 
     verdicts: Sequence[Verdict]
 
-    def __len__(self) -> int:
-        return len(self.verdicts)
-
     def lines(self) -> str:
         """Return one line per claim without measured figures: the same on every machine."""
         return "\n".join(f"{v.claim.id:<32} {v.claim.kind:<10} {v.verdict}" for v in self.verdicts)

@@ -78,13 +78,13 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
     return found
 
 
-def check_parameters(path: str | Path, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `params` as plain Python values, checked against the notebook's parameters cell: see `check_values`."""
-    return check_values(Path(path).stem, read_parameters(path), params)
-
-
-def check_values(chapter: str, known: Mapping[str, Parameter], params: Mapping[str, Any]) -> dict[str, Any]:
+def check_parameters(chapter: str, known: Mapping[str, Parameter], params: Mapping[str, Any]) -> dict[str, Any]:
     """Return `params` as plain Python values, checked against the parameters that a chapter has.
+
+    Args:
+        chapter: its name, for those who are told what is wrong.
+        known: what `read_parameters` found in it.
+        params: the values to check, by name.
 
     Raises:
         ValueError: an unknown name (names the nearest), another type than the default's, a number that is

@@ -87,7 +87,7 @@ def _entry(folder: Path, files: set[str], position: int, name: str, record: Mapp
     is_there = f"{name}.ipynb" in files
     # A run that was cut off before it left a notebook is named by the course's own
     chapter = chapters.Chapter.at((folder if is_there else chapters.NOTEBOOKS / "solutions") / f"{name}.ipynb")
-    page, notebook = (_link(f"{name}{end}", files) for end in (".html", ".ipynb"))
+    page, notebook = (quote(file, safe="") if file in files else "" for file in (f"{name}.html", f"{name}.ipynb"))
     about = {"title": name, "question": "", "reading": "", "running": ""}
     image, claims, problem = None, [], ""
     try:
@@ -138,11 +138,6 @@ def _claim_counts(rows: Sequence[Mapping[str, str]]) -> str:
     first = f"{counts.pop('holds', 0)}/{asserted} claims hold" if asserted else ""
     rest = (f"{n} {'differ' if verdict == 'differs' and n > 1 else verdict}" for verdict, n in counts.items() if n)
     return ", ".join(filter(None, [first, *rest]))
-
-
-def _link(name: str, files: Iterable[str]) -> str:
-    """Return a link to a file of this folder, "" if it is not there."""
-    return quote(name, safe="") if name in files else ""
 
 
 def _figure(frame: pd.DataFrame) -> Picture | None:
