@@ -266,7 +266,7 @@ class _CachedText(Annotation):
             renderer.restore_region(self._drawn[text])
             return
         super().draw(renderer)
-        if text and self.get_animated():  # else it is only asked how much room it takes
+        if text:
             if len(self._drawn) == CACHED_TEXTS:
                 self._drawn.clear()
             self._drawn[text] = renderer.copy_from_bbox(self.get_window_extent(renderer).padded(1))

@@ -142,12 +142,6 @@ class _BlittedFigure:
         self.canvas = FigureCanvasAgg(fig)
         self.updates = [panel(ax) for panel, ax in zip(panels, fig.axes, strict=True)]
         self.animated = sorted(fig.findobj(Artist.get_animated), key=Artist.get_zorder)
-        for artist in self.animated:  # the layout leaves room for them, too
-            artist.set_animated(False)
-        fig.draw_without_rendering()
-        fig.set_layout_engine("none")
-        for artist in self.animated:
-            artist.set_animated(True)
         self.canvas.draw()
         self.background = self.canvas.copy_from_bbox(fig.bbox)
 
