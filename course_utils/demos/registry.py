@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 
-import ipywidgets as widgets
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..attacks.gradient_based import pgd
 from ..data.digits import load_images
@@ -29,9 +28,7 @@ from .linear_models import margin_bar
 from .photographs import photo_lab
 from .robust_manifold import latent_walk, projection_slider
 from .transfer import transfer_picker
-from .widget import Demo, alert
-
-Images = tuple[Tensor, Tensor]
+from .widget import Demo
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,6 @@ class Entry:
     chapter: str
     hint: str
     build: Callable[[], Demo]
-
-    def widget(self) -> widgets.Widget:
-        """Return the demo's live shell, or, where a network or a photo cannot be had, what is missing."""
-        try:
-            return self.build().widget()
-        except Exception as error:
-            return widgets.HTML(alert(error))
 
 
 _ENTRIES: dict[str, Entry] = {}
@@ -64,158 +54,112 @@ def catalogue() -> Mapping[str, Entry]:
     return MappingProxyType(_ENTRIES)
 
 
-def _listed(title: str, chapter: str, hint: str) -> Callable[[Callable[[], Demo]], Callable[[], Demo]]:
-    """Enter a function that builds a demo, under its own name without the underscore."""
+def _listed(title: str, chapter: str) -> Callable[[Callable[[], Demo]], Callable[[], Demo]]:
+    """Enter a function that builds a demo, under its own name without the underscore; its docstring is the hint."""
 
     def enter(build: Callable[[], Demo]) -> Callable[[], Demo]:
-        name = build.__name__.removeprefix("_")
+        name, hint = build.__name__.removeprefix("_"), " ".join(build.__doc__.split())
         _ENTRIES[name] = Entry(name, title, chapter, hint, build)
         return build
 
     return enter
 
 
-@_listed(
-    "The margin bar",
-    "01",
-    "Move ε until the bar reaches 0: the label flips. Then take random signs and see how far you have to go.",
-)
+@_listed("The margin bar", "01")
 def _margin_bar() -> Demo:
-    (x, digits), (x_test, digits_test) = (load_images(split=split, digits=(3, 7)) for split in ("train", "test"))
-    linear = trained("softmax", x, digits)[1]
+    """Move ε until the bar reaches 0: the label flips. Then take random signs and see how far you have to go."""
+    linear = trained("softmax", *load_images(digits=(3, 7)))[1]
     w, b = ((part[7] - part[3]).detach() for part in (linear.weight, linear.bias))
-    return margin_bar(w, b, x_test[:20], torch.where(digits_test[:20] == 7, 1.0, -1.0))
+    x, digits = load_images(split="test", digits=(3, 7), n=20)
+    return margin_bar(w, b, x, torch.where(digits == 7, 1.0, -1.0))
 
 
-@_listed(
-    "FGSM on one image",
-    "02",
-    "Find the smallest ε that changes the answer, for each of the three models. Does a larger ε always fool?",
-)
+@_listed("FGSM on one image", "02")
 def _fgsm_slider() -> Demo:
-    x, y = _digits("test")
-    return fgsm_slider({name: _network(name) for name in ("mlp", "cnn", "softmax")}, x[:20], y[:20])
+    """Find the smallest ε that changes the answer, for each of the three models. Does a larger ε always fool?"""
+    return fgsm_slider({name: _network(name) for name in ("mlp", "cnn", "softmax")}, *load_images(split="test", n=20))
 
 
-@_listed(
-    "Draw a digit",
-    "02",
-    "Draw a digit slowly and watch the answer change. Then raise ε: how much does it take with your own hand?",
-)
+@_listed("Draw a digit", "02")
 def _draw_digit() -> Demo:
-    x, _ = _digits("test")
+    """Draw a digit slowly and watch the answer change. Then raise ε: how much does it take with your own hand?"""
+    x, _ = load_images(split="test", n=1)
     return draw_digit({"CNN": _network("cnn"), "MLP": _network("mlp")}, example=x[0])
 
 
-@_listed(
-    "Optimised noise",
-    "03",
-    "Lower c: length costs less, until the target is reached. Which targets are near, which model needs more?",
-)
+@_listed("Optimised noise", "03")
 def _optimised_noise_slider() -> Demo:
-    x, y = _digits("test")
-    return optimised_noise_slider({"MLP": _network("mlp"), "CNN": _network("cnn")}, x[:20], y[:20])
+    """Lower c: length costs less, until the target is reached. Which targets are near, which model needs more?"""
+    return optimised_noise_slider({"MLP": _network("mlp"), "CNN": _network("cnn")}, *load_images(split="test", n=20))
 
 
-@_listed(
-    "PGD step by step",
-    "03",
-    "Drag through the steps: when does the answer change, and when does the loss stop rising? Then the hardened CNN.",
-)
+@_listed("PGD step by step", "03")
 def _pgd_scrubber() -> Demo:
-    x, y = _digits("test")
+    """Drag through the steps: when does the answer change, and when does the loss stop rising?
+
+    Then the hardened CNN.
+    """
     hard = _network("cnn", attack=Adversary("pgd", 0.2, {"steps": 2}, warmup=0.5), epochs=3)
-    return pgd_scrubber({"CNN": _network("cnn"), "hardened CNN": hard, "MLP": _network("mlp")}, x[:20], y[:20], eps=0.2)
+    models = {"CNN": _network("cnn"), "hardened CNN": hard, "MLP": _network("mlp")}
+    return pgd_scrubber(models, *load_images(split="test", n=20), eps=0.2)
 
 
-@_listed(
-    "One cell of the transfer matrix",
-    "04",
-    "Choose a source and a victim, and raise ε. Which source fools the most victims, and which victim falls last?",
-)
+@_listed("One cell of the transfer matrix", "04")
 def _transfer_picker() -> Demo:
-    x, y = _digits("test")
+    """Choose a source and a victim, and raise ε. Which source fools the most victims, and which victim falls last?"""
     networks = {name: _network(name) for name in ("cnn", "mlp", "softmax", "rbf")}
     # Fitted anew each time, so on few images; without the RBF support vector machine, too slow for a handle.
-    few = [part[:1500] for part in _digits("train")]
-    others = {name: fit_sklearn(name, *few) for name in ("linear_svm", "tree", "knn")}
+    others = {name: fit_sklearn(name, *load_images(n=1500)) for name in ("linear_svm", "tree", "knn")}
     zoo = networks | others | {"ensemble": ensemble_logits([*networks.values()])}
-    return transfer_picker(zoo, x[:60], y[:60])
+    return transfer_picker(zoo, *load_images(split="test", n=60))
 
 
-@_listed(
-    "Accuracy against ε",
-    "05",
-    "One step, then more: which curves stay where they are, and which networks only looked robust?",
-)
+@_listed("Accuracy against ε", "05")
 def _accuracy_curves() -> Demo:
-    x, y = _digits("test")
-    return accuracy_curves(_hardened(), x[:40], y[:40])
+    """One step, then more: which curves stay where they are, and which networks only looked robust?"""
+    return accuracy_curves(_hardened(), *load_images(split="test", n=40))
 
 
-@_listed(
-    "Several models, one image",
-    "05",
-    "Raise ε under FGSM, then under PGD. Which network holds out against the one, and falls to the other?",
-)
+@_listed("Several models, one image", "05")
 def _model_comparer() -> Demo:
-    x, y = _digits("test")
-    return model_comparer(_hardened(), x[:20], y[:20])
+    """Raise ε under FGSM, then under PGD. Which network holds out against the one, and falls to the other?"""
+    return model_comparer(_hardened(), *load_images(split="test", n=20))
 
 
-@_listed(
-    "Tilt the loss surface",
-    "05",
-    "Turn the line away from FGSM's direction: the network trained on FGSM is flat there, and steep elsewhere.",
-)
+@_listed("Tilt the loss surface", "05")
 def _loss_tilt() -> Demo:
-    x, y = _digits("test")
+    """Turn the line away from FGSM's direction: the network trained on FGSM is flat there, and steep elsewhere."""
     models = {name: _hardened()[name] for name in ("none", "FGSM at .3", "PGD")}
-    return loss_tilt(models, x[:20], y[:20])
+    return loss_tilt(models, *load_images(split="test", n=20))
 
 
-@_listed(
-    "The projection",
-    "06",
-    "How many steps does the projection need before it says the true class? Do more restarts help?",
-)
+@_listed("The projection", "06")
 def _projection_slider() -> Demo:
-    (x, y), (vae, cnn) = _digits("test"), _vae_and_cnn()
-    x, y = x[:12], y[:12]
+    """How many steps does the projection need before it says the true class? Do more restarts help?"""
+    (x, y), (vae, cnn) = load_images(split="test", n=12), _vae_and_cnn()
     adv = pgd(cnn, x, y, 0.2, steps=20, generator=torch.Generator().manual_seed(0))
     return projection_slider(cnn, vae.generator, adv, y)
 
 
-@_listed(
-    "A walk in the latent space",
-    "06",
-    "Walk slowly: where does the class change, and would you have changed your mind there?",
-)
+@_listed("A walk in the latent space", "06")
 def _latent_walk() -> Demo:
-    (x, y), (vae, cnn) = _digits("test"), _vae_and_cnn()
-    pairs = latent_attack(cnn, vae.generator, vae.encode(x[:16]).detach(), y[:16], confidence=2.0, steps=60)
+    """Walk slowly: where does the class change, and would you have changed your mind there?"""
+    (x, y), (vae, cnn) = load_images(split="test", n=16), _vae_and_cnn()
+    pairs = latent_attack(cnn, vae.generator, vae.encode(x).detach(), y, confidence=2.0, steps=60)
     near = (pairs.distance > 0) & (pairs.distance <= 1.5)
     return latent_walk(cnn, vae.generator, pairs.z[near], pairs.z_prime[near])
 
 
-@_listed(
-    "The photo lab",
-    "07",
-    "Half a level is enough to change the answer. Aim at a class of your choice, and then try a photo of your own.",
-)
+@_listed("The photo lab", "07")
 def _photo_lab() -> Demo:
+    """Half a level is enough to change the answer. Aim at a class of your choice, and then try a photo of your own."""
     photos = {name: preprocess(photo, 224)[0] for name, photo in load_photos().items()}
     targets = ["espresso", "toaster", "goldfish", "Egyptian cat", "volcano"]
     return photo_lab(load_classifier(), photos, names=imagenet_labels(), targets=targets)
 
 
-@cache
-def _digits(split: str) -> Images:
-    return load_images(split=split)
-
-
 def _network(name: str, **options: object) -> nn.Module:
-    return trained(name, *_digits("train"), **options)
+    return trained(name, *load_images(), **options)
 
 
 @cache
@@ -224,7 +168,7 @@ def _hardened() -> dict[str, nn.Module]:
 
     The last one has seen few images, and a radius that FGSM alone cannot teach.
     """
-    few = tuple(part[:1400] for part in _digits("train"))
+    few = load_images(n=1400)
     hiding = {"attack": Adversary("fgsm", 0.3, warmup=0.5), "epochs": 8, "lr": 3e-3, "augmented": False, "data": few}
     recipes = {
         "none": {},
@@ -232,12 +176,12 @@ def _hardened() -> dict[str, nn.Module]:
         "PGD": {"attack": Adversary("pgd", 0.2, {"steps": 3}, warmup=0.5), "epochs": 4},
         "FGSM at .3": hiding,
     }
-    return train_all(recipes, *_digits("train"), network="cnn")
+    return train_all(recipes, *load_images(), network="cnn")
 
 
 def _vae_and_cnn() -> tuple[VAE, nn.Module]:
     """Return chapter 06's VAE, and its CNN, which has seen what the VAE draws."""
-    x, y = _digits("train")
+    x, y = load_images()
     vae = trained_vae(x, latent=32)
     redrawn = vae.sample_reconstruction(x, generator_rng=torch.Generator().manual_seed(0))
     return vae, trained("cnn", torch.cat([x, redrawn]), torch.cat([y, y]))
