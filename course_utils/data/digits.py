@@ -87,11 +87,11 @@ def _mnist5k(split: str) -> tuple[np.ndarray, np.ndarray]:
     images, labels = _cached_mnist5k()
     # The file lists 500 images of each digit in turn; the split is fixed, whatever the caller's seed.
     shuffled = np.random.default_rng(5).permutation(len(labels))
-    rank = np.empty(len(labels), dtype=int)  # 0..499 within the image's own digit
+    is_test = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
         of_digit = shuffled[labels[shuffled] == digit]
-        rank[of_digit] = np.arange(len(of_digit))
-    keep = (rank < MNIST5K_TEST_PER_DIGIT) == (split == "test")
+        is_test[of_digit[:MNIST5K_TEST_PER_DIGIT]] = True
+    keep = is_test if split == "test" else ~is_test
     return images[keep], labels[keep]
 
 

@@ -123,9 +123,8 @@ def _decoded(stream: BinaryIO, name: str) -> Image.Image:
     Image.init()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # large, but not too large to be made smaller
+            # Large, but not too large to be made smaller
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(stream, formats=[f for f in FORMATS if f in Image.OPEN])
             return _rgb(ImageOps.exif_transpose(picture))
     except Image.UnidentifiedImageError:

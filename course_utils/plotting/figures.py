@@ -152,13 +152,11 @@ def line(
     return ax
 
 
-def heatmap(
-    ax: Axes, values: np.ndarray | Tensor, rows: Sequence[Any], columns: Sequence[Any], *, numbers: bool = True
-) -> Axes:
+def heatmap(ax: Axes, values: np.ndarray | Tensor, rows: Sequence[Any], columns: Sequence[Any]) -> Axes:
     """Draw shares in [0, 1] (rows, columns) as coloured cells, each with its percentage; NaN stays empty.
 
     Args:
-        rows, columns: names. numbers: write the percentage into the cells.
+        rows, columns: names.
 
     Raises:
         ValueError: the names do not match the values.
@@ -171,7 +169,7 @@ def heatmap(
     ax.set_yticks(range(len(rows)), rows)
     ax.grid(False)
     for (i, j), value in np.ndenumerate(values):
-        if numbers and not np.isnan(value):
+        if not np.isnan(value):
             ax.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color="k" if value > 0.5 else "w")
     return ax
 
