@@ -25,7 +25,7 @@ from .registry import Entry, catalogue
 from .robust_manifold import latent_walk, projection_slider
 from .static_export import export, fragment, fragment_for
 from .transfer import transfer_picker
-from .widget import EPS_STEPS, Demo, alert, eps_slider
+from .widget import EPS_STEPS, Demo
 
 __all__ = [
     "ATTACK_STEPS",
@@ -40,10 +40,8 @@ __all__ = [
     "Entry",
     "Sketch",
     "accuracy_curves",
-    "alert",
     "catalogue",
     "draw_digit",
-    "eps_slider",
     "export",
     "fgsm_slider",
     "fragment",

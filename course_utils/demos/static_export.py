@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
 from PIL import Image
 
 from ..core.files import write_text
@@ -19,12 +17,11 @@ from ..core.settings import cache_dir, local_path
 from ..core.suggestions import did_you_mean
 from ..core.templates import render
 from .photographs import UPLOADED
-from .registry import Entry, catalogue
-from .widget import Demo
+from .registry import catalogue
+from .widget import STATIC_PICTURE, Demo, values_of
 
 MAX_BYTES = 2_900_000  # of the pictures; with words and script a file stays below 3 MB
 _SOURCES = (".css", ".j2", ".js", ".py")
-_STATIC = re.compile(r"(.+?) \(static picture of the slider\)")
 
 
 def export(
@@ -64,8 +61,8 @@ def fragment_for(alt: str) -> str:
 
     It is rendered once and kept in the cache until the course's code changes.
     """
-    found = _STATIC.match(alt)
-    entry = next((e for e in catalogue().values() if found and e.title == found[1]), None)
+    title, mark, _ = alt.partition(STATIC_PICTURE)
+    entry = next((e for e in catalogue().values() if mark and e.title == title), None)
     if entry is None:
         return ""
     file, mark = cache_dir() / "sliders" / f"{entry.name}.html", f"<!-- {_digest()} -->"
@@ -81,7 +78,9 @@ def _exported(demo: Demo | str, hint: str, positions: int, examples: int, state:
     if positions < 2 or examples < 1:
         raise ValueError(f"expected positions >= 2 and examples >= 1, got {positions} and {examples}.")
     if isinstance(demo, str):
-        entry = _find(demo)
+        if demo not in catalogue():
+            raise ValueError(f"no demo {demo!r}. {did_you_mean(demo, catalogue())}")
+        entry = catalogue()[demo]
         demo, hint = entry.build(), hint or entry.hint
     if unknown := sorted(set(state) - set(demo.controls)):
         raise ValueError(f"{demo.title} has no control {unknown[0]!r}. Known: {', '.join(demo.controls)}.")
@@ -91,9 +90,8 @@ def _exported(demo: Demo | str, hint: str, positions: int, examples: int, state:
     choice = _sample(demo, demo.example, examples, state) if demo.example else None
     pictures: list[str] = []
     words: list[str] = []
-    for example in choice.values if choice else [None]:
-        chosen = state | ({choice.name: example} if choice else {})
-        states = [chosen | {slider.name: value} for value in slider.values]
+    for example in [{demo.example: value} for value in choice.values] if choice else [{}]:
+        states = [state | example | {demo.slider: value} for value in slider.values]
         rendered = [_webp(demo.render(**one)) for one in states]
         if sum(map(len, pictures + rendered)) > MAX_BYTES:
             break
@@ -102,7 +100,8 @@ def _exported(demo: Demo | str, hint: str, positions: int, examples: int, state:
     if not pictures:
         raise ValueError(f"the pictures take more than {MAX_BYTES / 1e6:g} MB: ask for fewer positions.")
     if choice:
-        choice = choice.first(len(pictures) // len(slider.values))
+        kept = len(pictures) // len(slider.values)
+        choice = replace(choice, texts=choice.texts[:kept], start=min(choice.start, kept - 1))
     width, height = Image.open(io.BytesIO(base64.b64decode(pictures[0]))).size
     return {
         "title": demo.title,
@@ -121,42 +120,30 @@ def _exported(demo: Demo | str, hint: str, positions: int, examples: int, state:
 class _Sample:
     """Some values of a control, as texts as well, and the index of the one that is shown first."""
 
-    name: str
     label: str
     values: list[Any]
     texts: list[str]
     start: int
 
-    def first(self, count: int) -> _Sample:
-        """Return the first values only."""
-        return replace(self, values=self.values[:count], texts=self.texts[:count], start=min(self.start, count - 1))
-
 
 def _sample(demo: Demo, name: str, most: int, state: Mapping[str, Any]) -> _Sample:
     """Spread about `most` values over a control, from its first to its last; the one that it holds is among them."""
     control, now = demo.controls[name], state[name]
-    if isinstance(control, widgets.FloatSlider):
-        count = round((control.max - control.min) / control.step)
-        values = [min(control.min + i * control.step, control.max) for i in range(count + 1)]
-    elif isinstance(control, widgets.IntSlider):
-        values = list(range(control.min, control.max + 1, control.step))
-    else:
-        values = [option for option in control.options if option != UPLOADED]
+    values = [value for value in values_of(control) if value != UPLOADED]
     start = values.index(now) if now in values else min(range(len(values)), key=lambda i: abs(values[i] - now))
     gaps = max(1, most - 1)
     places = sorted({start} | {round(i * (len(values) - 1) / gaps) for i in range(most)})
     chosen = [values[place] for place in places]
     texts = [format(value, getattr(control, "readout_format", "")) for value in chosen]
-    return _Sample(name, control.description, chosen, texts, places.index(start))
+    return _Sample(control.description, chosen, texts, places.index(start))
 
 
 def _fixed_values(demo: Demo, state: Mapping[str, Any]) -> str:
     """Say what the controls hold that cannot be moved without a kernel."""
-    others = {name: state[name] for name in demo.controls if name not in (demo.slider, demo.example)}
     texts = [
-        f"{demo.controls[name].description}: {value if isinstance(value, str) else f'{value:g}'}"
-        for name, value in others.items()
-        if isinstance(value, str | int | float) and not isinstance(value, bool)
+        f"{control.description}: {state[name]}"
+        for name, control in demo.controls.items()
+        if name not in (demo.slider, demo.example) and type(state[name]) in (str, int, float)
     ]
     return f"({', '.join(texts)})" if texts else ""
 
@@ -166,12 +153,6 @@ def _webp(png: bytes) -> str:
     packed = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").save(packed, format="webp", lossless=True, method=2)
     return base64.b64encode(packed.getvalue()).decode()
-
-
-def _find(name: str) -> Entry:
-    if name not in catalogue():
-        raise ValueError(f"no demo {name!r}. {did_you_mean(name, catalogue())}")
-    return catalogue()[name]
 
 
 def _digest() -> str:

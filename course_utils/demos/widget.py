@@ -21,9 +21,10 @@ from ..plotting.figures import figure, packed_png
 from .panels import Panel, Values
 
 EPS_STEPS = 100
+STATIC_PICTURE = " (static picture of the slider)"  # after the title in the alt text
 
 
-@dataclass(frozen=True)
+@dataclass
 class Demo:
     """A demo with a slider: `compute(**state)` returns values, the panels draw them, `alt(values)` says them in words.
 
@@ -40,10 +41,9 @@ class Demo:
     slider: str  # the control that is dragged
     example: str | None = None  # the control that steps through examples
     layout: Mapping[str, Any] = field(default_factory=dict)  # arguments of plotting.figure
-    initial_state: Mapping[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "initial_state", self.state)
+        self.initial_state = self.state
 
     @property
     def state(self) -> dict[str, Any]:
@@ -60,18 +60,19 @@ class Demo:
 
     def reset(self) -> None:
         """Put every control back to where it was at the beginning."""
-        self._set(self.initial_state)
+        with ExitStack() as held:  # all controls are set before the first of them notifies
+            for control in self.controls.values():
+                held.enter_context(control.hold_trait_notifications())
+            for name, value in self.initial_state.items():
+                self.controls[name].value = value
 
     def next_example(self) -> None:
         """Go on to the next example, after the last one to the first; without examples nothing happens."""
         if self.example is None:
             return
         control = self.controls[self.example]
-        if isinstance(control, widgets.IntSlider):
-            values = range(control.min, control.max + 1)
-        else:
-            values = control.options
-        self._set({self.example: values[(values.index(control.value) + 1) % len(values)]})
+        values = values_of(control)
+        control.value = values[(values.index(control.value) + 1) % len(values)]
 
     def widget(self) -> widgets.VBox:
         """Return the controls, a picture of fixed size, and a line that says what it shows.
@@ -108,18 +109,11 @@ class Demo:
         row = widgets.Layout(flex_flow="row wrap")
         return widgets.VBox([heading, widgets.Box(list(self.controls.values()), layout=row), picture, message])
 
-    def _set(self, state: Mapping[str, Any]) -> None:
-        with ExitStack() as held:  # all controls are set before the first of them notifies
-            for name in state:
-                held.enter_context(self.controls[name].hold_trait_notifications())
-            for name, value in state.items():
-                self.controls[name].value = value
-
     def _computed(self, state: Mapping[str, Any]) -> Values:
-        for name, value in state.items():
-            if name in self.controls:
-                _check_value(name, value, self.controls[name])
-        return self.compute(**self.state | dict(state))
+        state = self.state | state
+        for name, control in self.controls.items():
+            _check_value(name, state[name], control)
+        return self.compute(**state)
 
     @cached_property
     def _figure(self) -> _BlittedFigure:
@@ -128,7 +122,7 @@ class Demo:
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        alt = f"{self.title} (static picture of the slider). {self.describe(**self.static_state)}"
+        alt = f"{self.title}{STATIC_PICTURE}. {self.describe(**self.static_state)}"
         # One bundle: front ends with widgets take the live widget, pages and print take the picture.
         bundle = self.widget()._repr_mimebundle_() | {"image/png": self.render(**self.static_state), "text/plain": alt}
         display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
@@ -184,6 +178,16 @@ def eps_slider(*, largest: float = 0.3, steps: int = EPS_STEPS) -> widgets.Float
     return widgets.FloatSlider(0.0, min=0, max=largest, step=largest / steps, description="ε", readout_format=".3f")
 
 
+def values_of(control: widgets.Widget) -> list[Any]:
+    """Return all values that a slider or a choice can take, in order."""
+    if isinstance(control, widgets.IntSlider):
+        return list(range(control.min, control.max + 1, control.step))
+    if isinstance(control, widgets.FloatSlider):
+        count = round((control.max - control.min) / control.step)
+        return [min(control.min + i * control.step, control.max) for i in range(count + 1)]
+    return list(control.options)
+
+
 def int_slider(description: str, last: int, first: int = 0, step: int = 1) -> widgets.IntSlider:
     """Return a slider over whole numbers that begins at the first."""
     return widgets.IntSlider(first, min=first, max=last, step=step, description=description)
@@ -191,8 +195,8 @@ def int_slider(description: str, last: int, first: int = 0, step: int = 1) -> wi
 
 def dropdown(description: str, options: Iterable[str], value: str | None = None) -> widgets.Dropdown:
     """Return a choice among names, by default of the first."""
-    chosen = {} if value is None else {"value": value}
-    return widgets.Dropdown(options=list(options), description=description, **chosen)
+    options = list(options)
+    return widgets.Dropdown(options=options, value=value or options[0], description=description)
 
 
 def check_images(x: Tensor, y: Tensor) -> None:
