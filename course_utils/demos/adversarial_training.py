@@ -44,10 +44,8 @@ def accuracy_curves(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, la
         }
 
     def compute(steps: int) -> Values:
-        return {"steps": steps, "curves": curves(steps)}
-
-    def title(values: Values) -> str:
-        return "FGSM" if values["steps"] == 1 else f"PGD, {values['steps']} steps"
+        title = "FGSM" if steps == 1 else f"PGD, {steps} steps"
+        return {"steps": steps, "curves": curves(steps), "title": title}
 
     def alt(values: Values) -> str:
         attack = "FGSM" if values["steps"] == 1 else f"{values['steps']} steps of PGD"
@@ -59,7 +57,7 @@ def accuracy_curves(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, la
 
     legend = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
     axes = {"xlabel": "ε", "ylabel": f"accuracy, n = {len(x)}", "ylim": (-0.02, 1.02)}
-    panels = [line_panel(radii, list(models), lambda values: values["curves"], title, legend=legend, **axes)]
+    panels = [line_panel(radii, list(models), lambda values: values["curves"], legend=legend, **axes)]
     controls = {"steps": widgets.SelectionSlider(options=ATTACK_STEPS, description="steps")}
     layout = {"width": 6.2, "height": 3.2}
     return Demo("Accuracy against ε", controls, compute, panels, alt, {"steps": 10}, "steps", layout=layout)
@@ -98,13 +96,12 @@ def model_comparer(
 
     def compute(image: int, attack: str, eps: float) -> Values:
         index = round(eps / step)
-        advs, probabilities = zip(
-            *([part[index] for part in attacked(name, image, attack)] for name in models), strict=True
-        )
+        found = [attacked(name, image, attack) for name in models]
+        probabilities = torch.stack([rows[index] for _, rows in found])
         return {
-            "adv": advs,
-            "predicted": [int(row.argmax()) for row in probabilities],
-            "true_probability": [float(row[y[image]]) for row in probabilities],
+            "adv": [advs[index] for advs, _ in found],
+            "predicted": probabilities.argmax(1).tolist(),
+            "true_probability": probabilities[:, y[image]].tolist(),
             "true": int(y[image]),
             "title": f"{attack}, ε = {step * index:.2f}",
         }
@@ -118,15 +115,12 @@ def model_comparer(
         )
         return f"{values['title']}, true is {class_name(values['true'], names)}: {'; '.join(rows)}."
 
-    bars = bar_panel(
-        [{"color": COLOURS[0]}] * len(models),
-        max(models, key=len),
-        lambda values: (values["true_probability"], list(models)),
-        lambda values: values["title"],
-        xlim=(0, 1),
-        xlabel="probability of the truth",
-    )
-    panels = [*(_attacked_panel(x.shape[1:], model, name, names) for model, name in enumerate(models)), bars]
+    def truth(values: Values) -> tuple[list[float], list[str]]:
+        return values["true_probability"], list(models)
+
+    colours, axes = [{"color": COLOURS[0]}] * len(models), {"xlim": (0, 1), "xlabel": "probability of the truth"}
+    panels = [_attacked_panel(x.shape[1:], model, name, names) for model, name in enumerate(models)]
+    panels += [bar_panel(colours, max(models, key=len), truth, **axes)]
     controls = {
         "image": int_slider("image", len(x) - 1),
         "attack": dropdown("attack", COMPARED_ATTACKS),
@@ -195,11 +189,7 @@ def loss_tilt(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, eps: flo
 
     axes = {"ylim": (0, MAX_LOSS), "xlabel": "distance along the line", "ylabel": "loss"}
     panels = [_plane_panel(name, eps, "sideways" if i == 0 else "") for i, name in enumerate(models)]
-    panels += [
-        line_panel(
-            distances.tolist(), list(models), lambda values: values["profiles"], lambda values: values["title"], **axes
-        )
-    ]
+    panels += [line_panel(distances.tolist(), list(models), lambda values: values["profiles"], **axes)]
     controls = {
         "image": int_slider("image", len(x) - 1),
         "sideways": dropdown("sideways", SIDEWAYS),

@@ -70,14 +70,13 @@ def bar_panel(
     styles: Sequence[Mapping[str, Any]],
     longest_label: str,
     show: Callable[[Values], tuple[Sequence[float], Sequence[str]]],
-    title: Callable[[Values], str],
     **axes: Any,
 ) -> Panel:
-    """Return a panel with labelled horizontal bars.
+    """Return a panel with labelled horizontal bars, and the value "title" above them.
 
     Args:
         styles, longest_label: as in `animated_bars`.
-        show: returns the lengths and the labels. title: returns the title. **axes: as in Axes.set.
+        show: returns the lengths and the labels. **axes: as in Axes.set.
     """
 
     def draw(ax: Axes) -> Update:
@@ -87,7 +86,7 @@ def bar_panel(
 
         def update(values: Values) -> None:
             set_bars(*show(values))
-            set_title(title(values))
+            set_title(values["title"])
 
         return update
 
@@ -158,15 +157,14 @@ def line_panel(
     x: Sequence[float],
     names: Sequence[str],
     show: Callable[[Values], Mapping[str, Sequence[float]]],
-    title: Callable[[Values], str],
     *,
     legend: Mapping[str, Any] | None = None,
     **axes: Any,
 ) -> Panel:
-    """Return a panel with a labelled line over x for each name.
+    """Return a panel with a labelled line over x for each name, and the value "title" above them.
 
     Args:
-        show: returns the heights of each line, by name. title: returns the title.
+        show: returns the heights of each line, by name.
         legend: as in Axes.legend. **axes: as in Axes.set.
     """
 
@@ -183,7 +181,7 @@ def line_panel(
             heights = show(values)
             for drawn, name in zip(ax.lines, names, strict=True):
                 drawn.set_ydata(heights[name])
-            set_title(title(values))
+            set_title(values["title"])
 
         return update
 

@@ -14,7 +14,6 @@ from ..plotting.figures import COLOURS
 from .panels import Values, bar_panel, class_name, image_panel
 from .widget import Demo, check_images, dropdown, eps_slider, int_slider
 
-ROLES = ("source", "victim")
 RADII = 15  # positions of the slider, besides 0: each costs a prediction of the victim
 
 
@@ -50,14 +49,14 @@ def transfer_picker(
         return predict(models[model], attacked(source, eps)).argmax(1)
 
     def compute(source: str, victim: str, image: int, eps: float) -> Values:
-        labels = {role: predictions(source, model, eps) for role, model in zip(ROLES, (source, victim), strict=True)}
+        labels = {"source": predictions(source, source, eps), "victim": predictions(source, victim, eps)}
         return {
             "clean": x[image],
             "adv": attacked(source, eps)[image],
             "true": int(y[image]),
             "predicted": {role: int(predicted[image]) for role, predicted in labels.items()},
             "fooled": {role: float((predicted != y).float().mean()) for role, predicted in labels.items()},
-            "pair": f"{source} → {victim}",
+            "title": f"{source} → {victim}",
             "eps": eps,
         }
 
@@ -65,7 +64,7 @@ def transfer_picker(
         source, victim = (f"{100 * share:.0f} %" for share in values["fooled"].values())
         by_source, by_victim = (class_name(label, names) for label in values["predicted"].values())
         return (
-            f"{values['pair']} at ε = {values['eps']:.3f}: the source is fooled on {source}, the victim on {victim} "
+            f"{values['title']} at ε = {values['eps']:.3f}: the source is fooled on {source}, the victim on {victim} "
             f"of {len(x)} images. This {class_name(values['true'], names)}: the source says {by_source}, "
             f"the victim {by_victim}."
         )
@@ -79,7 +78,7 @@ def transfer_picker(
     colours = [{"color": COLOURS[4]}, {"color": COLOURS[0]}]
     axes = {"xlim": (0, 1), "xlabel": f"fooled, n = {len(x)}"}
     panels = [image_panel(x.shape[1:], show) for show in (clean, adversarial)]
-    panels += [bar_panel(colours, "source\n100 %", _shares, lambda values: values["pair"], **axes)]
+    panels += [bar_panel(colours, "source\n100 %", _shares, **axes)]
     controls = {
         "source": dropdown("source", models),
         "victim": dropdown("victim", models, [*models, *models][1]),
