@@ -36,8 +36,8 @@ def figure(rows: int = 1, columns: int = 1, *, width: float = 3.6, height: float
         rows, columns: of the grid. width, height: of one cell, in inches. **subplots: as in Figure.subplots.
 
     >>> fig, ax = figure(width=4)
-    >>> fig.get_figwidth()
-    4.0
+    >>> fig.get_size_inches().tolist()
+    [4.0, 2.8]
     """
     fig = Figure(figsize=(columns * width, rows * height), dpi=DPI, layout="constrained")
     axes = fig.subplots(rows, columns, **subplots)
