@@ -101,7 +101,9 @@ def lines(name):
 
 @every_exercise
 def test_no_message_gives_the_line_away(exercise):
-    messages = [mistake.words for mistake in exercise.mistakes] + [case.where for case in exercise.cases]
+    messages = [mistake.words for mistake in exercise.mistakes] + [
+        case.where for case in exercise.cases if isinstance(case, Case)
+    ]
     assert not [(line, message) for line in lines(exercise.name) for message in messages if line in message]
     assert max(map(len, messages)) < 420
 

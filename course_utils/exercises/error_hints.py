@@ -40,6 +40,7 @@ _HINTS = (
     ("nonetype", "Something is None that you take for a tensor. Most often it is x.grad: it exists only after loss.backward(), and only if this very x had requires_grad_() before model(x)."),
     ("can't call numpy()", "A tensor that records gradients cannot become an array. Stay with torch: no NumPy needed."),
     ("'tuple' object has no attribute", "That is a tuple: torch.autograd.grad returns one, with one gradient for each input. Write (gradient,) = torch.autograd.grad(loss, x)."),
+    ("can't multiply sequence", "That is a tuple: torch.autograd.grad returns one, with one gradient for each input. Write (gradient,) = torch.autograd.grad(loss, x)."),
     ("'bool' object has no attribute", "A comparison gave one single bool. Did you compare a tuple? x.max(1) returns values and indices: take x.argmax(1)."),
     ("expected target dtype", _LABELS),
     ("expected scalar type long", _LABELS),
@@ -87,7 +88,7 @@ _HINTS = (
 
 def arguments_fit(answer: Callable[..., Any], takes: str) -> str:
     """Return what is wrong with the arguments that the answer takes, or nothing; `takes` is as in "(model, x)"."""
-    names = [name for name in takes.strip("()").replace(" ", "").split(",") if name]
+    names = _names(takes)
     try:
         signature = inspect.signature(answer)
     except (TypeError, ValueError):  # some built-in functions do not tell
@@ -97,6 +98,10 @@ def arguments_fit(answer: Callable[..., Any], takes: str) -> str:
     except TypeError:
         return f"your function takes {signature}, and the exercise calls it with {takes}."
     return ""
+
+
+def _names(takes: str) -> list[str]:
+    return [name for name in takes.strip("()").replace(" ", "").split(",") if name]
 
 
 def explain(error: BaseException, answer: Callable[..., Any], takes: str) -> tuple[str, str]:
@@ -112,7 +117,7 @@ def explain(error: BaseException, answer: Callable[..., Any], takes: str) -> tup
         return what, "Do not call exit(), quit() or the like: end your function with return and the result."
     if isinstance(error, KeyboardInterrupt):
         return what, "Leave KeyboardInterrupt to the Interrupt button: end your function with return and the result."
-    if "model" not in takes and "does not require grad" in text:
+    if not {"model", "generator"} & set(_names(takes)) and "does not require grad" in text:
         hint = (
             "There is nothing to differentiate in here: return the result, and leave .backward() to the training loop."
         )

@@ -202,8 +202,9 @@ class Exercise:
     def _diagnosis(self, answer: Function, number: int, got: Any) -> str:
         """Return what is said about the likeliest mistake behind what was observed in a trial, or nothing.
 
-        A mistake that explains this result and most of the others is it. One that explains fewer may be a coincidence,
-        and comes after what can be told from the answer alone.
+        The likeliest agrees with the answer in most of the trials in which either of them is wrong. One that agrees in
+        fewer may be a coincidence: it comes after what can be told from the answer alone, and only if it explains all
+        that is wrong with it.
         """
         arguments = self.trials[number][1]
         if name := changed_in_place(answer, self.untouched, dict(zip(self.arguments, arguments, strict=True))):
@@ -212,17 +213,32 @@ class Exercise:
         if len({id(r) for r in returned}) < len(returned):
             return FROM_BEFORE
         results = [self._try(answer, given) for _, given in self.trials]
-        fitting = [(words, wrong) for words, wrong in self._explanations if self._agree(wrong[number], got)]
-        explained = [(sum(map(self._agree, wrong, results)), words) for words, wrong in fitting]
-        most, likeliest = max(explained, key=itemgetter(0), default=(0, ""))
-        if 2 * most > len(results):
+        shares = [
+            (*self._agreement(results, w), words) for words, w in self._explanations if self._agree(w[number], got)
+        ]
+        share, explains_all, likeliest = max(shares, key=itemgetter(0), default=(0.0, False, ""))
+        if share > 0.5:
             return likeliest
         if not self.random and not self._agree(results[number], got):
             return NO_RANDOMNESS
         for name in self.arguments:
             if self._matters(name, number) and self._ignores(answer, name, results):
                 return SAME_FOR_EVERY.format(name)
-        return likeliest or (self.explain(got, self._rights[number], *arguments) if self.explain else "")
+        if explains_all:
+            return likeliest
+        return self.explain(got, self._rights[number], *arguments) if self.explain else ""
+
+    def _agreement(self, results: list[Any], wrong: list[Any]) -> tuple[float, bool]:
+        """Return in which share of the trials a mistake agrees with the answer, of those in which either is wrong.
+
+        And whether it does in all in which the answer is wrong.
+        """
+        triples = list(zip(results, wrong, self._rights, strict=True))
+        agreed = [self._agree(result, mistake) for result, mistake, _ in triples]
+        failed = [not self._agree(result, right) for result, _, right in triples]
+        either = [fails or not self._agree(m, right) for fails, (_, m, right) in zip(failed, triples, strict=True)]
+        both = sum(a for a, counts in zip(agreed, either, strict=True) if counts)
+        return both / max(1, sum(either)), all(a for a, fails in zip(agreed, failed, strict=True) if fails)
 
     def _try(self, function: Function, arguments: tuple) -> Any:
         """Return what is observed of a function, or None if it fails."""

@@ -326,11 +326,12 @@ def _projected(n: int, shape: tuple[int, ...] = inputs.SHAPE) -> tuple[nn.Module
 
 
 def _in_four_shades() -> tuple[Callable, Tensor]:
-    """Return a projection onto four shades, two of them beyond black and white, and images.
+    """Return a projection onto four shades, two of them beyond black and white, and images, many of whose
+    pixels are black or white.
 
     Its gradient is 0 almost everywhere.
     """
-    return lambda x: (3 * x).round() / 2 - 0.25, _images(5, inputs.SHAPE)
+    return lambda x: (3 * x).round() / 2 - 0.25, (1.4 * _images(5, inputs.SHAPE) - 0.2).clamp(0, 1)
 
 
 def _bpda(projection: Callable, x: Tensor) -> Tensor:
@@ -429,6 +430,7 @@ Exercise(
         Mistake("Your gradient is the same everywhere. " + HANDED, *map(_with_backward, (torch.ones_like, lambda g: g.mean().expand_as(g), lambda g: g.sum().expand_as(g)))),
         Mistake("Your backward takes the sign. " + HANDED, _with_backward(torch.sign)),
         Mistake("Your backward divides by the norm. " + HANDED, _with_backward(lambda g: g / g.norm()), _with_backward(lambda g: F.normalize(g.flatten(1)).view_as(g))),
+        Mistake("Where a pixel of x is black or white no gradient arrives, as after a clamp of x. Let x carry it as it is.", lambda projection, x: x.clamp(1e-6, 1 - 1e-6) + (projection(x) - x.clamp(1e-6, 1 - 1e-6)).detach()),
         Mistake("Your backward clips. " + HANDED, *(_with_backward(partial(torch.clamp, min=low, max=high)) for low, high in ((-1, 1), (0, 1), (0, None)))),
     ],
     untouched=("projection", "x"),
@@ -458,8 +460,12 @@ PAIRS = {
 
 
 def _logits_for(digits: Tensor, confidence: Tensor, classes: int, shift: float, stream: torch.Generator) -> Tensor:
-    """Return logits whose softmax is `confidence` at the digits; those of an image move by ±shift, which changes nothing."""
+    """Return logits whose softmax is `confidence` at the digits; those of an image move by ±shift, which changes nothing.
+
+    Where the shift is large, the last class is far behind all others.
+    """
     logits = torch.randn(*digits.shape, classes, generator=stream)
+    logits[..., -1] -= 10 * shift if shift > 10 else 0
     others = logits.scatter(-1, digits.unsqueeze(-1), -torch.inf).logsumexp(-1)
     lead = torch.logit(confidence).clamp_max(80)  # from which the confidence is exactly 1
     logits.scatter_(-1, digits.unsqueeze(-1), (others + lead).unsqueeze(-1))
@@ -587,7 +593,7 @@ Exercise(
         Mistake("You compare logits, each alone. " + SOFTMAX, _sure_of(lambda p: p.judge.amax(2)), _sure_of(lambda p: p.judge.sigmoid().amax(2))),
         Mistake("You compare the lead over the second class. " + SOFTMAX, _sure_of(lambda p: -p.judge.softmax(2).topk(2, 2).values.diff(dim=2)[..., 0])),
         Mistake("Your softmax goes over the two images, or over the pairs. " + SOFTMAX, _sure_of(lambda p: p.judge.softmax(0).amax(2)), _sure_of(lambda p: p.judge.softmax(1).amax(2))),
-        Mistake("exp of a large logit overflows, and inf / inf is NaN. Take torch's softmax, which subtracts the largest logit first.", _sure_of(lambda p: (p.judge.exp() / p.judge.exp().sum(2, keepdim=True)).amax(2))),
+        Mistake("exp of a large logit overflows, and inf / inf is NaN. Take torch's softmax, which subtracts the largest logit first.", _sure_of(lambda p: (p.judge.exp() / p.judge.exp().sum(2, keepdim=True)).amax(2)), _sure_of(lambda p: (lambda e: (e / e.sum(2, keepdim=True)).amax(2))((p.judge - p.judge.mean(2, keepdim=True)).exp()))),
         Mistake(UNLIKE, _verdict(changed=_always), *_in_one_mask(changed=_always)[:2]),
         Mistake(UNLIKE + " You have it the wrong way round.", _verdict(changed=lambda p: p.said[0] == p.said[1])),
         Mistake(UNLIKE + " You ask the judge for it.", _verdict(changed=lambda p: p.digit[0] != p.digit[1])),
