@@ -1,164 +1,149 @@
-"""Checks of chapter 04: attacks on a model whose gradient nobody shows."""
+"""Exercises of chapter 04: attacks on a model whose gradient nobody shows."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..attacks import neighbour_attack
+from ..models import ensemble_logits
+from ..training import jacobian_augmentation, reservoir_sample
 from . import inputs, mistakes
-from .engine import exercise, expect
-from .mistakes import gradient_step, pgd, project, wrong_steps
-from .properties import (
-    Attempt,
-    Mistakes,
-    as_tensor_like,
-    broadcast_like,
-    call_with_copies,
-    close,
-    diagnose_mistake,
-    expect_close,
-    expect_in_box,
-    in_both_modes,
-    loss_gradient,
-    misplaced,
-    no_side_effects,
-    percent_off,
-    shown,
-    treats_each_alone,
-    with_hint,
-)
+from .engine import expect
+from .exercise import Case, Exercise, Property
+from .mistakes import Mistake, gradient_step, l2_norm, max_normalized, pgd, project
+from .properties import as_tensor_like, broadcast_like, call_with_copies, loss_gradient, misplaced, norms, percent_off
 
 ONLY_ARGUMENTS = mistakes.ONLY_ARGUMENTS.format("sizes and numbers")
+NO_SLOPE = "Where the gradient is 0, its sign is 0, too: the pixel stays as it is."
 
 
-class _NeighbourTask(NamedTuple):
-    """Images to attack, and the labelled images that a nearest-neighbour classifier knows."""
-
-    x: Tensor
-    y: Tensor
-    x_train: Tensor
-    y_train: Tensor
-    eps: float
+# --- neighbour_step ---------------------------------------------------------------------------------------------------
 
 
-def _neighbour_task(n: int, m: int, shape: tuple[int, ...], classes: int, eps: float) -> _NeighbourTask:
+def _labelled(eps: float, n: int = 6, m: int = 30, shape: tuple[int, ...] = inputs.SHAPE, classes: int = 3) -> tuple:
+    """Return n images to attack with their labels, m labelled training images, and eps."""
     generator = torch.Generator().manual_seed(m)
     x, x_train = (torch.rand(count, *shape, generator=generator) for count in (n, m))
     bright = torch.rand(m, generator=generator) < 0.5
     x_train[bright] = x_train[bright].sqrt()  # so that other distances find other neighbours
-    return _NeighbourTask(x, torch.arange(n) % classes, x_train, torch.arange(m) % classes, eps)
+    return x, torch.arange(n) % classes, x_train, torch.arange(m) % classes, eps
 
 
-def _neighbour(task: _NeighbourTask, *, p: float = 2.0, allowed: Callable = torch.ne, farthest: bool = False) -> Tensor:
-    """Return the nearest training image with another label; or by another distance, among others, or the farthest."""
-    distance = torch.cdist(task.x.flatten(1), task.x_train.flatten(1), p=p)
-    worst = -math.inf if farthest else math.inf
-    distance = distance.masked_fill(~allowed(task.y[:, None], task.y_train[None]), worst)
-    return task.x_train[distance.argmax(1) if farthest else distance.argmin(1)]
+def _neighbour(
+    x: Tensor, y: Tensor, x_train: Tensor, y_train: Tensor, distance: Callable = torch.cdist, allowed: Callable = torch.ne, otherwise: float = math.inf, pick: Callable = torch.argmin
+) -> Tensor:  # fmt: skip
+    """Return the nearest training image with another label, or another one.
+
+    Args:
+        distance: from rows of pixels to others, (N, M). allowed: which labels may be gone to, from both.
+        otherwise: the distance of the others. pick: the place of the one to go to, from the distances.
+    """
+    distances = distance(x.flatten(1), x_train.flatten(1))
+    return x_train[pick(distances.masked_fill(~allowed(y[:, None], y_train[None]), otherwise), dim=1)]
 
 
-def _neighbour_mistakes(task: _NeighbourTask) -> Mistakes:
-    x, y, x_train, y_train, eps = task
-    nearest = _neighbour(task)
+def _clamped(change: Tensor, eps: float) -> Tensor:
+    return change.clamp(-eps, eps)
 
-    def towards(goal: Tensor) -> Tensor:
-        return x + (goal - x).clamp(-eps, eps)
 
-    def any_label(a: Tensor, b: Tensor) -> Tensor:
-        return (a == a) & (b == b)
+def _moved(limit: Callable = _clamped, goal: Callable = _neighbour) -> Callable[..., Tensor]:
+    """Return an answer that goes to another image, or limits the change in another way."""
+    return lambda x, y, x_train, y_train, eps: x + limit(goal(x, y, x_train, y_train) - x, eps)
 
-    change = nearest - x
-    far = mistakes.l2_norm(change)
+
+def _neighbour_step(x: Tensor, y: Tensor, x_train: Tensor, y_train: Tensor, eps: float) -> Tensor:
+    return _moved()(x, y, x_train, y_train, eps)
+
+
+def _class_mean(x: Tensor, y: Tensor, x_train: Tensor, y_train: Tensor) -> Tensor:
     means = torch.stack([x_train[y_train == k].mean(0) for k in y_train.unique()])
-    to_means = _NeighbourTask(x, y, means, y_train.unique(), eps)
-    pixelwise = "Do not move by the sign alone: a pixel that is closer to the neighbour's than eps goes only that far. Clamp the change."
-    limit = "Each pixel has a limit of its own: (neighbour - x).clamp(-eps, eps)."
-    yield from (
-        (x, "Nothing changed: add (neighbour - x).clamp(-eps, eps) to x."),
-        (nearest, "That is the neighbour itself. No pixel may move by more than eps: x + (neighbour - x).clamp(-eps, eps)."),
-        (change, mistakes.CHANGE_ALONE.format("clamped ")),
-        (change.clamp(-eps, eps), mistakes.CHANGE_ALONE.format("")),
-        *with_hint(pixelwise, x + eps * change.sign(), (x + eps * change.sign()).clamp(0, 1)),
-        (x - change.clamp(-eps, eps), "You move away from the neighbour: the change is neighbour - x, not x - neighbour."),
-        (x + eps * change, "You go the share eps of the way. " + limit),
-        *with_hint("You limit the Euclidean length of the change. " + limit, x + change * (eps / far).clamp(max=1), x + eps * change / far),
-        (x + change * (eps / broadcast_like(change.abs().flatten(1).amax(1))).clamp(max=1), "You shrink the whole change. " + limit),
-        *with_hint("Clamp the change at both ends, from −eps to eps.", x + change.clamp(max=eps), x + change.clamp(min=-eps)),
-        (x + change.clamp(0, eps), "Every step down is lost: clamp the change from −eps to eps."),
-        (nearest.clamp(-eps, eps), "You clamp the neighbour, and not the change neighbour - x. Then add x."),
-        (towards(_neighbour(to_means)), "You go to the mean image of another class. The classifier knows single images: go to the nearest of them."),
-    )  # fmt: skip
-    for goals, hint in (
-        (_neighbour(task, allowed=any_label), "You go to the nearest of all training images, whatever its label. Rule out those with the label y, for instance by an infinite distance."),
-        (_neighbour(task, allowed=torch.eq), "You go to the nearest image with the same label. The mask is the wrong way round: rule out where y_train equals y."),
-        (_neighbour(task, farthest=True), "You go to the farthest image with another label: argmin, not argmax."),
-        (_neighbour(task, p=1.0), "You sum the absolute differences. The classifier measures the Euclidean distance: the root of the sum of squares."),
-        (_neighbour(task, p=math.inf), "You take the largest difference of a pixel. The classifier measures the Euclidean distance."),
-        (nearest[:1].expand_as(x), "All images go to one and the same neighbour. Each image has its own: distances of the shape (N, M), argmin over dimension 1."),
-        (x_train[(y[:, None] != y_train).int().argmax(1)], "You go to the first training image with another label. Go to the nearest."),
-        (x_train[(x_train.flatten(1).square().sum(1) + torch.where(y_train == y[:1], math.inf, 0.0)).argmin().expand(len(x))], "You measure the training images alone. Measure the distance to each x."),
-    ):  # fmt: skip
-        yield towards(goals), hint
-        yield goals, hint + " And no pixel may move by more than eps."
+    return _neighbour(x, y, means, y_train.unique())
 
 
-def _to_neighbour(task: _NeighbourTask) -> Tensor:
-    return task.x + (_neighbour(task) - task.x).clamp(-task.eps, task.eps)
+def _misnumbered(x: Tensor, y: Tensor, x_train: Tensor, y_train: Tensor) -> Tensor:
+    changes = [x_train[y_train != label] - image for image, label in zip(x, y, strict=True)]
+    return torch.stack([x_train[norms(change).argmin()] for change in changes])
 
 
-@exercise("neighbour_step", takes="(x, y, x_train, y_train, eps)")
-def _neighbour_step(answer: Callable) -> Iterator[str]:
-    attempt = Attempt(answer, _to_neighbour, _neighbour_mistakes)
-
-    yield "returns new images like x"
-    task, adv, right = attempt(_neighbour_task(6, 30, inputs.SHAPE, 3, 0.2))
-
-    yield "no pixel moves by more than eps"
-    farthest = (adv - task.x).abs().max().item()
-    hint = "Clamp the change, not the image: x + (neighbour - x).clamp(-eps, eps)."
-    expect(farthest <= 0.2 + 1e-6, f"with eps = 0.2 a pixel moved by {farthest:.3g}.", attempt.why(hint))
-
-    yield "goes to the nearest image with another label"
-    goal = _neighbour(task)
-    moving = ((adv - task.x).abs() > 1e-6).flatten(1).any(1)
-    on_the_way = ((adv - task.x) * (goal - task.x) >= -1e-6).flatten(1).all(1) & moving
-    what = f"{int(on_the_way.sum())} of 6 images move towards that neighbour in all of their pixels."
-    hint = "Distances of the shape (N, M) from torch.cdist(x.flatten(1), x_train.flatten(1)); infinite where the labels agree; argmin(1)."
-    expect(on_the_way.all(), what, attempt.why(hint))
-
-    yield "stays between x and the neighbour, and goes as far as it may"
-    low, high = torch.minimum(task.x, goal), torch.maximum(task.x, goal)
-    beyond = 100 * ((adv < low - 1e-6) | (adv > high + 1e-6)).float().mean().item()
-    what = f"{beyond:.0f} % of the pixels overshoot the neighbour's, and {percent_off(adv, right):.0f} % are not where they should be."
-    hint = "A pixel goes to its value in the neighbour, but by no more than eps: x + (neighbour - x).clamp(-eps, eps)."
-    attempt.agrees(what, hint)
-
-    yield "eps = 0 changes nothing, and eps = 1 gives the neighbour itself"
-    for eps in (0.0, 1.0):
-        task, adv, right = attempt(task._replace(eps=eps))
-        what = f"with eps = {eps:.0f} a pixel is {(adv - right).abs().max():.3g} away from where it should be."
-        attempt.agrees(what, "Use the eps that is passed in, not a number of your own.")
-
-    yield "works for other numbers and sizes of images"
-    for n, m, shape, classes in ((5, 4, inputs.OTHER_SHAPE, 2), (1, 12, (1, 28, 28), 10), (3, 60, (1, 2, 2), 5)):
-        task, _, _ = attempt(_neighbour_task(n, m, shape, classes, 0.1))
-        what = f"for {n} images of shape {shape}, {m} training images and {classes} classes the result is another."
-        attempt.agrees(what, ONLY_ARGUMENTS)
-
-    yield "leaves its arguments as they were"
-    no_side_effects(answer, "x y x_train y_train eps", *task)
+def _to(words: str, *goals: Callable[..., Tensor]) -> list[Mistake]:
+    """Return the mistake of going to another image, with the limit and without it."""
+    farther = words + " And no pixel may move by more than eps."
+    whole = [_moved(lambda change, eps: change, goal) for goal in goals]
+    return [Mistake(words, *(_moved(goal=goal) for goal in goals)), Mistake(farther, *whole)]
 
 
-def _random_logits(seed: int, models: int, n: int, classes: int, scale: float = 3.0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return list(scale * torch.randn(models, n, classes, generator=generator))
+EACH = "Each pixel has a limit of its own: clamp the change neighbour - x."
+EUCLIDEAN = "The classifier measures the Euclidean distance: the root of the sum of squares."
+Exercise(
+    "neighbour_step",
+    reference=_neighbour_step,
+    cases=[
+        Case("goes to the nearest image with another label", [partial(_labelled, 1.0)], "With eps = 1 the result is the neighbour itself: the training image at the smallest distance, over all pixels, among those with another label."),
+        Case("no pixel moves by more than eps, or beyond its value in that image", [partial(_labelled, 0.2)], "A pixel goes to its value in the neighbour, but by no more than eps. " + EACH),
+        Case("eps = 0 changes nothing", [partial(_labelled, 0.0)], "Use the eps that is passed in."),
+        Case("works for other numbers and sizes of images", [partial(_labelled, 0.1, 5, 4, inputs.OTHER_SHAPE, 2), partial(_labelled, 0.1, 1, 12, (1, 28, 28), 10), partial(_labelled, 0.1, 3, 60, (1, 2, 2), 5)], ONLY_ARGUMENTS),
+    ],
+    mistakes=[
+        Mistake("Nothing changed. Add the clamped change to x, and return that.", lambda x, *_: x),
+        Mistake("That is the neighbour itself. No pixel may move by more than eps.", _moved(lambda c, eps: c)),
+        Mistake(mistakes.CHANGE_ALONE.format("clamped "), lambda x, *rest: _neighbour_step(x, *rest) - x),
+        Mistake(mistakes.CHANGE_ALONE.format(""), lambda x, *rest: _neighbour(x, *rest[:3]) - x),
+        Mistake("Do not move by the sign alone: a pixel that is closer to the neighbour's than eps goes only that far. Clamp the change.", _moved(lambda c, eps: eps * c.sign()), lambda *given: _moved(lambda c, eps: eps * c.sign())(*given).clamp(0, 1)),
+        Mistake("You move away from the neighbour: the change is neighbour - x, not x - neighbour.", _moved(lambda c, eps: -c.clamp(-eps, eps)), lambda *given: _moved(lambda c, eps: -c.clamp(-eps, eps))(*given).clamp(0, 1)),
+        Mistake("You go the share eps of the way. " + EACH, _moved(lambda c, eps: eps * c)),
+        Mistake("You limit the Euclidean length of the change. " + EACH, _moved(lambda c, eps: c * (eps / l2_norm(c)).clamp(max=1)), _moved(lambda c, eps: eps * c / l2_norm(c))),
+        Mistake("You shrink the whole change. " + EACH, _moved(lambda c, eps: c * (eps / broadcast_like(c.abs().flatten(1).amax(1))).clamp(max=1)), _moved(lambda c, eps: eps * max_normalized(c))),
+        Mistake("Clamp the change at both ends, from −eps to eps.", _moved(lambda c, eps: c.clamp(max=eps)), _moved(lambda c, eps: c.clamp(min=-eps))),
+        Mistake("Every step down is lost: clamp the change from −eps to eps.", _moved(lambda c, eps: c.clamp(0, eps))),
+        Mistake("You mixed up what limits what: the result is no farther than eps from the neighbour. It may be no farther than eps from x.", _moved(lambda c, eps: c - c.clamp(-eps, eps))),
+        Mistake("A pixel that is farther than eps from the neighbour's stays as it is. It moves as well, by eps.", _moved(lambda c, eps: torch.where(c.abs() > eps, 0, c))),
+        Mistake("You clamp the neighbour, and not the change neighbour - x. Then add x.", lambda x, y, x_train, y_train, eps: _neighbour(x, y, x_train, y_train).clamp(-eps, eps), lambda x, y, x_train, y_train, eps: x + _neighbour(x, y, x_train, y_train).clamp(-eps, eps)),
+        *_to("You go to the nearest of all training images, whatever its label. Those with the label y must not win.", partial(_neighbour, allowed=lambda a, b: (a == b) | (a != b))),
+        *_to("You go to the nearest image with the same label. The mask is the wrong way round.", partial(_neighbour, allowed=torch.eq)),
+        *_to("You go to the first image with the same label. What must not win needs an infinite distance, not a small one, and the smallest wins: argmin.", partial(_neighbour, otherwise=0.0), partial(_neighbour, pick=torch.argmax)),
+        *_to("You go to the farthest image with another label: argmin, not argmax.", partial(_neighbour, otherwise=-math.inf, pick=torch.argmax)),
+        *_to("You sum the absolute differences. " + EUCLIDEAN, partial(_neighbour, distance=lambda a, b: torch.cdist(a, b, p=1.0))),
+        *_to("You take the largest difference of a pixel. " + EUCLIDEAN, partial(_neighbour, distance=lambda a, b: torch.cdist(a, b, p=math.inf))),
+        *_to("You measure the angle between the images. " + EUCLIDEAN, partial(_neighbour, distance=lambda a, b: -F.normalize(a) @ F.normalize(b).T), partial(_neighbour, distance=lambda a, b: -a @ b.T)),
+        *_to("You add up differences with their signs, which cancel. " + EUCLIDEAN, partial(_neighbour, distance=lambda a, b: (a.sum(1)[:, None] - b.sum(1)).abs())),
+        *_to("You measure the training images alone. Measure the distance to each x.", partial(_neighbour, distance=lambda a, b: b.norm(dim=1).expand(len(a), -1))),
+        *_to("All images go to one and the same neighbour. Each has its own, and a row of distances of its own.", lambda *given: _neighbour(*given)[:1].expand_as(given[0])),
+        *_to("You use the label of the first image for all of them. Each image has its own.", lambda x, y, *known: _neighbour(x, y[:1].expand(len(y)), *known)),
+        *_to("The number from argmin counts among the images with another label. Take the image from these, and not from all of x_train.", _misnumbered),
+        *_to("You go to the first training image with another label. Go to the nearest.", partial(_neighbour, distance=lambda a, b: torch.zeros(len(a), len(b)))),
+        *_to("You go to the mean image of another class. The classifier knows single images: go to the nearest of them.", _class_mean),
+    ],
+    batched=("x", "y"),
+    untouched=("x", "y", "x_train", "y_train"),
+    library=(neighbour_attack,),
+).register()  # fmt: skip
+
+
+# --- log_mean_probability ---------------------------------------------------------------------------------------------
+
+
+def _random_logits(models: int, n: int, classes: int) -> tuple[list[Tensor]]:
+    generator = torch.Generator().manual_seed(models)
+    return ([*(3 * torch.randn(models, n, classes, generator=generator))],)
+
+
+def _large_logits() -> tuple[list[Tensor]]:
+    one = [[1000.0, 0.0, -1000.0, 0.0], [1000.0, 0.0, -500.0, -700.0], [900.0, 500.0, -800.0, 0.0]]
+    other = [[0.0, 0.0, 0.0, 0.0], [-1000.0, 1000.0, 1000.0, 0.0], [0.0, -1000.0, 0.0, 1000.0]]
+    return ([torch.tensor(model) for model in zip(one, other, strict=True)],)
+
+
+def _stacked(combine: Callable[[Tensor], Tensor]) -> Callable[[list[Tensor]], Tensor]:
+    """Return an answer that works on all logits in one tensor, (models, N, K)."""
+    return lambda logits: combine(torch.stack(logits))
 
 
 def _log_mean(logits: list[Tensor]) -> Tensor:
@@ -166,468 +151,500 @@ def _log_mean(logits: list[Tensor]) -> Tensor:
     return (logs.logsumexp(0) - math.log(len(logits))).to(logits[0])
 
 
-def _log_mean_mistakes(logits: list[Tensor]) -> Mistakes:
-    stacked = torch.stack(logits)
-    shares, logs, count = stacked.softmax(2), stacked.log_softmax(2), len(logits)
-    form = "The average is over probabilities: the logarithm comes last."
-    yield from (
-        (shares.mean(0), "That is the mean of the probabilities. Return its logarithm."),
-        (shares.sum(0), "That is the sum of the probabilities. Take the mean, and return its logarithm."),
-        (stacked.mean(0), "That is the mean of the logits. Each model's logits become probabilities first. " + form),
-        (stacked.mean(0).log_softmax(1), "You average the logits. Each model's logits become probabilities first. " + form),
-        (stacked.sum(0).log_softmax(1), "You add the logits. Each model's logits become probabilities first. " + form),
-        *with_hint("You average the log-probabilities, which gives the geometric mean. " + form, logs.mean(0), logs.mean(0).log_softmax(1)),
-        (logs.sum(0), "You add the log-probabilities, which multiplies the probabilities. " + form),
-        (logs.logsumexp(0), "That is the logarithm of the sum. Subtract math.log(len(logits)) to get the mean."),
-        (logs.logsumexp(0) + math.log(count), "To divide by the number of models, subtract its logarithm; you add it."),
-        (logs.logsumexp(0) / count, "Divide inside the logarithm: subtract math.log(len(logits))."),
-        (logs.logsumexp(0) - count, "Subtract math.log(len(logits)), not the number itself."),
-        (logs.logsumexp(0) - math.log2(count), "Subtract the natural logarithm, math.log(len(logits))."),
-        (logs.logsumexp(0) - math.log(stacked.shape[1]), "Divide by the number of models, not by the number of images."),
-        (logs.logsumexp(0) - math.log(stacked.shape[2]), "Divide by the number of models, not by the number of classes."),
-        *with_hint("Those are logits, not log-probabilities: log_softmax(1) of each model comes first.", stacked.logsumexp(0) - math.log(count), stacked.logsumexp(0)),
-        (logs.amax(0), "That is the most confident model for each class. Take the mean over the models."),
-        (-_log_mean(logits), "The sign is wrong: logarithms of probabilities are negative."),
-        *with_hint("Use the natural logarithm, torch.log.", shares.mean(0).log2(), shares.mean(0).log10()),
-        (stacked.softmax(1).mean(0).log(), "Your softmax runs over the images. In (N, K) the classes are dimension 1."),
-        (stacked.softmax(0).mean(0).log(), "Your softmax runs over the models. In (N, K) the classes are dimension 1; stacked, they are dimension 2."),
-        *with_hint("That is one model's answer alone. Use all the models in the list.", logs[0], logs[-1]),
-    )  # fmt: skip
+def _shifted(shift: Callable[[Tensor], float]) -> Callable[[list[Tensor]], Tensor]:
+    """Return an answer that subtracts another number from the logarithm of the sum; `shift` gets all logits."""
+    return _stacked(lambda z: z.log_softmax(2).logsumexp(0) - shift(z))
 
 
-@exercise("log_mean_probability", takes="(logits)")
-def _log_mean_probability(answer: Callable) -> Iterator[str]:
-    def result() -> Tensor:
-        got = call_with_copies(answer, logits)
-        return as_tensor_like(got, logits[0], "each model's logits", _log_mean_mistakes(logits))
-
-    yield "returns one number for each image and class"
-    logits = _random_logits(0, 3, 5, 4)
-    got = result()
-
-    yield "is the logarithm of the mean of the models' probabilities"
-    what = f"for the first image it gives {shown(got[0])}; right are {shown(_log_mean(logits)[0])}."
-    hint = "Turn each model's logits into log-probabilities with log_softmax(1), then take the logarithm of the mean of their exp: logsumexp over the models, minus math.log(len(logits))."
-    expect_close(got, _log_mean(logits), what, hint, _log_mean_mistakes(logits), 1e-4)
-
-    yield "works for any number of models, images and classes"
-    for models, n, classes in ((1, 4, 6), (2, 1, 10), (5, 7, 2)):
-        logits = _random_logits(models, models, n, classes)
-        got = result()
-        what = f"for {models} models, {n} images and {classes} classes a value is {(got - _log_mean(logits)).abs().max():.3g} off."
-        expect_close(got, _log_mean(logits), what, ONLY_ARGUMENTS, _log_mean_mistakes(logits), 1e-4)
-
-    yield "is right for logits such as 1000 and −1000"
-    rows = ([1000.0, 0.0, -1000.0], [1000.0, 0.0, -500.0]), ([0.0, 0.0, 0.0], [-1000.0, 1000.0, 1000.0])
-    logits = [torch.tensor(model) for model in zip(*rows, strict=True)]
-    got, exact = call_with_copies(answer, logits), _log_mean(logits)
-    hint = "exp(−1000) rounds to 0, and its logarithm is −inf; a small number added before the logarithm is wrong as well. Stay with logarithms: log_softmax(1) of each model, torch.logsumexp over the models."
-    what = f"for the logits (1000, 0, −1000) and (1000, 0, −500) it gives {shown(got[0])}; right are {shown(exact[0])}."
-    expect(close(got, exact, 1e-2), what, hint)
-
-    yield "leaves the logits as they were"
-    no_side_effects(answer, "logits", _random_logits(0, 3, 5, 4))
-
-    yield "has a gradient with respect to every model's logits"
-    logits, label = [z.requires_grad_() for z in _random_logits(1, 2, 3, 4)], torch.tensor([0, 1, 2])
+def _value_and_gradient(answer: Callable, logits: list[Tensor]) -> dict[str, Tensor]:
+    """Return what the answer gives, (N, K), and the gradient of its weighted sum by the logits, (models, N, K)."""
+    value = call_with_copies(answer, logits)
+    finite = not isinstance(value, Tensor) or value.isfinite().all()
+    expect(finite, "the result contains NaN or infinite values.", LEFT_LOGARITHMS)
+    value = as_tensor_like(value, logits[0], "each model's logits")
+    leaves = [z.clone().requires_grad_() for z in logits]
     with torch.enable_grad():
-        got, exact = F.nll_loss(answer(logits), label), F.nll_loss(_log_mean(logits), label)
-    hint = "An attack differentiates this: no .detach(), .data, .item(), NumPy or torch.no_grad() on the way."
-    expect(got.requires_grad, "the result carries no gradient back to the logits.", hint)
-    slopes = torch.autograd.grad(got, logits, allow_unused=True)
-    same = all(close(a, b, 1e-4) for a, b in zip(slopes, torch.autograd.grad(exact, logits), strict=True))
-    expect(same, "its gradient is not that of the logarithm of the mean probability.", hint)
+        result = answer([z * 1 for z in leaves])  # no leaves, so that a change in place is left to the last property
+        total = (result * torch.arange(1.0, 1 + value.numel()).view_as(value)).mean()
+    slopes = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else [None] * len(leaves)
+    slopes = [torch.zeros_like(z) if slope is None else slope for z, slope in zip(leaves, slopes, strict=True)]
+    return {"the result": value, "its gradient": torch.stack(slopes)}
+
+
+LAST = "The average is over probabilities: the logarithm comes last."
+LEFT_LOGARITHMS = "exp(−1000) rounds to 0, whose logarithm is −inf, and exp(1000) is inf; a small number added or a limit before the logarithm is wrong as well. Stay with logarithms all the way: torch knows the logarithm of a softmax and that of a sum of exp."
+Exercise(
+    "log_mean_probability",
+    reference=_log_mean,
+    cases=[
+        Case("is the logarithm of the mean of the models' probabilities, with a gradient for every model", [partial(_random_logits, 3, 5, 4)], "Each model's logits become probabilities by themselves, then comes the mean over the models, and last the logarithm; an attack differentiates all of it."),
+        Case("is right for logits such as 1000 and −1000", [_large_logits], LEFT_LOGARITHMS),
+        Case("works for any number of models, images and classes", [partial(_random_logits, *sizes) for sizes in ((1, 4, 6), (2, 1, 10), (5, 7, 2))], ONLY_ARGUMENTS),
+    ],
+    mistakes=[
+        Mistake("That is the mean of the probabilities. Return its logarithm.", _stacked(lambda z: z.softmax(2).mean(0))),
+        Mistake("That is the sum of the probabilities. Take the mean, and return its logarithm.", _stacked(lambda z: z.softmax(2).sum(0))),
+        Mistake("That is the mean of the logits. Each model's logits become probabilities first. " + LAST, _stacked(lambda z: z.mean(0))),
+        Mistake("You average the logits. Each model's logits become probabilities first. " + LAST, _stacked(lambda z: z.mean(0).log_softmax(1))),
+        Mistake("You add the logits. Each model's logits become probabilities first. " + LAST, _stacked(lambda z: z.sum(0).log_softmax(1)), _stacked(lambda z: z.sum(0))),
+        Mistake("You average the log-probabilities, which gives the geometric mean. " + LAST, _stacked(lambda z: z.log_softmax(2).mean(0))),
+        Mistake("You add the log-probabilities, which multiplies the probabilities. " + LAST, _stacked(lambda z: z.log_softmax(2).sum(0))),
+        Mistake("That is the logarithm of the sum. To divide by the number of models, subtract its logarithm.", _shifted(lambda z: 0.0)),
+        Mistake("To divide by the number of models, subtract its logarithm; you add it.", _shifted(lambda z: -math.log(len(z)))),
+        Mistake("Divide inside the logarithm: there a division is a subtraction of logarithms.", _stacked(lambda z: z.log_softmax(2).logsumexp(0) / len(z))),
+        Mistake("Subtract the logarithm of the number of models, not the number itself.", _shifted(len)),
+        Mistake("Use the natural logarithm, as math.log and torch.log are.", _shifted(lambda z: math.log2(len(z))), _shifted(lambda z: math.log10(len(z))), _stacked(lambda z: z.softmax(2).mean(0).log2()), _stacked(lambda z: z.softmax(2).mean(0).log10())),
+        Mistake("Divide by the number of models, not by the number of images.", _shifted(lambda z: math.log(z.shape[1]))),
+        Mistake("Divide by the number of models, not by the number of classes.", _shifted(lambda z: math.log(z.shape[2]))),
+        Mistake("Those are logits, not log-probabilities: each model's log-softmax over the classes comes first.", _stacked(lambda z: z.logsumexp(0) - math.log(len(z))), _stacked(lambda z: z.logsumexp(0)), _stacked(lambda z: z.exp().mean(0).log())),
+        Mistake("You take logits for log-probabilities, and the softmax last. Each model's softmax comes before the mean.", _stacked(lambda z: z.logsumexp(0).log_softmax(1))),
+        Mistake("You take the softmax twice: log_softmax wants logits, not probabilities.", _stacked(lambda z: z.softmax(2).mean(0).log_softmax(1)), _stacked(lambda z: z.softmax(2).log_softmax(2).logsumexp(0) - math.log(len(z)))),
+        Mistake("That is the sigmoid of each logit alone. The probabilities of all classes add up to 1: take the softmax.", _stacked(lambda z: F.logsigmoid(z).logsumexp(0) - math.log(len(z)))),
+        Mistake("That is the most confident model for each class. Take the mean over the models.", _stacked(lambda z: z.log_softmax(2).amax(0))),
+        Mistake("The sign is wrong: logarithms of probabilities are negative.", lambda logits: -_log_mean(logits)),
+        Mistake("Your softmax runs over the images. In (N, K) the classes are dimension 1.", _stacked(lambda z: z.log_softmax(1).logsumexp(0) - math.log(len(z)))),
+        Mistake("Your softmax runs over the models. In (N, K) the classes are dimension 1; stacked, they are dimension 2.", _stacked(lambda z: z.log_softmax(0).logsumexp(0) - math.log(len(z)))),
+        Mistake("That is one model's answer alone. Use all the models in the list.", lambda logits: logits[0].log_softmax(1), lambda logits: logits[-1].log_softmax(1)),
+        Mistake("The result carries no gradient back to some of the logits: no .detach(), .data, .item(), NumPy or torch.no_grad() on the way.", torch.no_grad()(_log_mean), lambda logits: _log_mean([logits[0], *(z.detach() for z in logits[1:])])),
+        Mistake(LEFT_LOGARITHMS, _stacked(lambda z: z.softmax(2).mean(0).log()), *(_stacked(lambda z, tiny=tiny: (z.softmax(2).mean(0) + tiny).log()) for tiny in (1e-12, 1e-30)), *(_stacked(lambda z, tiny=tiny: z.softmax(2).mean(0).clamp_min(tiny).log()) for tiny in (1e-12, 1e-30)), _stacked(lambda z: (z.softmax(2) + 1e-12).log().logsumexp(0) - math.log(len(z)))),
+    ],
+    like="logits",
+    untouched=("logits",),
+    returns="one number for each image and class",
+    observe=_value_and_gradient,
+    tolerance=1e-3,
+    library=(ensemble_logits,),
+).register()  # fmt: skip
+
+
+# --- jacobian_augment -------------------------------------------------------------------------------------------------
+
+
+def _attacked(
+    *numbers: float, n: int = 6, sizes: tuple = (inputs.SHAPE, inputs.CLASSES), low: float = 0.3, blind: int = 0, scale: float = 1.0, plateau: bool = False
+) -> tuple[Any, ...]:  # fmt: skip
+    """Return a model, n labelled images, and the numbers that an attack takes.
+
+    Args:
+        low: as in `labelled_images`, 0 for black and white ones. blind: pixels at which the model does not look.
+        scale: of the logits. plateau: the model has slopes in a narrow band only, and is flat on both sides.
+    """
+    model = inputs.unsaturated_network(*sizes)
+    model[1].weight.data[:, :blind] = 0.0
+    if plateau:
+        model[1].weight.data[:], model[1].bias.data[:], model[2] = model[1].weight[:1], model[1].bias[:1], nn.Hardtanh()
+    draw = inputs.labelled_images if low else inputs.black_and_white_images
+    x, y = draw(model, n, sizes[0])
+    for parameter in model[3].parameters():
+        parameter.data *= scale
+    return model, x, y, *numbers
 
 
 def _logit(logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
     return logits.gather(1, labels[:, None]).sum()
 
 
-def _jacobian_mistakes(model: nn.Module, x: Tensor, labels: Tensor, lam: float) -> Mistakes:
-    def step(size: float = lam, labels: Tensor = labels, **mistake: Any) -> Tensor:
-        return gradient_step(model, x, labels, size, **{"loss": _logit, **mistake})
-
-    slope, predicted = loss_gradient(model, x, labels, _logit), model(x).argmax(1)
-    of_loss = "You differentiate the cross-entropy or the probability, which mix in the other logits. Differentiate the logit of the label alone: model(x).gather(1, labels[:, None]).sum()."
-    own = "You use the model's own prediction. Use the labels that were passed in: the black box has given them."
-    signed = "lam may be negative, and then the step goes the other way: no abs, no clamp of lam."
-    pick = "Pick the one of the label: model(x).gather(1, labels[:, None])."
-    wrongs = [
-        *with_hint(signed, step(abs(lam)), step(max(lam, 0.0))),
-        (x, "Nothing changed. Return the new points, x plus lam times the sign of the gradient."),
-        *wrong_steps(step, ("You step the wrong way: add lam times the sign of the logit's gradient.", "wrong sign")),
-        *with_hint(of_loss, step(loss=F.cross_entropy), step(-lam, loss=F.cross_entropy)),
-        *with_hint(own, step(labels=predicted), step(-lam, predicted)),
-        *wrong_steps(step, (own + " And differentiate the logit, not the loss.", "own prediction", "own prediction, wrong sign")),
-        (step(loss=lambda z, y, reduction: z.sum()), "You differentiate the sum of all logits. " + pick),
-        (step(loss=lambda z, y, reduction: z[:, 0].sum()), "You differentiate the first logit. " + pick),
-        (step(loss=lambda z, y, reduction: z[:, y].sum()), "model(x)[:, labels] picks the logits of all labels for every image. Pick one for each: model(x).gather(1, labels[:, None])."),
-        (step(1.0), "Did you forget to multiply by lam? The sign alone has size 1."),
-        (step(lam * lam), "You multiply by lam twice."),
-        *wrong_steps(
-            step,
-            ("You step along the gradient itself. Take its sign, times lam.", "no sign", "no sign, batch mean"),
-            ("You divide the gradient by its length. Take its sign, times lam.", "Euclidean"),
-        ),
-        (step() - x, "That is the change alone. Return the new points: x plus lam times the sign."),
-        (slope, "That is the gradient. Return the new points: x plus lam times its sign."),
-        (slope.sign(), "That is the sign of the gradient. Return the new points: x plus lam times it."),
-    ]  # fmt: skip
-    return [*wrongs, *((wrong.clamp(0, 1), hint) for wrong, hint in wrongs)]
+def _margin(logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
+    others = logits.scatter(1, labels[:, None], -math.inf)
+    return _logit(logits, labels, reduction) - others.amax(1).sum()
 
 
-@exercise("jacobian_augment", takes="(model, x, labels, lam)")
-def _jacobian_augment(answer: Callable) -> Iterator[str]:
-    def run(lam: float) -> tuple[float, Tensor, Tensor]:
-        """Return lam, what the answer gives, and what is right."""
-        got = call_with_copies(answer, model, x, labels, lam)
-        shapes = f"x has the shape {tuple(x.shape)}, and your result {tuple(getattr(got, 'shape', ()))}."
-        joined = isinstance(got, Tensor) and got.shape == (2 * len(x), *x.shape[1:])
-        hint = "Return the new points only, one for each of x: no torch.cat with x. The caller puts them together."
-        expect(not joined, shapes, hint)
-        return lam, as_tensor_like(got, x), gradient_step(model, x, labels, lam, loss=_logit).clamp(0, 1)
+def _points(size: Callable = lambda lam: lam, at: Callable | None = None, **mistake: Any) -> tuple[Callable, Callable]:
+    """Return answers that go to other points, clipped and not.
 
-    def why(otherwise: str) -> Callable[[], str]:
-        return lambda: diagnose_mistake(got, _jacobian_mistakes(model, x, labels, lam), otherwise)
+    Args:
+        size: of the step, from lam. at: labels from logits. mistake: keywords of `gradient_step`.
+    """
 
-    def agrees(hint: str) -> None:
-        rise, best = ((_logit(model(v), labels, "") - _logit(model(x), labels, "")) / len(x) for v in (got, right))
-        what = f"with lam = {lam} the logit of the label changes by {rise:.3g} on average, and not by {best:.3g}; {percent_off(got, right):.0f} % of the pixels are not where they should be."
-        expect(close(got, right), what, why(hint))
+    def answer(model: nn.Module, x: Tensor, labels: Tensor, lam: float) -> Tensor:
+        labels = at(model(x)) if at else labels
+        return gradient_step(model, x, labels, size(lam), **{"loss": _logit, **mistake})
 
-    model = inputs.unsaturated_network(inputs.SHAPE, inputs.CLASSES)
-    x, labels = inputs.labelled_images(model, 6, inputs.SHAPE)
-
-    yield "returns one new point for each of x"
-    lam, got, right = run(0.1)
-
-    yield "moves every pixel by lam"
-    change = (got - x).abs()
-    what = f"with lam = 0.1 the pixels changed by {change.min():.3g} to {change.max():.3g}."
-    expect(close(change, torch.full_like(x, lam)), what, why("The change is lam times the sign of a gradient."))
-
-    yield "moves along the gradient of the logit of the label"
-    agrees("Differentiate model(x).gather(1, labels[:, None]).sum() with respect to x, and add lam times the sign.")
-
-    yield "goes the other way for a negative lam, and nowhere for 0"
-    for size in (-0.05, 0.0):
-        lam, got, right = run(size)
-        agrees("Use the lam that is passed in, with its sign, and not a number of your own.")
-
-    yield "stays inside [0, 1]"
-    x, labels = inputs.labelled_images(model, 4, inputs.SHAPE, low=0.0)
-    lam, got, right = run(0.3)
-    what = f"with lam = 0.3 the new points have values from {got.min():.2f} to {got.max():.2f}."
-    hint = "There is nothing blacker than 0 or whiter than 1: end with .clamp(0, 1)."
-    expect(got.min() >= 0 and got.max() <= 1, what, hint)
-    agrees("Take the step everywhere, then clip the new point to [0, 1]: not the change.")
-
-    yield "gives an image alone what it gives it in a batch"
-    treats_each_alone(answer, 4, lambda part: (model, x[part], labels[part], 0.1), 1e-5)
-
-    yield "works for other sizes of images and numbers of classes"
-    model = inputs.unsaturated_network(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES)
-    x, labels = inputs.labelled_images(model, 5, inputs.OTHER_SHAPE)
-    lam, got, right = run(0.1)
-    agrees(ONLY_ARGUMENTS)
-
-    yield "leaves no trace on the model and on x"
-    in_both_modes(answer, "model x labels lam", model, x, labels, lam)
+    return lambda *given: answer(*given).clamp(0, 1), answer
 
 
-def _inclusion_probabilities(n: int, k: int, enters: Callable[[int], float], hit: float | None = None) -> Tensor:
-    """Return each item's chance to be in the sample: item i >= k enters with a chance, and hits a given one of the k."""
-    chances = []
-    for i in range(n):
-        stays = (1 - enters(later) * (1 / k if hit is None else hit) for later in range(max(i + 1, k), n))
-        chances.append((1.0 if i < k else enters(i)) * math.prod(stays))
-    return torch.tensor(chances)
+def _jacobian_augment(model: nn.Module, x: Tensor, labels: Tensor, lam: float) -> Tensor:
+    return gradient_step(model, x, labels, lam, loss=_logit).clamp(0, 1)
 
 
-def _reservoir_mistakes(n: int, k: int) -> Mistakes:
-    places = torch.arange(n)
-    rule = "Item number i, counted from 1, enters with the chance k/i and then replaces one of the k at random."
-    one_place = _inclusion_probabilities(n, k, lambda i: k / (i + 1), hit=1.0)
-    one_place[1:k] = 1.0
-    yield from (
-        ((places < k).float(), "You keep the first k. A later item must be able to replace one of them. " + rule),
-        ((places >= n - k).float(), "You keep the last k. " + rule),
-        (_inclusion_probabilities(n, k, lambda i: 1.0), "Every new item replaces one, so that the late ones win. " + rule),
-        (_inclusion_probabilities(n, k, lambda i: 0.5), "Every new item enters with the same chance, so that the late ones win. " + rule),
-        (_inclusion_probabilities(n, k, lambda i: min(1.0, k / i)), "Late items come too often: the draw is off by one. With i counted from 0, item i enters if generator.randrange(i + 1) < k."),
-        (_inclusion_probabilities(n, k, lambda i: k / (i + 2)), "Late items come too seldom: the draw is off by one. With i counted from 0, item i enters if generator.randrange(i + 1) < k; randint includes its upper end."),
-        (_inclusion_probabilities(n, k, lambda i: 1 / (i + 1)), "A new item enters with the chance 1/i. It is k/i: there are k places. " + rule),
-        (_inclusion_probabilities(n, k, lambda i: 1 / k), "The chance to enter must fall with the number of items seen. " + rule),
-        (one_place, "A new item always takes the same place. It must replace any of the k, at random. " + rule),
-    )  # fmt: skip
+def _left_out(model: nn.Module, x: Tensor, labels: Tensor, lam: float) -> Tensor:
+    new = gradient_step(model, x, labels, lam, loss=_logit)
+    return torch.where((new < 0) | (new > 1), x, new)
 
 
-def _sample(answer: Callable, items: Iterable, k: int, seed: int = 0) -> list:
-    """Return the answer's sample, which must be a list."""
+def _off(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, labels: Tensor, lam: float) -> str:
+    rise, best = ((_logit(model(v), labels, "") - _logit(model(x), labels, "")) / len(x) for v in (got, right))
+    return (
+        f"with lam = {lam} the logit of the label changes by {rise:.3g} on average, right is {best:.3g}; {percent_off(got, right):.0f} % of the pixels are not where they should be, "
+        f"the changes go from {(got - x).min():.3g} to {(got - x).max():.3g}, and the values from {got.min():.3g} to {got.max():.3g}."
+    )
+
+
+OF_LOSS = "You differentiate the cross-entropy or the probability, which mix in the other logits. Differentiate the logit of the label alone."
+OWN = "You use the model's own prediction. Use the labels that were passed in: the black box has given them."
+Exercise(
+    "jacobian_augment",
+    reference=_jacobian_augment,
+    cases=[
+        Case("moves every pixel by lam, along the gradient of the logit of the label", [partial(_attacked, 0.1)], "Differentiate the entry of model(x) that belongs to the label, with respect to x; the new point is x plus lam times the sign."),
+        Case("goes the other way for a negative lam, and nowhere for 0", [partial(_attacked, -0.05), partial(_attacked, 0.0)], "Use the lam that is passed in, with its sign, and not a number of your own."),
+        Case("stays inside [0, 1]", [partial(_attacked, 0.3, n=4, low=0.0)], "There is nothing blacker than 0 or whiter than 1. Take the step everywhere, then clip the new point, and not the change."),
+        Case("leaves a pixel as it is that the logit does not depend on", [partial(_attacked, 0.1, blind=9)], NO_SLOPE),
+        Case("takes the whole step where the gradient is small", [partial(_attacked, 0.1, scale=1e-13)], "Only the sign of the gradient counts, however small it is."),
+        Case("works for other sizes of images and numbers of classes", [partial(_attacked, 0.1, n=5, sizes=(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES))], mistakes.FROM_MODEL),
+    ],
+    mistakes=[
+        Mistake("Nothing changed. Return the new points, x plus lam times the sign of the gradient.", lambda model, x, *_: x),
+        Mistake("Return the new points only, one for each of x: no torch.cat with x. The caller puts them together.", *(lambda model, x, *rest, join=join: join([x, _jacobian_augment(model, x, *rest)]) for join in (torch.cat, torch.stack))),
+        Mistake("You step the wrong way: add lam times the sign of the logit's gradient.", *_points(scale=-1)),
+        Mistake("lam may be negative, and then the step goes the other way: no abs, no clamp of lam.", *_points(abs), *_points(lambda lam: max(lam, 0.0))),
+        Mistake(OF_LOSS, *_points(loss=F.cross_entropy), *_points(loss=F.cross_entropy, scale=-1)),
+        Mistake("You differentiate the margin, the logit of the label minus the largest other one. Differentiate the logit of the label alone.", *_points(loss=_margin), *_points(loss=_margin, scale=-1)),
+        Mistake(OWN, *_points(at=lambda z: z.argmax(1)), *_points(at=lambda z: z.argmax(1), scale=-1)),
+        Mistake(OWN + " And differentiate the logit, not the loss.", *_points(loss=mistakes.of_prediction), *_points(loss=mistakes.of_prediction, scale=-1)),
+        Mistake("You differentiate the logit of the least likely class. Use the labels that were passed in.", *_points(at=lambda z: z.argmin(1))),
+        Mistake("You differentiate the sum of all logits. Pick the one of the label.", *_points(loss=lambda z, y, reduction: z.sum())),
+        Mistake("You differentiate the first logit. Pick the one of the label.", *_points(loss=lambda z, y, reduction: z[:, 0].sum())),
+        Mistake("model(x)[:, labels] picks the logits of all labels for every image. Pick one for each.", *_points(loss=lambda z, y, reduction: z[:, y].sum())),
+        Mistake("Only one image has moved. Sum the logits of all images before you differentiate.", *_points(loss=lambda z, y, reduction: z[0, y[0]])),
+        Mistake("Did you forget to multiply by lam? The sign alone has size 1.", *_points(lambda lam: 1.0)),
+        Mistake("You multiply by lam twice.", *_points(lambda lam: lam * lam)),
+        *mistakes.sign_mistakes(lambda **mistake: _points(**mistake)[0], "lam"),
+        Mistake("You divide the gradient by its absolute value plus a small number, which shortens the step where the gradient is small: take its sign.", *(_points(move=lambda g, tiny=tiny: g / (g.abs() + tiny))[0] for tiny in (1e-6, 1e-8, 1e-12))),
+        Mistake(NO_SLOPE + " No comparison with 0 says that.", *_points(move=lambda g: torch.where(g > 0, 1.0, -1.0)), *_points(move=lambda g: torch.where(g >= 0, 1.0, -1.0))),
+        Mistake("That is the change alone. Return the new points: x plus lam times the sign.", lambda model, x, *rest: _points()[1](model, x, *rest) - x, lambda model, x, *rest: (_points()[1](model, x, *rest) - x).clamp(0, 1)),
+        Mistake("That is the gradient. Return the new points: x plus lam times its sign.", lambda model, x, labels, lam: loss_gradient(model, x, labels, _logit)),
+        Mistake("That is the sign of the gradient. Return the new points: x plus lam times it.", lambda model, x, labels, lam: loss_gradient(model, x, labels, _logit).sign()),
+        Mistake("The new points leave [0, 1]: clip them, at both ends.", _points()[1], lambda *given: _points()[1](*given).clamp_min(0), lambda *given: _points()[1](*given).clamp_max(1)),
+        Mistake("Every step down is lost: clip the new point to [0, 1], and not the step.", *_points(move=lambda g: g.sign().clamp(0, 1))),
+        Mistake(mistakes.LEFT_OUT.format("black or white"), _left_out),
+    ],
+    batched=("x", "labels"),
+    untouched=("model", "x", "labels"),
+    returns="one new point for each of x",
+    happened=_off,
+    library=(jacobian_augmentation,),
+).register()  # fmt: skip
+
+
+# --- reservoir --------------------------------------------------------------------------------------------------------
+
+
+RUNS = 500  # samples, so that the shares of a right answer spread by 2.1 % or less
+
+
+def _stream(n: int, k: int, item: Callable[[int], Any] = lambda i: 100 + i) -> tuple[list, int, random.Random]:
+    return [item(i) for i in range(n)], k, random.Random(0)
+
+
+def _sample(answer: Callable, items: Sequence, k: int, generator: random.Random) -> list[int]:
+    """Return the places of the items that the answer draws from a stream of them."""
     try:
-        got = call_with_copies(answer, items, k, random.Random(seed))
+        got = call_with_copies(answer, iter(items), k, generator)
     except TypeError as error:
-        hint = "items is a stream: it has no length and no item number i. Go through it once, with for item in items."  # fmt: skip
+        hint = "items is a stream: it has no length and no item number i. Go through it once, with for item in items."
         stream = any(part in str(error) for part in ("has no len()", "not subscriptable", "must be a sequence"))
         expect(not stream, f"it raised TypeError: {error}", hint)
         raise
-    kind = f"it returned a {type(got).__name__}."
-    expect(isinstance(got, list), kind, "Return a list, also if it holds one item only.")
-    return got
+    expect(isinstance(got, list), f"it returned a {type(got).__name__}.", "Return a list, even of one item.")
+    places = {id(item): place for place, item in enumerate(items)}
+    strange = [item for item in got if id(item) not in places]
+    hint = "Return the items themselves, as they came: no numbers or places, no copies, and no None for missing ones."
+    expect(not strange, f"it returned {', '.join(map(str, strange[:3]))}, which did not come from the stream.", hint)
+    return [places[id(item)] for item in got]
 
 
-def _listed(got: list) -> str:
-    return f"[{', '.join(map(str, got[:6]))}{', …' if len(got) > 6 else ''}]"
+def _shares(answer: Callable, items: Sequence, k: int, _: random.Random) -> dict[str, Any]:
+    """Return which shares of the samples are of a wrong size, hold an item twice, and hold each of the items, (n,).
+
+    Where all items must come, or where they are no numbers, a few samples will do, and tell no shares.
+    """
+    generator, counted = random.Random(len(items)), len(items) > k and isinstance(items[0], int)
+    samples = [_sample(answer, items, k, generator) for _ in range(RUNS if counted else 20)]
+    return {
+        "wrong size": sum(len(sample) != min(k, len(items)) for sample in samples) / len(samples),
+        "twice": sum(len(sample) != len(set(sample)) for sample in samples) / len(samples),
+        "held": torch.tensor([sum(i in sample for sample in samples) / RUNS for i in range(len(items)) if counted]),
+    }
 
 
-def _keeps_items(sample: Callable[..., list]) -> Iterator[str]:
-    """The properties of the items that are returned."""
-    yield "returns a list of k items"
-    for n, k in ((20, 5), (6, 1), (4, 4)):
-        got = sample(range(n), k)
-        hint = "Keep k items: a new one replaces an old one."
-        expect(len(got) == k, f"of {n} items with k = {k} it returns {len(got)}: {_listed(got)}.", hint)
-
-    yield "the items come from the stream, and none of them twice"
-    for seed in range(30):
-        got = sample(range(100, 108), 5, seed)
-        what = f"of the items 100 to 107 with k = 5 it returns {_listed(got)}."
-        hint = "Keep the items themselves, not their numbers or places."
-        expect(all(item in range(100, 108) for item in got), what, hint)
-        hint = "Draw without putting back: each item of the stream enters at most once, at one place."
-        expect(len(set(got)) == 5, what, hint)
-
-    yield "reads a stream of unknown length, once"
-    got = sample((number for number in range(50)), 5)
-    what = f"of a generator with 50 items and k = 5 it returns {_listed(got)}."
-    hint = "A generator can be read only once. Go through it with one for loop, or make a list of it first."
-    expect(len(got) == 5 and len(set(got)) == 5, what, hint)
-
-    yield "returns all items if there are no more than k"
-    for n, k in ((3, 5), (0, 2), (1, 1)):
-        got = sample(iter(range(n)), k)
-        what = f"of {n} items with k = {k} it returns {_listed(got)}."
-        hint = "As long as the list is not full, every item is appended."
-        expect(len(got) == n and all(i in got for i in range(n)), what, hint)
-
-    yield "copes with items that are equal, and with items of any kind"
-    got = sample(iter([7] * 6), 3)
-    hint = "Equal items are items, too: use no set, and ask no `in`."
-    expect(got == [7, 7, 7], f"of six sevens with k = 3 it returns {_listed(got)}.", hint)
-    tensors = [torch.full((2,), float(i)) for i in range(6)]
-    got = sample(iter(tensors), 3)
-    same = sum(any(item is tensor for tensor in tensors) for item in got)
-    expect(same == 3, "of six tensors it returns something else.", "Return the items as they came.")
+def _spread(items: Sequence, k: int) -> float:
+    """Return the standard deviation of the share of the samples that hold an item."""
+    return math.sqrt(k / len(items) * (1 - k / len(items)) / RUNS)
 
 
-def _draws_from_generator(sample: Callable[..., list]) -> Iterator[str]:
-    """The property of the generator from which is drawn."""
-    yield "draws from the generator that is passed in"
-    state = random.getstate()
-    first, again = (sample(range(1000), 20, seed=5) for _ in range(2))
-    other = sample(range(1000), 20, seed=6)
+def _fair(got: dict[str, Any], right: dict[str, Any], items: Sequence, k: int, _: random.Random) -> bool:
+    if got["wrong size"] or got["twice"] or not len(got["held"]):
+        return not got["wrong size"] and not got["twice"]
+    return bool((got["held"] - k / len(items)).abs().max() < 5.5 * _spread(items, k))  # luck refuses one in a million
+
+
+def _unfair(got: dict[str, Any], right: dict[str, Any], items: Sequence, k: int, _: random.Random) -> str:
+    text = f"with k = {k} and a stream of {len(items)} items, "
+    if got["wrong size"]:
+        return text + f"{100 * got['wrong size']:.0f} % of the samples do not hold {min(k, len(items))} items."
+    if got["twice"]:
+        return text + f"{100 * got['twice']:.0f} % of the samples hold an item twice."
+    worst, chance = int((got["held"] - k / len(items)).abs().argmax()), 100 * k / len(items)
+    return text + (
+        f"item {worst} (the first is 0) is in {100 * got['held'][worst]:.0f} % of {RUNS} samples; "
+        f"{chance:.0f} % is right, give or take {200 * _spread(items, k):.0f}."
+    )
+
+
+def _always_the_same(got: dict[str, Any], *_: Any) -> str:
+    same = len(got["held"]) and ((got["held"] == 0) | (got["held"] == 1)).all()
+    return (
+        "Every call gives the same sample. Draw from the generator that is passed in, and do not seed." if same else ""
+    )
+
+
+def _draws_from_generator(answer: Callable) -> None:
+    items, state = [*range(1000)], random.getstate()
+    first, again = (sorted(_sample(answer, items, 20, random.Random(5))) for _ in range(2))
     hint = "Draw with generator.random(), generator.randrange(…) and the like; random.random() is another stream."
-    expect(sorted(first) == sorted(again), "two generators with the same seed give different samples.", hint)
-    expect(random.getstate() == state, "it draws from Python's global stream.", hint)
-    rule = "A later item replaces one of the k with a chance that falls from item to item."
-    first_k, last_k = torch.arange(20), torch.arange(980, 1000)
-    ends = (first_k, f"You keep the first k. {rule}"), (last_k, f"You keep the last k. {rule}")
-    what = "two generators with different seeds give the same sample."
-    expect(sorted(first) != sorted(other), what, lambda: diagnose_mistake(torch.tensor(sorted(first)), ends, hint))
+    expect(first == again, "two generators with the same seed give different samples.", hint)
+    expect(random.getstate() == state, "it draws from Python's global stream, or seeds it.", hint)
 
 
-@exercise("reservoir", takes="(items, k, generator)")
-def _reservoir(answer: Callable) -> Iterator[str]:
-    sample = partial(_sample, answer)
-    yield from _keeps_items(sample)
-    yield from _draws_from_generator(sample)
-
-    yield "every item has the same chance"
-    runs = 4000
-    hint = "Item number i, counted from 1, enters with the chance k/i, and then replaces any of the k, each with the same chance."
-    for n, k in ((10, 3), (4, 1)):
-        generator, counts = random.Random(n), [0] * n
-        for _ in range(runs):
-            for item in call_with_copies(answer, iter(range(n)), k, generator):
-                counts[item] += 1
-        share, chance = torch.tensor(counts) / runs, k / n
-        spread = math.sqrt(chance * (1 - chance) / runs)
-        worst = int((share - chance).abs().argmax())
-        what = f"in {runs} samples of {k} out of {n}, item {worst} (the first is 0) came in {100 * share[worst]:.1f} %; {100 * chance:.1f} % is right, give or take {100 * 2 * spread:.1f}."
-        fair = abs(share[worst] - chance) < 6 * spread  # fails a right answer less than once in ten million times
-        expect(fair, what, lambda share=share, n=n, k=k: diagnose_mistake(share, _reservoir_mistakes(n, k), hint, 0.04))
+def _reservoir(items: Sequence, k: int, generator: random.Random) -> list:
+    return _pooled(lambda pool, k, generator: generator.sample(pool, min(k, len(pool))))(items, k, generator)
 
 
-class _MomentumTask(NamedTuple):
-    """What the attack with momentum is given."""
+def _pooled(draw: Callable[..., list]) -> Callable[..., list]:
+    """Return an answer that draws from a list of all items."""
+    return lambda items, k, generator: draw(list(items), k, generator)
 
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    eps: float
-    steps: int
-    decay: float
+
+def _entering(enters: Callable[..., bool], place: Callable = lambda k, generator: generator.randrange(k)) -> Callable:
+    """Return an answer in which a new item i, from 0, enters if `enters(i, k, generator)`, at a place of the k."""
+
+    def answer(items: Sequence, k: int, generator: random.Random) -> list:
+        sample: list = []
+        for i, item in enumerate(items):
+            if i < k:
+                sample.append(item)
+            elif enters(i, k, generator):
+                sample[place(k, generator)] = item
+        return sample
+
+    return answer
+
+
+def _each_place(items: Sequence, k: int, generator: random.Random) -> list:
+    sample: list = []
+    for i, item in enumerate(items):
+        sample = [item if generator.random() < 1 / (i + 1) else old for old in sample] + [item] * (i < k)
+    return sample
+
+
+def _first_out(items: Sequence, k: int, generator: random.Random) -> list:
+    sample: list = []
+    for i, item in enumerate(items):
+        if i < k or generator.random() < k / (i + 1):
+            sample = [*sample, item][-k:]
+    return sample
+
+
+def _reads_twice(items: Sequence, k: int, generator: random.Random) -> list:
+    count = sum(1 for _ in items)
+    chosen = generator.sample(range(count), min(k, count))
+    return [item for i, item in enumerate(items) if i in chosen]
+
+
+def _asks_in(items: Sequence, k: int, generator: random.Random) -> list:
+    different: list = []
+    for item in items:
+        different += [] if item in different else [item]
+    return _reservoir(different, k, generator)
+
+
+def _grows(items: Sequence, k: int, generator: random.Random) -> list:
+    return [item for i, item in enumerate(items) if i < k or generator.random() < k / (i + 1)]
+
+
+RULE = "Item number i, counted from 1, enters with the chance k/i and then replaces one of the k at random."
+OFF_BY_ONE = "the draw is off by one. The item with the number i, counted from 0, is one of i + 1 so far"
+EQUAL = "Equal items are items, too, and an item may be of any kind: use no set, and ask no `in`."
+Exercise(
+    "reservoir",
+    reference=_reservoir,
+    cases=[
+        Case("returns all items if there are no more than k", [partial(_stream, *sizes) for sizes in ((3, 5), (4, 4), (0, 2))], "As long as the list is not full, every item is appended."),
+        Case("every item has the same chance", [partial(_stream, 10, 3), partial(_stream, 3, 1)], RULE),
+        Case("copes with items that are equal, and with items of any kind", [partial(_stream, 4, 2, lambda i: float(7)), partial(_stream, 5, 3, lambda i: torch.full((2,), i))], EQUAL),
+        Property("draws from the generator that is passed in", _draws_from_generator),
+    ],
+    mistakes=[
+        Mistake("You keep the first k. A later item must be able to replace one of them. " + RULE, _pooled(lambda pool, k, generator: pool[:k])),
+        Mistake("You keep the last k. " + RULE, _pooled(lambda pool, k, generator: pool[-k:])),
+        Mistake("Every new item replaces one, so that the late ones win. " + RULE, _entering(lambda *_: True)),
+        Mistake("Every new item enters with the same chance, so that the late ones win. " + RULE, _entering(lambda i, k, generator: generator.random() < 0.5)),
+        Mistake("The chance to enter must fall with the number of items seen. " + RULE, _entering(lambda i, k, generator: generator.random() < 1 / k)),
+        Mistake("A new item enters if the draw is above the chance. It enters if the draw is below it. " + RULE, _entering(lambda i, k, generator: generator.random() > k / (i + 1))),
+        Mistake(f"Late items come too often: {OFF_BY_ONE}.", _entering(lambda i, k, generator: generator.randrange(i) < k)),
+        Mistake(f"Late items come too seldom: {OFF_BY_ONE}; randint includes its upper end.", _entering(lambda i, k, generator: generator.randint(0, i + 1) < k)),
+        Mistake("A new item enters with the chance 1/i. It is k/i: there are k places. " + RULE, _entering(lambda i, k, generator: generator.randrange(i + 1) == 0)),
+        Mistake("A new item always takes the same place. It must replace any of the k, at random. " + RULE, *(_entering(lambda i, k, generator: generator.randrange(i + 1) < k, lambda k, _, place=place: place) for place in (0, -1))),
+        Mistake("A new item replaces the oldest. It must replace any of the k, at random. " + RULE, _first_out),
+        Mistake("Draw without putting back: each item of the stream enters at most once, at one place.", _pooled(lambda pool, k, generator: generator.choices(pool, k=k) if len(pool) > k else pool), _each_place),
+        Mistake("Keep k items: a new one replaces an old one.", _grows),
+        Mistake("Each item is kept or not by itself, so that the number of items is a matter of luck. Keep k items.", _pooled(lambda pool, k, generator: [item for item in pool if generator.random() < k / len(pool)])),
+        Mistake("The stream can be read only once, and after that it is empty. Go through it with one for loop.", _reads_twice),
+        Mistake(EQUAL, _pooled(lambda pool, k, generator: _reservoir(set(pool), k, generator)), _asks_in),
+    ],
+    like="items",
+    untouched=("items",),
+    returns="a list of items from the stream",
+    observe=_shares,
+    accepts=_fair,
+    happened=_unfair,
+    explain=_always_the_same,
+    tolerance=0.1,
+    random=True,
+    library=(reservoir_sample,),
+).register()  # fmt: skip
+
+
+# --- momentum_fgsm ----------------------------------------------------------------------------------------------------
 
 
 def _mean_size(gradient: Tensor) -> Tensor:
     return broadcast_like(gradient.abs().flatten(1).mean(1)).clamp_min(1e-30)
 
 
-def _mi_fgsm(
-    task: _MomentumTask,
-    *,
-    update: Callable[[Any, Tensor], Any] | None = None,
-    normalization: Callable[[Tensor], Tensor] = _mean_size,
-    step: Callable[[Tensor], Tensor] = torch.sign,
-    step_size: float | None = None,
-    **mistake: Any,
-) -> Tensor:
-    """Return where the right attack leads, or one with another update of the momentum, normalisation or step."""
-    model, x, y, eps, steps, decay = task
-    momentum: Any = 0.0
+def _momentum(
+    *, update: Callable | None = None, by: Callable = _mean_size, direction: Callable = torch.sign, size: Callable = lambda eps, steps: eps / steps, count: Callable = lambda steps: steps,
+    start: float = 0.0, late: bool = False, adding: bool = False, label: Callable | None = None, keep: Callable | None = None, finish: Callable | None = None, **mistake: Any,
+) -> Callable[..., Tensor]:  # fmt: skip
+    """Return the right attack, or one that makes mistakes.
 
-    def move(gradient: Tensor) -> Tensor:
-        nonlocal momentum
-        new = gradient / normalization(gradient)
-        momentum = update(momentum, new) if update else decay * momentum + new
-        return step(momentum)
+    Args:
+        update: of the momentum, from it, the new gradient and decay. by: what a gradient is divided by.
+        direction: of a step, from the momentum. size: of a step, from eps and steps. count: of steps.
+        start: what share of the first gradient the momentum has before the first step. late: a step follows the last
+            momentum. adding: the gradients add up. label: from logits of x. keep: what becomes of a new point, from it, the
+            last one, x and eps. finish: what becomes of the last point, from it and x. mistake: keywords of `pgd`.
+    """
 
-    size = eps / max(steps, 1) if step_size is None else step_size
-    return pgd(model, x, y, eps, steps, size, move=move, **{"keep": lambda new, _: new.clamp(0, 1), **mistake})
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, decay: float) -> Tensor:
+        momentum: Any = None
+        total: Any = 0.0
 
+        def move(gradient: Tensor) -> Tensor:
+            nonlocal momentum, total
+            total = total + gradient if adding else gradient
+            new = total / by(total)
+            last = start * new if momentum is None else momentum
+            momentum = update(last, new, decay) if update else decay * last + new
+            return direction(last if late else momentum)
 
-def _update_mistakes(task: _MomentumTask) -> Mistakes:
-    """What goes wrong in the momentum and in the normalisation of the gradient, and what to say."""
-    decay = task.decay
+        kept = (lambda new, last: keep(new, last, x, eps)) if keep else (lambda new, _: new.clamp(0, 1))
+        y = label(model(x)) if label else y
+        last = pgd(model, x, y, eps, count(steps), size(eps, steps), keep=kept, move=move, **mistake)
+        return finish(last, x) if finish else last
 
-    def updated(update: Callable) -> Tensor:
-        return _mi_fgsm(task, update=update)
-
-    def normalized(by: Callable) -> Tensor:
-        return _mi_fgsm(task, normalization=by)
-
-    each = "Divide each gradient by its own mean absolute value: gradient.abs().mean(dim=(1, 2, 3), keepdim=True)."
-    yield from (
-        (updated(lambda m, g: g), "There is no momentum in it: each step forgets the last. momentum = decay * momentum + the new gradient."),
-        (updated(lambda m, g: m + g), "decay takes no part in it: momentum = decay * momentum + the new gradient."),
-        (updated(lambda m, g: m + decay * g), "You multiply the new gradient by decay. Multiply the old momentum: momentum = decay * momentum + the new gradient."),
-        (updated(lambda m, g: decay * m + (1 - decay) * g), "That is a moving average, with 1 − decay before the new gradient. Here it is added whole: decay * momentum + the new gradient."),
-        (updated(lambda m, g: (1 - decay) * m + decay * g), "That is a moving average. Here it is decay * momentum + the new gradient."),
-        (updated(lambda m, g: decay * m - g), "You subtract the new gradient from the momentum. Add it."),
-        (updated(lambda m, g: (decay * m + g).sign()), "You keep the sign as momentum. Keep the sum itself, and take the sign for the step only."),
-        (updated(lambda m, g: decay * m + g.sign()), "You add up signs. Add up the gradients, each divided by its mean absolute value, and take the sign last."),
-        (updated(lambda m, g: (lambda new: new / _mean_size(new))(decay * m + g)), "You divide the momentum. Divide each new gradient before it is added."),
-        (task.x, "Nothing changed. Do you return x instead of the new image?"),
-        *with_hint("The gradients are not normalised, so that the largest one rules. " + each, normalized(lambda g: 1.0), normalized(len)),
-        (normalized(lambda g: g.abs().mean().clamp_min(1e-30)), "You divide by a mean over the whole batch. " + each),
-        (normalized(lambda g: g.norm().clamp_min(1e-30)), "You divide by the length of the whole batch. " + each),
-        (normalized(mistakes.l2_norm), "You divide by the Euclidean length. " + each),
-        (normalized(lambda g: broadcast_like(g.abs().flatten(1).amax(1))), "You divide by the largest entry. " + each),
-        (normalized(lambda g: broadcast_like(g.flatten(1).mean(1))), "You divide by the mean, in which signs cancel. " + each),
-    )  # fmt: skip
+    return attack
 
 
-def _momentum_mistakes(task: _MomentumTask) -> Mistakes:
-    model, x, _, eps, steps, _ = task
-    go = partial(_mi_fgsm, task)
-
-    def longer(more: int, **mistake: Any) -> Tensor:
-        return _mi_fgsm(task._replace(steps=steps + more), step_size=eps / steps, **mistake)
-
-    def in_ball(new: Tensor, last: Tensor) -> Tensor:
-        return project(new, x, eps)
-
-    size = "Every step has the size eps / steps, so that all of them together reach eps."
-    far = 2.5 * eps / steps
-    yield from (
-        *wrong_steps(go, (mistakes.WRONG_SIGN, "wrong sign")),
-        (go() - x, "That is the change alone. Return the changed image."),
-        *_update_mistakes(task),
-        (go(stale=True), "You compute the gradient only once, at x. Compute it anew in every step, at the point you have reached."),
-        (go(step=lambda momentum: momentum), "You step along the momentum itself. Take its sign, times eps / steps."),
-        *with_hint(size + " Yours has the size eps.", go(step_size=eps), go(step_size=eps, keep=in_ball)),
-        *with_hint(size, go(step_size=far), go(step_size=far, keep=in_ball)),
-        (longer(-1), "You took one step too few: for _ in range(steps) takes all of them."),
-        *with_hint("You took one step too many: for _ in range(steps) takes all of them.", longer(1), longer(1, keep=in_ball)),
-        (longer(1 - steps), "You took only one step. Does return stand inside the loop?"),
-        (_mi_fgsm(task._replace(y=model(x).argmax(1))), mistakes.OWN_PREDICTION.format("y")[:-1] + ", in all steps."),
-        *wrong_steps(
-            go,
-            (mistakes.SOFTMAX_TWICE.format("adv"), "softmax twice"),
-            (mistakes.NO_LOG_SOFTMAX.format("adv"), "no log-softmax"),
-        ),
-        (go(keep=lambda new, last: new), "There is nothing blacker than 0 or whiter than 1: .clamp(0, 1) after every step."),
-        (go(keep=lambda new, last: new).clamp(0, 1), "You clip to [0, 1] only after the last step. Do it after every step, inside the loop."),
-        (go(keep=lambda new, last: (x + new - last).clamp(0, 1)), "Every step starts at x again. Start it at the point the last one has reached."),
-    )  # fmt: skip
+def _momentum_fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, decay: float) -> Tensor:
+    return _momentum()(model, x, y, eps, steps, decay)
 
 
-def _explain(answer: Callable, task: _MomentumTask, adv: Tensor) -> str:
-    """Return what is wrong with images from how they depend on the arguments, or nothing."""
-    for name, other in (("eps", task._replace(eps=task.eps / 2)), ("decay", task._replace(decay=task.decay / 3))):
-        if task.steps > 1 and task.decay and close(adv, call_with_copies(answer, *other)):
-            return mistakes.SAME_FOR_EVERY.format(name)
-    return ""
+def _point(choose: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Return an attack that returns another point of its path than the last.
+
+    Args:
+        choose: the number of the point for each image, (N,) or one of all, from where the model is fooled, and from the
+            loss, both (steps + 1, N).
+    """
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, decay: float) -> Tensor:
+        points = [x, *(_momentum_fgsm(model, x, y, eps * n / steps, n, decay) for n in range(1, steps + 1))]
+        fooled = torch.stack([model(point).argmax(1) != y for point in points])
+        losses = torch.stack([F.cross_entropy(model(point), y, reduction="none") for point in points])
+        return torch.stack(points)[choose(fooled, losses).expand(len(x)), torch.arange(len(x))]
+
+    return attack
 
 
-@exercise("momentum_fgsm", takes="(model, x, y, eps, steps, decay)")
-def _momentum_fgsm(answer: Callable) -> Iterator[str]:
-    attempt = Attempt(answer, _mi_fgsm, _momentum_mistakes, partial(_explain, answer))
+def _first(fooled: Tensor) -> Tensor:
+    return torch.where(fooled.any(0), fooled.int().argmax(0), -1)
 
-    def agrees(hint: str) -> None:
-        setting = f"after {task.steps} steps with eps = {task.eps} and decay = {task.decay}, "
-        attempt.agrees(misplaced(setting, model, y, x, adv, right), hint)
 
-    model = inputs.unsaturated_network(inputs.SHAPE, inputs.CLASSES)
-    x, y = inputs.labelled_images(model, 6, inputs.SHAPE)
+def _stopped(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, y: Tensor, *numbers: float) -> str:
+    change, best = (got - x).abs(), (right - x).abs()
+    setting = (
+        "after steps with eps = {}, steps = {} and decay = {} ".format(*numbers)
+        + f"the pixels changed by {change.min():.3g} to {change.max():.3g}, right is {best.min():.3g} to {best.max():.3g}, and the values go from {got.min():.3g} to {got.max():.3g}; "
+    )
+    return misplaced(setting, model, y, x, got, right)
 
-    yield "returns new images like x"
-    attempt(_MomentumTask(model, x, y, 0.1, 5, 0.9))
 
-    yield "one step is FGSM: every pixel moves by eps, uphill"
-    task, adv, right = attempt(_MomentumTask(model, x, y, 0.1, 1, 0.9))
-    uphill, change = ((adv - x).sign() == (right - x).sign()).float().mean(), (adv - x).abs()
-    what = f"with steps = 1 and eps = 0.1 the pixels changed by {change.min():.3g} to {change.max():.3g}, {100 * uphill:.0f} % of them in the direction that makes the loss larger."
-    hint = "Differentiate F.cross_entropy(model(adv), y) with respect to adv, and add eps / steps times the sign."
-    attempt.agrees(what, hint)
-
-    yield "without momentum, decay = 0, it is FGSM in steps of eps / steps"
-    task, adv, right = attempt(_MomentumTask(model, x, y, 0.1, 5, 0.0))
-    hint = "In every step: the gradient at the point you have reached, then eps / steps times the sign of the momentum from there."
-    agrees(hint)
-
-    yield "adds decay times the old momentum to each new gradient, divided by its mean absolute value"
-    hint = "momentum = decay * momentum + gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True), starting from zeros."
-    for decay in (1.0, 0.5):
-        task, adv, right = attempt(_MomentumTask(model, x, y, 0.15, 6, decay))
-        agrees(hint)
-
-    yield "stays inside [0, 1], in every step"
-    x, y = inputs.black_and_white_images(model, 4, inputs.SHAPE)
-    task, adv, right = attempt(_MomentumTask(model, x, y, 0.3, 6, 0.9))
-    expect_in_box(adv, attempt.why("There is nothing blacker than 0 or whiter than 1: .clamp(0, 1) after every step."))
-    agrees("Clip the new image to [0, 1] after every step, and not the change.")
-
-    yield "eps = 0 changes nothing"
-    _, still, _ = attempt(_MomentumTask(model, x, y, 0.0, 6, 0.9))
-    hint = "Steps of the size eps / steps: for eps = 0 that is nothing."
-    expect(close(still, x, 1e-6), "with eps = 0 the images change.", hint)
-
-    yield "gives an image alone what it gives it in a batch"
-    treats_each_alone(answer, 4, lambda part: (model, x[part], y[part], 0.15, 4, 0.9), 1e-5)
-
-    yield "leaves an image without a gradient where it is, without NaN"
-    model = inputs.unsaturated_network(inputs.SHAPE, inputs.CLASSES)
-    nn.init.zeros_(model[3].weight)
-    _, adv, _ = attempt(_MomentumTask(model, x, y, 0.1, 3, 0.9))
-    hint = "0/0 is NaN: divide by gradient.abs().mean(…).clamp_min(1e-12). The sign of zero is zero."
-    expect(close(adv, x, 1e-6), "where the gradient is zero, the image changes.", hint)
-
-    yield "works for other sizes of images and numbers of classes"
-    model = inputs.unsaturated_network(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES)
-    x, y = inputs.labelled_images(model, 5, inputs.OTHER_SHAPE)
-    task, adv, right = attempt(_MomentumTask(model, x, y, 0.1, 4, 0.9))
-    agrees(ONLY_ARGUMENTS)
-
-    yield "leaves no trace on the model and on x"
-    in_both_modes(answer, "model x y eps steps decay", *task)
+EACH_GRADIENT = "Divide each gradient by its own mean absolute value, one number for each image."
+DIVISION = "Where the gradient is 0, 0/0 makes the momentum NaN, and it stays NaN: the image never moves again. Limit the divisor from below, by something tiny only."
+TINY_GUARD = "Guard the division by something tiny only, which does not touch a small gradient: a very low limit of the divisor, as 1e-30, and no number that is added."
+STEP_SIZE = "Every step has the size eps / steps, so that all of them together reach eps."
+IN_BALL = {"keep": lambda new, last, x, eps: project(new, x, eps)}
+Exercise(
+    "momentum_fgsm",
+    reference=_momentum_fgsm,
+    cases=[
+        Case("one step is FGSM: every pixel moves by eps, uphill", [partial(_attacked, 0.1, 1, 0.9)], "Differentiate F.cross_entropy of model(adv) and y with respect to adv, and add the sign, times eps / steps."),
+        Case("without momentum, decay = 0, it is FGSM in steps of eps / steps", [partial(_attacked, 0.1, 5, 0.0)], "In every step: the gradient at the point you have reached, then eps / steps times the sign of the momentum from there."),
+        Case("adds decay times the old momentum to each new gradient, divided by its mean absolute value", [partial(_attacked, 0.15, 6, decay) for decay in (1.0, 0.5)], "The momentum starts at zero. " + EACH_GRADIENT),
+        Case("stays inside [0, 1], in every step", [partial(_attacked, 0.3, 6, 0.9, n=4, low=0.0)], "There is nothing blacker than 0 or whiter than 1: clip the new image after every step, and not the change."),
+        Case("returns the last point, whatever the model makes of it", [partial(_attacked, 1.2, 4, 0.3)], "Neither the labels that the model gives nor the loss decide which point comes back: it is the last one."),
+        Case("leaves a pixel where it is that the loss does not depend on", [partial(_attacked, 0.1, 3, 0.9, blind=9)], NO_SLOPE),
+        Case("keeps its momentum where the gradient is zero, without NaN", [partial(_attacked, 0.1, 3, 0.9, plateau=True)], "A gradient of zero adds nothing to the momentum, and the momentum still moves the image."),
+        Case("divides by the mean where the gradient is small", [partial(_attacked, 0.15, 6, 1.0, scale=1e-13)], TINY_GUARD),
+        Case("works for other sizes of images and numbers of classes", [partial(_attacked, 0.1, 4, 0.9, n=5, sizes=(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES))], mistakes.FROM_MODEL),
+    ],
+    mistakes=[
+        Mistake("Nothing changed. Do you return x instead of the new image, or is your step 0, as eps // steps is?", lambda model, x, *_: x),
+        Mistake(mistakes.WRONG_SIGN, _momentum(scale=-1)),
+        Mistake("That is the change alone. Return the changed image.", _momentum(finish=lambda last, x: last - x)),
+        Mistake("There is no momentum in it: each step forgets the last.", _momentum(update=lambda m, g, decay: g)),
+        Mistake("decay takes no part in it: multiply the old momentum by it.", _momentum(update=lambda m, g, decay: m + g)),
+        Mistake("You multiply the new gradient by decay. Multiply the old momentum.", _momentum(update=lambda m, g, decay: m + decay * g)),
+        Mistake("You multiply the new gradient by decay as well. Only the old momentum decays.", _momentum(update=lambda m, g, decay: decay * (m + g))),
+        Mistake("That is a moving average, with 1 − decay before the new gradient. Here it is added whole to decay times the momentum.", _momentum(update=lambda m, g, decay: decay * m + (1 - decay) * g)),
+        Mistake("That is a moving average. Here the new gradient is added whole to decay times the momentum.", _momentum(update=lambda m, g, decay: (1 - decay) * m + decay * g)),
+        Mistake("You keep the sign as momentum. Keep the sum itself, and take the sign for the step only.", _momentum(update=lambda m, g, decay: (decay * m + g).sign())),
+        Mistake("You add up signs. Add up the gradients, each divided by its mean absolute value, and take the sign last.", _momentum(update=lambda m, g, decay: decay * m + g.sign())),
+        Mistake("You divide the momentum. Divide each new gradient before it is added.", _momentum(by=lambda g: 1.0, update=lambda m, g, decay: (decay * m + g) / _mean_size(decay * m + g)), _momentum(update=lambda m, g, decay: (decay * m + g) / _mean_size(decay * m + g))),
+        Mistake("The momentum starts at zero. Yours has the first gradient twice.", _momentum(start=1.0)),
+        Mistake("You take the step before you update the momentum, so that the first one goes nowhere. First the momentum, then the step.", _momentum(late=True)),
+        Mistake("Your gradients add up from step to step, as .backward() adds to .grad. Every step needs the gradient at its own point alone.", _momentum(adding=True)),
+        Mistake("The gradients are not normalised, so that the largest one rules. " + EACH_GRADIENT, _momentum(by=lambda g: 1.0)),
+        Mistake("You divide by a mean over the whole batch. " + EACH_GRADIENT, _momentum(by=lambda g: g.abs().mean().clamp_min(1e-30))),
+        Mistake("You divide by the length of the whole batch. " + EACH_GRADIENT, _momentum(by=lambda g: g.norm().clamp_min(1e-30))),
+        Mistake("You divide by the Euclidean length. " + EACH_GRADIENT, _momentum(by=lambda g: l2_norm(g).clamp_min(1e-30)), _momentum(by=l2_norm)),
+        Mistake("You divide by the largest entry. " + EACH_GRADIENT, _momentum(by=lambda g: broadcast_like(g.abs().flatten(1).amax(1)).clamp_min(1e-30)), _momentum(by=lambda g: g / max_normalized(g))),
+        Mistake("You divide by the mean, in which signs cancel. " + EACH_GRADIENT, _momentum(by=lambda g: broadcast_like(g.flatten(1).mean(1))), _momentum(by=lambda g: broadcast_like(g.flatten(1).mean(1)).abs())),
+        Mistake("You divide by a mean over a part of the image. " + EACH_GRADIENT, *(_momentum(by=lambda g, dims=dims: g.abs().mean(dims, keepdim=True).clamp_min(1e-30)) for dims in (0, 2, 3, (2, 3)))),
+        Mistake(DIVISION, _momentum(by=lambda g: broadcast_like(g.abs().flatten(1).mean(1))), _momentum(by=lambda g: broadcast_like(g.abs().flatten(1).mean(1)), update=lambda m, g, decay: (decay * m + g).nan_to_num())),
+        Mistake(TINY_GUARD, *(_momentum(by=lambda g, tiny=tiny: broadcast_like(g.abs().flatten(1).mean(1)) + tiny) for tiny in (1e-8, 1e-12)), *(_momentum(by=lambda g, tiny=tiny: broadcast_like(g.abs().flatten(1).mean(1)).clamp_min(tiny)) for tiny in (1e-8, 1e-12))),
+        Mistake("You compute the gradient only once, at x. Compute it anew in every step, at the point you have reached.", _momentum(stale=True)),
+        Mistake("You step along the momentum itself. Take its sign, times eps / steps.", _momentum(direction=lambda m: m)),
+        Mistake(NO_SLOPE + " No comparison with 0 says that.", _momentum(direction=lambda m: torch.where(m > 0, 1.0, -1.0)), _momentum(direction=lambda m: torch.where(m >= 0, 1.0, -1.0))),
+        Mistake(STEP_SIZE + " Yours has the size eps.", _momentum(size=lambda eps, steps: eps), _momentum(size=lambda eps, steps: eps, **IN_BALL)),
+        Mistake(STEP_SIZE, _momentum(size=lambda eps, steps: 2.5 * eps / steps), _momentum(size=lambda eps, steps: 2.5 * eps / steps, **IN_BALL)),
+        Mistake("You took one step too few: for _ in range(steps) takes all of them.", _momentum(count=lambda steps: steps - 1)),
+        Mistake("You took one step too many: for _ in range(steps) takes all of them.", _momentum(count=lambda steps: steps + 1), _momentum(count=lambda steps: steps + 1, **IN_BALL)),
+        Mistake("You took only one step. Does return stand inside the loop?", _momentum(count=lambda steps: 1)),
+        Mistake(mistakes.OWN_PREDICTION.format("y") + " In all steps.", _momentum(label=lambda logits: logits.argmax(1))),
+        *mistakes.loss_mistakes(_momentum, "y", "adv"),
+        Mistake("There is nothing blacker than 0 or whiter than 1: clip after every step.", _momentum(keep=lambda new, *_: new)),
+        Mistake("You clip to [0, 1] at one end only.", _momentum(keep=lambda new, *_: new.clamp_min(0)), _momentum(keep=lambda new, *_: new.clamp_max(1))),
+        Mistake("You clip to [0, 1] only after the last step. Do it after every step, inside the loop.", _momentum(keep=lambda new, *_: new, finish=lambda last, _: last.clamp(0, 1))),
+        Mistake("Every step starts at x again. Start it at the point the last one has reached.", _momentum(keep=lambda new, last, x, _: (x + new - last).clamp(0, 1))),
+        Mistake("You stop moving an image as soon as the model is fooled. Here every image takes all its steps.", _point(lambda fooled, _: _first(fooled))),
+        Mistake("You end the loop as soon as the model is fooled by all images. Every image takes all its steps.", _point(lambda fooled, _: _first(fooled.all(1, keepdim=True)))),
+        Mistake("You keep the best point of the path. Here return the last one, whatever the model makes of it.", _point(lambda _, losses: losses.argmax(0))),
+    ],
+    batched=("x", "y"),
+    untouched=("model", "x", "y"),
+    typical=partial(_attacked, 0.1, 5, 0.9),
+    happened=_stopped,
+).register()  # fmt: skip
