@@ -130,6 +130,8 @@ EQUIVALENT = {  # changes to a solution that make no difference, and why
     ("projection_step", "z = z.detach().requires_grad_()"): OWN_Z,
     ("projection_step", "distance = (x - generator(z)).square().sum()"): SQUARED,
     ("best_restart", "errors = (x - drawn).square().sum((2, 3, 4))"): SQUARED,
+    ("momentum_fgsm", "return adv"): LAST_IS_FREE,
+    ("momentum_fgsm", "adv = (adv + eps / steps * momentum.sign()).clamp(0, 1)"): KEEPS_GRAPH,
 }
 
 

@@ -316,12 +316,9 @@ Exercise(
 
 # --- reservoir --------------------------------------------------------------------------------------------------------
 
-
 RUNS = 500  # samples, so that the shares of a right answer spread by 2.1 % or less
-
-
 STREAM = "items is a stream: it has no length and no item number i. Go through it once, with for item in items."
-TROUBLE = {
+TROUBLE = {  # a part of an error's message, and where to look
     "has no len()": STREAM,
     "not subscriptable": STREAM,
     "must be a sequence": STREAM,
@@ -380,7 +377,7 @@ def _told(got: dict[str, Any], right: dict[str, Any], *_: Any) -> str:
         TWICE: copies > 1,
         SEEDED: bool(len(shares)) and ((shares == 0) | (shares == 1)).all(),
     }
-    return next((text for text, found in texts.items() if found), "")  # fmt: skip
+    return next((text for text, found in texts.items() if found), "")
 
 
 def _draws_from_generator(answer: Callable) -> None:
@@ -444,7 +441,7 @@ Exercise(
         Mistake(TWICE, _pooled(lambda pool, k, generator: generator.choices(pool, k=k) if len(pool) > k else pool)),
         Mistake(KEEP_K, lambda items, k, generator: [item for i, item in enumerate(items) if i < k or generator.random() < k / (i + 1)]),
         Mistake("Each item is kept or not by itself, so that the number of items is a matter of luck. Keep k items.", _pooled(lambda pool, k, generator: [item for item in pool if generator.random() < k / len(pool)])),
-        Mistake("The stream can be read only once, and after that it is empty. Go through it with one for loop.", lambda items, k, generator: _reservoir(items, min(k, len(list(items))), generator)),
+        Mistake("The list stays empty. Is an item appended as long as there is place? And a stream can be read only once: go through it with one for loop.", lambda items, k, generator: _reservoir(items, min(k, len(list(items))), generator)),
         Mistake(EQUAL, _pooled(lambda pool, k, generator: _reservoir(set(pool), k, generator)), _pooled(lambda pool, k, generator: _reservoir([item for i, item in enumerate(pool) if item not in pool[:i]], k, generator))),
     ],
     like="items",
@@ -552,6 +549,7 @@ Exercise(
         Mistake("That is the change alone. Return the changed image.", _momentum(finish=lambda last, x: last - x)),
         Mistake("There is no momentum in it: each step forgets the last.", _momentum(update=lambda m, g, decay: g)),
         Mistake("decay takes no part in it: multiply the old momentum by it.", _momentum(update=lambda m, g, decay: m + g)),
+        Mistake(mistakes.SAME_FOR_EVERY.format("decay"), *(_momentum(update=lambda m, g, decay, own=own: own * m + g) for own in (0.9, 0.5))),
         Mistake("You multiply the new gradient by decay. Multiply the old momentum.", _momentum(update=lambda m, g, decay: m + decay * g)),
         Mistake("You multiply the new gradient by decay as well. Only the old momentum decays.", _momentum(update=lambda m, g, decay: decay * (m + g))),
         Mistake("That is a moving average. Here the new gradient is added whole to decay times the momentum.", _momentum(update=lambda m, g, decay: decay * m + (1 - decay) * g), _momentum(update=lambda m, g, decay: (1 - decay) * m + decay * g)),
