@@ -31,7 +31,11 @@ MISTAKES = [
 ]
 
 for module in pkgutil.iter_modules(answers.__path__):
-    importlib.import_module(f"answers.{module.name}")
+    tables = vars(importlib.import_module(f"answers.{module.name}"))
+    answers.RIGHT += [(name, answer) for name, given in tables.get("RIGHT", {}).items() for answer in given]
+    answers.WRONG += [
+        (name, says, says, answer) for name, given in tables.get("WRONG", {}).items() for answer, says in given
+    ]
 
 every_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES.keys())
 every_mistake = pytest.mark.parametrize(("name", "words", "function"), MISTAKES)

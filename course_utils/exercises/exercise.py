@@ -234,7 +234,7 @@ class Exercise:
         And whether it does in all in which the answer is wrong.
         """
         triples = list(zip(results, wrong, self._rights, strict=True))
-        agreed = [self._agree(result, mistake) for result, mistake, _ in triples]
+        agreed = [result is mistake is None or self._agree(result, mistake) for result, mistake, _ in triples]
         failed = [not self._agree(result, right) for result, _, right in triples]
         either = [fails or not self._agree(m, right) for fails, (_, m, right) in zip(failed, triples, strict=True)]
         both = sum(a for a, counts in zip(agreed, either, strict=True) if counts)
@@ -251,7 +251,7 @@ class Exercise:
         """Return the arguments with another number of this name, if it is a number."""
         place = self.arguments.index(name)
         value = arguments[place]
-        other = value + 2 if isinstance(value, int) else value / 2 if isinstance(value, Real) else value
+        other = value + 2 if isinstance(value, int) else value / 2 or 0.5 if isinstance(value, Real) else value
         return (*arguments[:place], other, *arguments[place + 1 :])
 
     def _matters(self, name: str, number: int) -> bool:
@@ -260,11 +260,15 @@ class Exercise:
         return not self._agree(self._try(self.reference, changed), self._rights[number])
 
     def _ignores(self, answer: Function, name: str, results: list[Any]) -> bool:
-        """Tell whether another number of this name leaves each result as it is, although it matters."""
+        """Tell whether another number of this name leaves each result as it is, although it matters.
+
+        An answer may treat 0 by itself, and take a number of its own otherwise.
+        """
+        place = self.arguments.index(name)
         return all(
             self._agree(self._try(answer, self._changed(name, arguments)), results[number])
             for number, (_, arguments) in enumerate(self.trials)
-            if self._matters(name, number)
+            if isinstance(arguments[place], Real) and arguments[place] and self._matters(name, number)
         )
 
     def _agree(self, result: Any, other: Any) -> bool:
@@ -278,8 +282,7 @@ class Exercise:
         for i in range(len(arguments[self.arguments.index(self.batched[0])])):
             one = slice(i, i + 1)
             alone = self._see(answer, tuple(_part(a, one) if name in self.batched else a for name, a in pairs))
-            entry = tuple(v[one] for v in together) if isinstance(together, tuple) else together[one]
-            expect(self._agree(alone, entry), NOT_ALONE, KEEP_APART)
+            expect(self._agree(alone, _part(together, one)), NOT_ALONE, KEEP_APART)
 
     def _leaves_no_trace(self, answer: Function, arguments: tuple) -> None:
         torch.rand(1), np.random.rand(), random.random()  # so that a seed of the answer shows  # noqa: NPY002
@@ -316,8 +319,11 @@ def _called(codes: Collection[CodeType], function: Function, arguments: tuple) -
     return called
 
 
-def _part(argument: Any, images: slice) -> Any:
-    return [entry[images] for entry in argument] if isinstance(argument, list) else argument[images]
+def _part(value: Any, images: slice) -> Any:
+    """Return what belongs to these images, of a tensor or of several."""
+    if isinstance(value, dict):
+        return {name: _part(entry, images) for name, entry in value.items()}
+    return type(value)(entry[images] for entry in value) if isinstance(value, list | tuple) else value[images]
 
 
 def _tried(function: Function, arguments: tuple) -> Any:

@@ -312,7 +312,7 @@ class Answer:
         settings = _settings()
         self._output.next_call()
         # Looking for replacements takes a third of a millisecond, and one check calls its answer 8000 times.
-        undo = self._undo if self._output.calls < 100 or self._output.calls % 100 == 0 else list
+        undo = self._undo if self._output.calls < 20 or self._output.calls % 100 == 0 else list
         try:
             result = self._function(*args, **kwargs)
         finally:

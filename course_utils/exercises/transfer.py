@@ -388,6 +388,14 @@ def _draws_from_generator(answer: Callable) -> None:
     expect(random.getstate() == state, "it draws from Python's global stream, or seeds it.", hint)
 
 
+def _reads_a_list(answer: Callable) -> None:
+    items = [*range(8)]
+    got = [call_with_copies(answer, items, 3, random.Random(seed)) for seed in range(5)]
+    hint = "Go through items once, in a single loop: a second loop over a list begins with its first item again."
+    repeated = next((sample for sample in got if len({*sample}) < 3), None)
+    expect(repeated is None, f"of the list 0 to 7 with k = 3 it returns {repeated}.", hint)
+
+
 def _reservoir(items: Sequence, k: int, generator: random.Random) -> list:
     return _pooled(lambda pool, k, generator: generator.sample(pool, min(k, len(pool))))(items, k, generator)
 
@@ -426,6 +434,7 @@ Exercise(
         Case("every item has the same chance", [partial(_stream, 10, 3), partial(_stream, 3, 1)], RULE),
         Case("copes with items that are equal, and with items of any kind", [partial(_stream, 4, 2, lambda i: float(7)), partial(_stream, 5, 3, lambda i: torch.full((2,), i))], EQUAL),
         Property("draws from the generator that is passed in", _draws_from_generator),
+        Property("takes a list as well as a stream", _reads_a_list),
     ],
     mistakes=[
         Mistake("You keep the first k. A later item must be able to replace one of them. " + RULE, _pooled(lambda pool, k, generator: pool[:k])),

@@ -1,7 +1,5 @@
 """Answers to the exercises of chapter 01, by readers who had not seen the checks."""
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -96,11 +94,6 @@ def weight_over_its_size(w, eps):
 @wrong("worst_perturbation", "w is overwritten", "Whoever called you still needs the original")
 def in_place(w, eps):
     return w.data.sign_().mul_(eps)
-
-
-@wrong("worst_perturbation", "the result is flat, not shaped like w", "Keep the shape of w: look for a sum, a mean")
-def flattened(w, eps):
-    return torch.tensor([eps * math.copysign(1, v) if v else 0.0 for v in w.flatten().tolist()], dtype=w.dtype)
 
 
 @wrong("worst_perturbation", "a zero weight gives NaN, and so w·η is NaN", "Look for a division by zero, such as g /")

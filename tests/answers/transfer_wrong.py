@@ -7,7 +7,6 @@ import random
 import torch
 import torch.nn.functional as F
 
-from answers import wrong
 from answers.transfer_right import algorithm_r, gradient, log_mean_by_shift, momentum_without_nan, neighbour_one_by_one
 
 
@@ -116,6 +115,3 @@ WRONG = {
     "reservoir": [(reads_a_list_only, "no length"), (fills_up_with_none, "no None"), (lambda items, k, generator: copy.deepcopy(algorithm_r(items, k, generator)), "no copies"), (lambda items, k, generator: algorithm_r(items, k, random), "is another stream"), (lambda items, k, generator: algorithm_r(items, k, random.Random(1)), "Every call gives the same sample"), (lambda items, k, generator: [], "The list stays empty"), (drawn(lambda i, k, generator: generator.randrange(i + 1) < k, lambda i, k, generator: generator.randint(0, k)), "the places 0 to k − 1"), (drawn(lambda i, k, generator: generator.randrange(i + 1) < k, lambda i, k, generator: i % k), CHANCE)],
     "momentum_fgsm": [(accumulates, "add up from step to step"), (ends_early, "You end the loop"), (unguarded, "makes the momentum NaN"), (lambda model, x, y, eps, steps, decay: momentum_without_nan(model, x, y, 0.1, steps, decay), "the same for every eps"), (lambda model, x, y, eps, steps, decay: momentum_without_nan(model, x, y, eps, steps, 0.9), "the same for every decay"), (lambda model, x, *rest: x.copy_(momentum_without_nan(model, x, *rest)), "changed x in place")],
 }  # fmt: skip
-for name, rows in WRONG.items():
-    for answer, says in rows:
-        wrong(name, says, says)(answer)
