@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from course_utils import attacks
 from course_utils.exercises import check
 
 SOLUTIONS = Path(__file__).parents[1] / "notebooks" / "solutions"
@@ -128,7 +129,7 @@ def mutants(name: str) -> Iterator[tuple[str, str]]:
 
 def passes(name: str, source: str) -> bool:
     """Tell whether the check of an exercise accepts this source."""
-    scope = {"torch": torch, "F": F, "math": math}
+    scope = {"torch": torch, "F": F, "math": math, "attacks": attacks}
     exec(source, scope)
     return bool(check(name, scope[name], strict=False))
 
