@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..training import Adversary
 from . import inputs, mistakes
 from .engine import exercise, expect
-from .mistakes import gradient_step, project, softmax_twice, wrong_steps
+from .error_hints import CheckFailed
+from .exercise import Case, Exercise, Property
+from .mistakes import Mistake, gradient_step, project, softmax_twice, wrong_steps
 from .properties import (
     Mistakes,
     as_number,
@@ -407,108 +410,6 @@ def _fgsm_rs_step(answer: Callable) -> Iterator[str]:
     in_both_modes(answer, "model x y eps step_size", *task)
 
 
-# A radius that grows
-
-
-class _Schedule(NamedTuple):
-    """What the radius of a training depends on, but for the step."""
-
-    steps: int
-    eps: float
-    warmup: float
-
-
-def _scheduled_eps(step: int, plan: _Schedule) -> float:
-    steps, eps, warmup = plan
-    return eps if step >= warmup * steps else eps * step / (warmup * steps)
-
-
-def _schedule_mistakes(plan: _Schedule) -> Mistakes:
-    steps, eps, warmup = plan
-    span, s = warmup * steps, torch.arange(steps)
-    one, tiny = torch.ones(steps), 1e-12
-    divided = "The radius needs the exact quotient: / divides, // drops the fraction. And no int(…) around it."
-    off = "You are one step off: steps count from 0, so that step 0 has the radius 0 and step warmup * steps has eps."
-
-    def grown(by: float, since: float = 0.0) -> Tensor:
-        return eps * ((s - since) / max(by, tiny)).clamp(0, 1)
-
-    yield from (
-        (eps * one, "There is no warm-up: the radius is eps from the start. It grows from 0 over the first steps."),
-        (0 * one, "The radius is 0 all the time. " + divided),
-        (eps * torch.where(s < span, 0, 1), "The radius jumps from 0 to eps. It grows by the same amount in every step. " + divided),
-        (eps * (s // max(span, tiny)), divided),
-        (eps * s / max(span, tiny), "The radius goes on growing beyond eps. Stop at eps: min(1, …)."),
-        (eps * (s / max(span, tiny)).clamp(min=1), "max(1, …) keeps the larger one: the radius never is below eps. Use min."),
-        *with_hint("You grow over the whole training. The growth ends at the step warmup * steps.", grown(steps), grown(steps - 1)),
-        (grown(warmup), "warmup is a share of the training: the growth ends at the step warmup * steps."),
-        *with_hint(off, grown(span, -1), grown(span - 1), grown(span + 1), grown(span, 1)),
-        (grown(warmup * (steps - 1)), "Divide by warmup * steps, the number of growing steps, not by warmup * (steps - 1)."),
-        *with_hint("The count of the growing steps is warmup * steps, without rounding.", *(grown(whole(span)) for whole in (math.floor, round, math.ceil))),
-        (grown((1 - warmup) * steps), "warmup is the share of the steps in which the radius grows. You let it grow for the rest, 1 − warmup."),
-        (grown(steps - span, span), "You wait for the warm-up and grow after it. It grows during the first steps, and then stays."),
-        (eps - grown(span), "The radius shrinks. It grows from 0 to eps."),
-        (eps * warmup * s / steps, "You multiply by warmup. Divide: at the step warmup * steps the radius is eps."),
-        (grown(span) * (s < span), "After the warm-up the radius falls back to 0. It stays at eps."),
-        (grown(span) / eps, "That is the share of eps. Multiply by eps."),
-        *with_hint("You stop the share at eps. Stop it at 1, then multiply by eps.", (s / max(span, tiny)).clamp(max=eps), (s / steps).clamp(max=eps)),
-        *with_hint("The growth is not linear: every step adds the same amount.", grown(span) ** 2 / eps, (eps - eps * torch.cos(math.pi * grown(span) / eps)) / 2),
-    )  # fmt: skip
-
-
-@exercise("eps_schedule", takes="(step, steps, eps, warmup)")
-def _eps_schedule(answer: Callable) -> Iterator[str]:
-    def number(step: int, plan: _Schedule) -> float:
-        try:
-            got = call_with_copies(answer, step, *plan)
-        except ZeroDivisionError:
-            got = None
-        what = f"for step = {step} of {plan.steps} with warmup = {plan.warmup} it divides by zero."
-        hint = "With warmup = 0 no step is left to grow in: ask first whether step >= warmup * steps, and return eps then."  # fmt: skip
-        if plan.warmup:
-            hint = "warmup * steps need not be whole, and int(…) or // make 0 of it: divide by warmup * steps as it is."
-        expect(got is not None, what, hint)
-        return as_number(got, "Return one number, the radius of this step.")
-
-    def follows(plan: _Schedule, only: Callable[[int], bool] = lambda step: True) -> None:
-        """Refuse radii that are not the right ones, in some of the steps."""
-        got = torch.tensor([number(step, plan) for step in range(plan.steps)], dtype=torch.float64)
-
-        def why() -> str:
-            hint = "eps * min(1, step / (warmup * steps)), and eps where warmup is 0. " + ONLY_ARGUMENTS
-            return diagnose_mistake(got, _schedule_mistakes(plan), hint, 1e-6)
-
-        for s in filter(only, range(plan.steps)):
-            right = _scheduled_eps(s, plan)
-            what = f"with steps = {plan.steps}, eps = {plan.eps} and warmup = {plan.warmup}, step {s} has the radius {got[s]:.4g}; right is {right:.4g}."
-            expect(close(got[s], right, 1e-6), what, why)
-
-    yield "returns one number"
-    number(3, _Schedule(steps=10, eps=0.2, warmup=0.5))
-
-    yield "starts at 0 and grows by the same amount in every step"
-    follows(_Schedule(steps=20, eps=0.3, warmup=0.4), lambda step: step < 8)
-
-    yield "reaches eps at the step warmup * steps, and stays there"
-    follows(_Schedule(steps=30, eps=0.25, warmup=0.4))
-
-    yield "needs no whole numbers"
-    for plan in (_Schedule(3, 0.3, 0.2), _Schedule(9, 0.1, 0.3), _Schedule(30, 8 / 255, 0.05), _Schedule(11, 1, 0.75)):
-        follows(plan)
-
-    yield "warmup = 0 means eps from the start, and warmup = 1 growth to the end"
-    for plan in (_Schedule(12, 0.2, 0.0), _Schedule(12, 0.2, 1.0), _Schedule(1, 0.2, 0.0)):
-        follows(plan)
-
-    yield "has no memory: a step gives the same in any order"
-    plan = _Schedule(12, 0.2, 0.5)
-    hint = "Compute the radius from step alone, without a counter that your function keeps between calls."
-    for step in (9, 2, 5, 0):
-        got = number(step, plan)
-        what = f"step {step} after a later one has the radius {got:.4g}."
-        expect(close(got, _scheduled_eps(step, plan), 1e-6), what, hint)
-
-
 # Two branches
 
 
@@ -705,114 +606,257 @@ def _branch_step(answer: Callable) -> Iterator[str]:
     holds(ONLY_ARGUMENTS)
 
 
-# Which result is too good
+# --- eps_schedule -----------------------------------------------------------------------------------------------------
+
+
+def _eps_schedule(step: int, steps: int, eps: float, warmup: float) -> float:
+    return eps if step >= warmup * steps else eps * step / (warmup * steps)
+
+
+def _radii(answer: Callable, step: int | list[int], steps: int, eps: float, warmup: float) -> Tensor:
+    """Return the radius that an answer gives for this step, or for each of these, one after the other."""
+
+    def radius(step: int) -> float:
+        try:
+            return as_number(
+                call_with_copies(answer, step, steps, eps, warmup), "Return one number, the radius of this step."
+            )
+        except ZeroDivisionError:
+            what = f"for step = {step} of {steps} with warmup = {warmup} it divides by zero."
+            hint = (
+                "With warmup = 0 no step is left to grow in: ask first whether the growth is over."
+                if warmup == 0
+                else ROUNDED
+            )
+            raise CheckFailed(what, hint) from None
+
+    return torch.tensor([radius(s) for s in (step if isinstance(step, list) else [step])], dtype=torch.float64)  # fmt: skip
+
+
+def _plan(steps: int, eps: float, warmup: float, asked: list[int] | None = None) -> tuple[Any, ...]:
+    """Return what the radius depends on; by default every step is asked."""
+    return (list(range(steps)) if asked is None else asked), steps, eps, warmup
+
+
+def _growing(
+    count: Callable[[int, float], float], since: Callable[[int, float], float] = lambda steps, warmup: 0
+) -> Callable[..., float]:
+    """Return a schedule that grows over another number of steps, or that begins at another one."""
+
+    def answer(step: int, steps: int, eps: float, warmup: float) -> float:
+        span = count(steps, warmup)
+        return eps * min(1.0, max(0.0, (step - since(steps, warmup)) / span)) if warmup and span else eps
+
+    return answer  # fmt: skip
+
+
+def _reshaped(shape: Callable[[float], float]) -> Callable[..., float]:
+    """Return a schedule that makes something else, in units of eps, of the share of the growth, step / (warmup * steps)."""
+    return lambda step, steps, eps, warmup: eps * shape(step / (warmup * steps)) if warmup else eps
+
+
+def _misscheduled(got: Tensor, right: Tensor, step: list[int], steps: int, eps: float, warmup: float) -> str:
+    i = ((got - right).abs() > 1e-6).int().argmax()
+    return f"with steps = {steps}, eps = {eps:.4g} and warmup = {warmup}, step {step[i]} has the radius {got[i]:.4g}; right is {right[i]:.4g}."
+
+
+def _remembers_nothing(answer: Callable) -> None:
+    for step in (9, 2, 5, 0):
+        got, right = (_radii(function, step, 12, 0.2, 0.5) for function in (answer, _eps_schedule))
+        what = f"step {step} after a later one has the radius {got.item():.4g}; right is {right.item():.4g}."
+        expect(close(got, right, 1e-6), what, "Compute the radius from the arguments alone, and keep nothing between two calls.")  # fmt: skip
+
+
+ROUNDED = "The number of growing steps is warmup * steps as it is, which need not be whole: int(…), round(…) and // change it, or make 0 of it."
+DIVIDED = "The radius needs the exact quotient: / divides, // drops the fraction. And no int(…) around it."
+OFF_BY_ONE = (
+    "You are one step off: steps count from 0, so that step 0 has the radius 0 and step warmup * steps has eps."
+)
+Exercise(
+    "eps_schedule",
+    reference=_eps_schedule,
+    cases=[
+        Case("starts at 0 and grows by the same amount in every step", [partial(_plan, 20, 0.3, 0.4, list(range(8)))], "While it grows, the radius is a share of eps: the share of the growing steps that lie behind."),
+        Case("reaches eps at the step warmup * steps, and stays there", [partial(_plan, 30, 0.25, 0.4)], "From the step warmup * steps on, the radius is eps."),
+        Case("needs no whole numbers", [partial(_plan, *plan) for plan in ((3, 0.3, 0.2), (9, 0.1, 0.3), (30, 8 / 255, 0.05), (11, 1, 0.75))], ROUNDED),
+        Case("warmup = 0 means eps from the start, and warmup = 1 growth to the end", [partial(_plan, *plan) for plan in ((12, 0.2, 0.0), (12, 0.2, 1.0), (1, 0.2, 0.0))], "Without a warm-up the growth is over in step 0, and with warmup = 1 it is never over."),
+        Property("has no memory: a step gives the same in any order", _remembers_nothing),
+        Case("works for trainings of any length", [partial(_plan, 5000, 0.07, 0.3, [0, 1, 2, 749, 1499, 1500, 1501, 4999])], mistakes.ONLY_ARGUMENTS.format("all numbers")),
+    ],
+    mistakes=[
+        Mistake("There is no warm-up: the radius is eps from the start. It grows from 0 over the first steps.", lambda step, steps, eps, warmup: eps),
+        Mistake("The radius is 0 all the time. " + DIVIDED, lambda step, steps, eps, warmup: 0.0),
+        Mistake("The radius jumps from 0 to eps. It grows by the same amount in every step. " + DIVIDED, _reshaped(lambda share: share >= 1)),
+        Mistake(DIVIDED, _reshaped(lambda share: share // 1)),
+        Mistake("Without a warm-up the radius is eps in every step, not 0.", lambda step, steps, eps, warmup: _eps_schedule(step, steps, eps, warmup) if warmup else 0.0),
+        Mistake("The radius goes on growing beyond eps. It stops there.", _reshaped(lambda share: share)),
+        Mistake("The radius never is below eps. Is it max in place of min, or are the two cases swapped?", _reshaped(lambda share: max(1.0, share))),
+        Mistake("You grow over the whole training. The growth ends at the step warmup * steps.", _growing(lambda steps, warmup: steps), _growing(lambda steps, warmup: steps - 1), lambda step, steps, eps, warmup: eps * step / steps),
+        Mistake("You divide by warmup alone, which is a share of the training: the growth ends at the step warmup * steps. And mind the brackets.", _growing(lambda steps, warmup: warmup)),
+        Mistake(OFF_BY_ONE, *(_growing(lambda steps, warmup, more=more: warmup * steps + more, lambda steps, warmup, since=since: since) for more, since in ((0, -1), (-1, 0), (1, 0), (0, 1), (1, -1), (-1, 1)))),
+        Mistake("Divide by the number of growing steps, which is a share of steps, not of steps - 1.", _growing(lambda steps, warmup: warmup * (steps - 1))),
+        Mistake(ROUNDED, *(_growing(lambda steps, warmup, whole=whole, least=least: max(least, whole(warmup * steps))) for whole in (math.floor, round, math.ceil) for least in (0, 1))),
+        Mistake("warmup is the share of the steps in which the radius grows. You let it grow for the rest, 1 − warmup.", _growing(lambda steps, warmup: (1 - warmup) * steps)),
+        Mistake("You wait for the warm-up and grow after it. It grows during the first steps, and then stays.", _growing(lambda steps, warmup: (1 - warmup) * steps, lambda steps, warmup: warmup * steps)),
+        Mistake("The radius shrinks. It grows from 0 to eps.", _reshaped(lambda share: max(0.0, 1 - share))),
+        Mistake("You multiply by warmup. Divide: at the step warmup * steps the radius is eps.", lambda step, steps, eps, warmup: eps * warmup * step / steps, lambda step, steps, eps, warmup: eps if step >= warmup * steps else eps * warmup * step / steps),
+        Mistake("Mind the brackets: a / b * c multiplies by c.", lambda step, steps, eps, warmup: eps if step >= warmup * steps else eps * step / warmup * steps),
+        Mistake("After the warm-up the radius falls back to 0. It stays at eps.", _reshaped(lambda share: share if share < 1 else 0.0)),
+        Mistake("After the warm-up the radius stays where it was a step before. It is eps.", lambda step, steps, eps, warmup: _eps_schedule(min(step, max(0, math.ceil(warmup * steps) - 1)), steps, eps, warmup)),
+        Mistake("That is the share of eps. Multiply by eps.", lambda step, steps, eps, warmup: _eps_schedule(step, steps, 1.0, warmup), lambda step, steps, eps, warmup: eps if step >= warmup * steps else step / (warmup * steps)),
+        Mistake("You stop the share at eps. Stop it at 1, then multiply by eps.", lambda step, steps, eps, warmup: min(eps, step / (warmup * steps)) if warmup else eps, lambda step, steps, eps, warmup: min(eps, step / steps)),
+        Mistake("The growth is not linear: every step adds the same amount.", *(_reshaped(lambda share, bent=bent: bent(min(1.0, share))) for bent in (lambda s: s**2, lambda s: s**0.5, lambda s: (1 - math.cos(math.pi * s)) / 2))),
+    ],
+    like="step",
+    typical=partial(_plan, 10, 0.2, 0.5, asked=3),
+    returns="one number",
+    observe=_radii,
+    happened=_misscheduled,
+    tolerance=1e-6,
+    library=(Adversary.at,),
+).register()  # fmt: skip
+
+
+# --- most_masked ------------------------------------------------------------------------------------------------------
 
 
 TRANSFER, ONE_STEP, MANY_STEPS, RESTARTS = "transfer", "FGSM", "PGD-40", "PGD-40 x 5"
 BY_STRENGTH = [TRANSFER, ONE_STEP, MANY_STEPS, RESTARTS]  # each of them could do all that the ones before it do
+BLACK_BOX, NO_RESTARTS = "a black box beats every attack on the gradient", "restarts do less well than none"
 KINDS = {
-    "a black box beats every attack on the gradient": (0.45, 0.83, 0.8, 0.79),
+    BLACK_BOX: (0.45, 0.83, 0.8, 0.79),
     "FGSM is beaten by transfer, and PGD is not": (0.5, 0.86, 0.1, 0.04),
     "more steps do less well than one": (0.7, 0.42, 0.76, 0.4),
-    "restarts do less well than none": (0.7, 0.4, 0.2, 0.55),
-    "it adds up over two steps of the ladder": (0.3, 0.44, 0.58, 0.56),
+    NO_RESTARTS: (0.7, 0.4, 0.2, 0.55),
+    "the rise goes over two attacks": (0.3, 0.44, 0.58, 0.56),
 }
-_UNMASKED = (
+OTHERS = (
     (0.6, 0.15, 0.0, 0.0),  # undefended: the lowest accuracy
     (0.95, 0.93, 0.91, 0.9),  # robust: the highest under every attack
     (0.94, 0.92, 0.06, 0.02),  # the longest way from FGSM to PGD, and none of it backwards
+    (0.66, 0.6, 0.78, 0.75),  # slightly masked, by steps
+    (0.58, 0.74, 0.3, 0.28),  # slightly masked, by transfer
+    (0.5, 0.66, 0.2, 0.38),  # slightly masked, and twice
+    (0.2, 0.14, 0.01, 0.07),  # slightly masked, though seven times as much is left
 )
-_SLIGHTLY_MASKED = ((0.66, 0.6, 0.78, 0.75), (0.58, 0.74, 0.3, 0.28))  # once by steps and once by transfer
-_NAMES = ("none", "FGSM", "FGSM + start", "PGD-3", "free", "half and half")
+NAMES = ("none", "FGSM", "FGSM + start", "PGD-3", "free", "half and half", "label smoothing", "two branches")
 
 
-def _table(kind: str, seed: int) -> tuple[pd.DataFrame, str]:
-    """Return accuracies, trained on × attacked with, in no order, and the name of the masked row."""
+@cache
+def _table(kind: str, seed: int, others: int = len(OTHERS)) -> pd.DataFrame:
+    """Return accuracies, trained on × attacked with, in no order; one row is masked most, in this way."""
     draw = random.Random(f"{kind} {seed}")
-    names = draw.sample(_NAMES, len(_NAMES))
-    rows = [KINDS[kind], *_UNMASKED, *_SLIGHTLY_MASKED]
+    names = draw.sample(NAMES, 1 + others)
+    rows = [KINDS[kind], *draw.sample(OTHERS, others)]
     noise = [[0.97 + 0.02 * draw.random(), *(v + 0.015 * draw.random() for v in row)] for row in rows]
     table = pd.DataFrame(noise, index=names, columns=["clean", *BY_STRENGTH])
-    shuffled = table.loc[draw.sample(names, len(names)), draw.sample(list(table.columns), len(table.columns))]
-    return shuffled, names[0]
+    return table.loc[draw.sample(names, len(names)), draw.sample(list(table.columns), len(table.columns))]
 
 
-def _masking(table: pd.DataFrame, names: list[str]) -> pd.Series:
-    """Return by how much, in each row, a later attack leaves more accuracy than an earlier one."""
-    ladder = table[names]
-    return (ladder - ladder.cummin(axis=1)).max(axis=1)
+def _tables(kind: str, others: int = len(OTHERS)) -> tuple[list[pd.DataFrame]]:
+    """Return the argument of several calls."""
+    return ([_table(kind, seed, others) for seed in range(3)],)
 
 
-def _masking_mistakes() -> list[tuple[Callable[[pd.DataFrame], Any], str]]:
-    """Return rules by which a wrong row is chosen, and what to say about them."""
-    low = "A low accuracy is a weak model, honestly measured. Compare the attacks of one row with each other."
-    high = "A high accuracy may be earned. Compare the attacks of one row with each other."
-    gap = "It is no sign of masking that a stronger attack does better: every undefended model shows it. Look for a stronger attack that does worse, and leaves more accuracy than a weaker one."
-    use_all = "Compare all pairs of attacks: each with all that know less, from transfer over FGSM and PGD-40 to PGD-40 x 5."  # fmt: skip
-    stands = "You take the columns as they stand. Their order means nothing here: bring them into the order transfer, FGSM, PGD-40, PGD-40 x 5."
-    return [
-        (lambda t: t.min(axis=1).idxmin(), low),
-        (lambda t: t[ONE_STEP].idxmax(), high),
-        (lambda t: t[TRANSFER].idxmax(), high),
-        (lambda t: t["clean"].idxmin(), "The accuracy without an attack says nothing about the attacks. " + use_all),
-        (lambda t: t["clean"].idxmax(), "The accuracy without an attack says nothing about the attacks. " + use_all),
-        (lambda t: t[TRANSFER].idxmin(), "The row in which transfer does best need not be masked: compare it with the other attacks on the same model."),
-        (lambda t: (t[ONE_STEP] - t[RESTARTS]).idxmax(), gap),
-        (lambda t: _masking(t, BY_STRENGTH).idxmin(), "You take the row that is masked least: idxmax, not idxmin."),
-        (lambda t: _masking(t, BY_STRENGTH[1:]).idxmax(), "You leave out transfer: a black box that does better than an attack on the gradient is the clearest sign of all."),
-        (lambda t: (t[RESTARTS] - t[TRANSFER]).idxmax(), "You compare transfer with the strongest attack only. " + use_all),
-        (lambda t: (t[BY_STRENGTH[1:]].min(axis=1) - t[TRANSFER]).idxmax(), "You compare transfer with the best of the others only. FGSM alone may be beaten by transfer, even if PGD is not. " + use_all),
-        (lambda t: (t[ONE_STEP] - t[TRANSFER]).idxmax(), "You compare FGSM with transfer only. " + use_all),
-        (lambda t: (t[MANY_STEPS] - t[ONE_STEP]).idxmax(), "You compare PGD with FGSM only. " + use_all),
-        (lambda t: t[BY_STRENGTH].diff(axis=1).max(axis=1).idxmax(), "You compare each attack with the next weaker one only. A rise in two small steps is as large: compare with the best of all weaker ones."),
-        (lambda t: _masking(t, list(t.columns)).idxmax(), stands),
-        (lambda t: _masking(t, [c for c in t.columns if c != "clean"]).idxmax(), stands),
-        (lambda t: next(name for name in t.index if _masking(t, BY_STRENGTH)[name] > 0.05), "You take the first row that is masked at all. Take the one that is masked most."),
-        (lambda t: t.index[0], "You always take the first row."),
-        (lambda t: t.index[-1], "You always take the last row."),
-    ]  # fmt: skip
+def _row_names(answer: Callable, matrix: pd.DataFrame | list[pd.DataFrame]) -> tuple[str, ...]:
+    """Return the row that an answer finds in this table, or in each of these."""
+    tables = matrix if isinstance(matrix, list) else [matrix]
+    return tuple(_as_row_name(call_with_copies(answer, table.copy()), table) for table in tables)
 
 
-@exercise("most_masked", takes="(matrix)")
-def _most_masked(answer: Callable) -> Iterator[str]:
-    tables = [(kind, *_table(kind, seed)) for kind in KINDS for seed in range(4)]
+def _as_row_name(value: Any, table: pd.DataFrame) -> str:
+    """Return value if it is the name of a row."""
+    hint = "Return the name of one row, as .idxmax() gives it."
+    if isinstance(value, pd.Series | pd.DataFrame | pd.Index | np.ndarray | list | tuple):
+        hint = "That is more than one value. Return the name of one row: .idxmax() of one number for each row."
+    elif isinstance(value, int | np.integer):
+        hint = "That is the place of a row. Return its name: matrix.index[place], or .idxmax() in place of .argmax()."
+    elif isinstance(value, float):
+        hint = "That is a number of the table. Return the name of its row: .idxmax() in place of .max()."
+    elif isinstance(value, str) and value in table.columns:
+        hint = "That is a column. Work along each row, with axis=1, so that one number for each row is left."
+    shown = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+    expect(isinstance(value, str) and value in table.index, f"it returned {shown}.", hint)
+    return value
 
-    yield "returns the name of a row"
-    names = []
-    for _, table, _ in tables:
-        name = call_with_copies(answer, table.copy())
-        names.append(name)
-        kind = type(name).__name__
-        hint = "Return the name of one row, as .idxmax() gives it."
-        if isinstance(name, pd.Series | pd.DataFrame | pd.Index | list | tuple):
-            hint = "That is more than one value. Return the name of one row: .idxmax() of one number for each row."
-        elif isinstance(name, int | np.integer):
-            hint = "That is the place of a row. Return its name: matrix.index[place], or .idxmax() in place of .argmax()."  # fmt: skip
-        elif isinstance(name, float):
-            hint = "That is a number of the table. Return the name of its row: .idxmax() in place of .max()."
-        elif isinstance(name, str) and name in table.columns:
-            hint = "That is a column. Work along each row, with axis=1, so that one number for each row is left."
-        shown = f"{name!r}" if isinstance(name, str) else f"a {kind}"
-        expect(isinstance(name, str) and name in table.index, f"it returned {shown}.", hint)
 
-    def why() -> str:
-        if len(set(names)) == 1:
-            return "You return the same name for every table. What a row is called says nothing: find it by its numbers."  # fmt: skip
-        hint = "For each row: the accuracy under an attack minus the lowest under those that know less. The largest such difference of the row counts."
-        rules = ((rule, said) for rule, said in _masking_mistakes() if [rule(t) for _, t, _ in tables] == names)
-        return next((said for _, said in rules), hint)
+def _leaves_the_table(answer: Callable) -> None:
+    mine = _table(BLACK_BOX, 0).copy()
+    before = mine.copy()
+    call_with_copies(answer, mine)
+    hint = "Whoever called you still needs it: work on a part of it, or on matrix.copy()."
+    expect(mine.equals(before), "your function changed the table in place.", hint)
 
-    for kind in KINDS:
-        yield f"finds the masked row: {kind}"
-        for (of, table, right), name in zip(tables, names, strict=True):
-            if of == kind:
-                rows = {n: ", ".join(f"{c} {100 * table.loc[n, c]:.0f} %" for c in BY_STRENGTH) for n in (right, name)}
-                shown = "; ".join(f"{n} has {row}" for n, row in rows.items())
-                expect(name == right, f"you found {name}, and masked most is {right}: {shown}.", why)
 
-    yield "leaves the table as it was"
-    for _, table, _ in tables[:2]:
-        mine = table.copy()
-        call_with_copies(answer, mine)
-        what = "your function changed the table in place."
-        expect(mine.equals(table), what, "Whoever called you still needs it: work on matrix[[…]] or on matrix.copy().")
+def _misfound(got: tuple, right: tuple, matrix: list[pd.DataFrame]) -> str:
+    table, name, masked = next(found for found in zip(matrix, got, right, strict=True) if found[1] != found[2])
+    rows = (f"{n} has " + ", ".join(f"{c} {100 * table.loc[n, c]:.0f} %" for c in BY_STRENGTH) for n in (masked, name))
+    return f"you found {name}, and masked most is {masked}: {'; '.join(rows)}."
+
+
+def _one_name(got: tuple, right: tuple, matrix: list[pd.DataFrame]) -> str:
+    same = "You return the same name for every table. What a row is called says nothing: find it by its numbers."
+    return same if len(set(got)) == 1 else ""
+
+
+def _rises(table: pd.DataFrame, names: list[str] = BY_STRENGTH) -> pd.DataFrame:
+    """Return how much more accuracy each attack leaves than the best of those before it."""
+    return table[names] - table[names].cummin(axis=1)
+
+
+def _most_masked(matrix: pd.DataFrame) -> str:
+    accuracies = matrix[BY_STRENGTH].to_numpy()
+    rises = accuracies - np.minimum.accumulate(accuracies, axis=1)
+    return matrix.index[rises.max(axis=1).argmax()]
+
+
+def _most(number: Callable[[pd.DataFrame], pd.Series]) -> Callable[[pd.DataFrame], str]:
+    """Return an answer that takes the row of which this number is largest."""
+    return lambda matrix: number(matrix).idxmax()
+
+
+LOW = "A low accuracy is a weak model, honestly measured. Compare the attacks of one row with each other."
+HIGH = "A high accuracy may be earned. Compare the attacks of one row with each other."
+GAP = "It is no sign of masking that a stronger attack does better: every undefended model shows it. Look for a stronger attack that does worse, and leaves more accuracy than a weaker one."
+ALL_PAIRS = "Compare all pairs of attacks: each with all that know less, from transfer over FGSM and PGD-40 to PGD-40 x 5."  # fmt: skip
+UNSORTED = "You take the columns as they stand. Their order means nothing here: bring them into the order transfer, FGSM, PGD-40, PGD-40 x 5."
+SUM = "You add up the rises of a row, or count them. Only the largest counts, from one attack to one that can do more."
+Exercise(
+    "most_masked",
+    reference=_most_masked,
+    cases=[
+        *(Case(f"finds the masked row: {kind}", [partial(_tables, kind)], "For each row: how much more accuracy does an attack leave than the best of those that know less? The largest such difference of the row counts.") for kind in KINDS),
+        Property("leaves the table as it was", _leaves_the_table),
+        Case("works for tables of another size", [partial(_tables, NO_RESTARTS, others=3), partial(_tables, BLACK_BOX, others=1)], mistakes.ONLY_ARGUMENTS.format("the names and the number of rows")),
+    ],
+    mistakes=[
+        Mistake(LOW, *(_most(lambda t, n=n: -n(t)) for n in (lambda t: t.min(axis=1), lambda t: t[BY_STRENGTH].mean(axis=1), lambda t: t[RESTARTS], lambda t: t[MANY_STEPS], lambda t: t[ONE_STEP]))),
+        Mistake(HIGH, *(_most(n) for n in (lambda t: t.min(axis=1), lambda t: t[BY_STRENGTH].mean(axis=1), lambda t: t[ONE_STEP], lambda t: t[TRANSFER]))),
+        Mistake("The accuracy without an attack says nothing about the attacks. " + ALL_PAIRS, _most(lambda t: t["clean"]), _most(lambda t: -t["clean"])),
+        Mistake("The row in which transfer does best need not be masked: compare it with the other attacks on the same model.", _most(lambda t: -t[TRANSFER])),
+        Mistake(GAP, *(_most(n) for n in (lambda t: t[ONE_STEP] - t[RESTARTS], lambda t: t[ONE_STEP] - t[MANY_STEPS], lambda t: t["clean"] - t[BY_STRENGTH].min(axis=1), lambda t: t[BY_STRENGTH].max(axis=1) - t[BY_STRENGTH].min(axis=1), lambda t: _rises(t, BY_STRENGTH[::-1]).max(axis=1), lambda t: t[BY_STRENGTH].diff(axis=1).abs().max(axis=1), lambda t: -t[BY_STRENGTH].diff(axis=1).min(axis=1)))),
+        Mistake("You take the row that is masked least: idxmax, not idxmin.", _most(lambda t: -_rises(t).max(axis=1))),
+        Mistake("You leave out transfer: a black box that does better than an attack on the gradient is the clearest sign of all.", _most(lambda t: _rises(t, BY_STRENGTH[1:]).max(axis=1))),
+        Mistake("You leave out PGD-40 x 5: restarts that do less well than none are a sign of masking, too.", _most(lambda t: _rises(t, BY_STRENGTH[:-1]).max(axis=1))),
+        Mistake("You compare transfer with the strongest attack only. " + ALL_PAIRS, _most(lambda t: t[RESTARTS] - t[TRANSFER])),
+        Mistake("You compare transfer with the best of the others only. FGSM alone may be beaten by transfer, even if PGD is not. " + ALL_PAIRS, _most(lambda t: t[BY_STRENGTH[1:]].min(axis=1) - t[TRANSFER])),
+        Mistake("You compare the others with transfer only. " + ALL_PAIRS, _most(lambda t: t[BY_STRENGTH[1:]].max(axis=1) - t[TRANSFER])),
+        Mistake("You compare the strongest attack with the others only. " + ALL_PAIRS, _most(lambda t: _rises(t)[RESTARTS])),
+        Mistake("You compare FGSM with transfer only. " + ALL_PAIRS, _most(lambda t: t[ONE_STEP] - t[TRANSFER])),
+        Mistake("You compare PGD with FGSM only. " + ALL_PAIRS, _most(lambda t: t[MANY_STEPS] - t[ONE_STEP])),
+        Mistake("You compare each attack with the next weaker one only. A rise in two small steps is as large: compare with the best of all weaker ones.", _most(lambda t: t[BY_STRENGTH].diff(axis=1).max(axis=1))),
+        Mistake(SUM, *(_most(n) for n in (lambda t: _rises(t).sum(axis=1), lambda t: t[BY_STRENGTH].diff(axis=1).clip(lower=0).sum(axis=1), lambda t: (_rises(t) > 0).sum(axis=1), lambda t: (t[BY_STRENGTH].diff(axis=1) > 0).sum(axis=1)))),
+        Mistake("You take the rise in proportion to what is left. Asked for is the difference of two accuracies.", _most(lambda t: (t[BY_STRENGTH] / t[BY_STRENGTH].cummin(axis=1)).max(axis=1)), _most(lambda t: (_rises(t) / t[BY_STRENGTH]).max(axis=1))),
+        Mistake("You compare each attack with the worst of those that know less. Compare it with the best of them: the one that leaves least.", _most(lambda t: (t[BY_STRENGTH] - t[BY_STRENGTH].cummax(axis=1).shift(axis=1)).max(axis=1))),
+        Mistake(UNSORTED, _most(lambda t: _rises(t, list(t.columns)).max(axis=1)), _most(lambda t: _rises(t, [c for c in t.columns if c != "clean"]).max(axis=1)), _most(lambda t: t.diff(axis=1).max(axis=1))),
+        Mistake("You take the first row that is masked at all. Take the one that is masked most.", lambda t: next(name for name, rise in _rises(t).max(axis=1).items() if rise > 0), _most(lambda t: _rises(t).max(axis=1) > 0.05)),
+        Mistake("You always take the first row.", lambda t: t.index[0]),
+        Mistake("You always take the last row.", lambda t: t.index[-1]),
+    ],
+    like="matrix",
+    typical=lambda: (_table(BLACK_BOX, 1, others=3),),
+    returns="the name of a row",
+    observe=_row_names,
+    happened=_misfound,
+    explain=_one_name,
+).register()  # fmt: skip
