@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import attacks
 from ..training import Adversary
 from . import inputs, mistakes
 from .engine import exercise, expect
@@ -30,10 +31,10 @@ from .properties import (
     close,
     diagnose_mistake,
     expect_close,
-    expect_in_box,
     in_both_modes,
     loss_gradient,
     no_side_effects,
+    percent_off,
     strong_pixels,
     with_hint,
 )
@@ -266,150 +267,6 @@ def _mixed_loss(answer: Callable) -> Iterator[str]:
     holds(ONLY_ARGUMENTS)
 
 
-# FGSM from a random start
-
-
-class _RandomTask(NamedTuple):
-    """What FGSM from a random start is given."""
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    eps: float
-    step_size: float
-
-
-def _random_task(n: int, shape: tuple[int, ...], classes: int, eps: float, step_size: float, low: float) -> _RandomTask:
-    model = inputs.unsaturated_network(shape, classes)
-    x, y = inputs.labelled_images(model, n, shape, low)
-    return _RandomTask(model, x.clamp(0, 1), y, eps, step_size)
-
-
-def _run_seeded(answer: Callable, task: _RandomTask, seed: int = 0) -> Tensor:
-    """Return what the answer gives after the global random streams were seeded."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 (the stream that an answer may draw from)
-    return as_tensor_like(call_with_copies(answer, *task), task.x)
-
-
-def _why_not_uniform(u: Tensor) -> str:
-    """Return what is wrong with starts u (N, ...), in units of eps, that should be uniform in [−1, 1]; or nothing."""
-    draw = "eps * (2 * torch.rand_like(x) - 1) is uniform from −eps to eps."
-    flat = u.flatten(1)
-    if (flat.std(1) == 0).all():
-        return "All pixels of an image move by the same number. Draw one for each pixel: torch.rand_like(x)."
-    if close(flat[0], flat[1], 1e-4):
-        return "All images get the same noise. Draw one number for each pixel of each image: torch.rand_like(x)."
-    if (u.abs() > 0.999).all():
-        return "Every pixel starts at −eps or at eps: only the corners of the ball, or noise larger than it. " + draw
-    if u.min() >= -1e-3 or u.max() <= 1e-3:
-        return "Your start is one-sided: torch.rand gives numbers from 0 to 1. " + draw
-    if u.abs().max() <= 0.51:
-        return "Your start fills only half of the ball's width: torch.rand(…) − 0.5 ends at 0.5. " + draw
-    height = torch.linspace(-1, 1, u.numel() + 1)
-    ordered = u.flatten().sort().values
-    apart = torch.maximum((ordered - height[1:]).abs(), (ordered - height[:-1]).abs()).max().item() / 2
-    # Kolmogorov's test, n about 3,000: a right answer exceeds this less than once in a million times.
-    return f"The start is not uniform in the ball (torch.randn is not). {draw}" if apart > 0.05 else ""
-
-
-def _start_mistakes(task: _RandomTask, start: Tensor) -> Mistakes:
-    model, x, y, eps, step_size = task
-
-    def step(since: Tensor = start, labels: Tensor = y, **mistake: Any) -> Tensor:
-        return project(gradient_step(model, since, labels, step_size, **mistake), x, eps)
-
-    prediction = mistakes.OWN_PREDICTION.format("y")
-    yield from (
-        (start, "You take no step: add step_size times the sign of the gradient to the start."),
-        (step(at=x), "You take the gradient at x. Take it at the random start, where the step begins."),
-        (step(x), "The random start takes no part in the step: gradient and step both begin there."),
-        (step(x, at=start), "You take the gradient at the random start, but step from x. The step begins at the start."),
-        *wrong_steps(step, (mistakes.WRONG_SIGN, "wrong sign"), (mistakes.NO_SIGN, "no sign", "no sign, batch mean")),
-        (step(scale=eps), "The step has the size step_size, which is in pixel units already. You multiply it by eps."),
-        *with_hint(prediction, step(labels=model(start).argmax(1)), step(labels=model(x).argmax(1))),
-        *wrong_steps(step, (mistakes.SOFTMAX_TWICE.format("adv"), "softmax twice")),
-        *wrong_steps(step, (mistakes.NO_LOG_SOFTMAX.format("adv"), "no log-softmax")),
-    )  # fmt: skip
-
-
-def _agrees_after_start(answer: Callable, task: _RandomTask, what: str, hint: str, reach: float = math.inf) -> None:
-    """Refuse images that are not one right step from the start, in the pixels that start within reach of x."""
-    start, adv = _run_seeded(answer, task._replace(step_size=0.0)), _run_seeded(answer, task)
-    gradient = loss_gradient(task.model, start, task.y)
-    part = strong_pixels(gradient) & ((start - task.x).abs() < reach)
-    right = project(start + task.step_size * gradient.sign(), task.x, task.eps)
-    off = 100 * ((adv - right).abs() > 1e-5)[part].float().mean().item()
-    wrongs = ((wrong[part], why) for wrong, why in _start_mistakes(task, start))
-    expect_close(adv[part], right[part], f"{what}{off:.0f} % of the pixels are not where they should be.", hint, wrongs)
-
-
-def _starts_at_random(answer: Callable, task: _RandomTask) -> Iterator[str]:
-    """The properties of the start alone, which a step of size 0 shows."""
-    yield "starts at a random point, another in every call"
-    still = task._replace(step_size=0.0)
-    first, other, again = (_run_seeded(answer, still, seed) for seed in (1, 2, 1))
-    what = "with step_size = 0, which shows the start alone, "
-    hint = "There is no random start: begin at x plus eps * (2 * torch.rand_like(x) - 1)."
-    expect(not close(first, task.x, 1e-4), what + "the images come back as they were.", hint)
-    hint = "Do not seed in your function: torch.rand draws other numbers in every call by itself."
-    expect(not close(first, other, 1e-4), what + "two calls give the same images.", hint)
-    hint = "Draw with torch.rand or torch.rand_like: torch.manual_seed then makes a training repeatable."
-    expect(close(first, again), what + "two calls after the same torch.manual_seed differ.", hint)
-
-    yield "the start is uniform in the ball"
-    grey = _random_task(4, (1, 28, 28), inputs.CLASSES, 0.2, 0.0, low=0.5)
-    start = _run_seeded(answer, grey)
-    u = (start - grey.x) / grey.eps
-    hint = _why_not_uniform(u)
-    if hint and close(start, _run_seeded(answer, grey._replace(step_size=0.1)), 1e-4):
-        hint = mistakes.SAME_FOR_EVERY.format("step_size")
-    what += f"the pixels of grey images moved by {u.min():.2f}·eps to {u.max():.2f}·eps, {100 * (u.abs() > 0.999).float().mean():.0f} % of them by ±eps."
-    expect(not hint, what, hint)
-
-
-@exercise("fgsm_rs_step", takes="(model, x, y, eps, step_size)")
-def _fgsm_rs_step(answer: Callable) -> Iterator[str]:
-    yield "returns new images like x"
-    task = _random_task(6, inputs.SHAPE, inputs.CLASSES, 0.2, 0.05, low=0.3)
-    _run_seeded(answer, task)
-
-    yield from _starts_at_random(answer, task)
-
-    yield "takes one signed step of step_size, uphill from the start"
-    what = f"from the start, which the same call with step_size = 0 gives, with step_size = {task.step_size}: "
-    hint = "The gradient of F.cross_entropy(model(start), y) with respect to start, then start + step_size times its sign. Draw one start, and use it for both."
-    _agrees_after_start(answer, task, what, hint, reach=task.eps - task.step_size)
-
-    yield "never ends farther than eps from x"
-    task = task._replace(eps=0.1, step_size=0.125)
-    farthest = (_run_seeded(answer, task) - task.x).abs().max()
-    what = f"with eps = 0.1 and step_size = 0.125 a pixel is {farthest:.3g} away from x."
-    hint = "A step from near the edge leaves the ball. Put the image back after the step: x + (adv - x).clamp(-eps, eps)."  # fmt: skip
-    expect(farthest <= 0.1 + 1e-6, what, hint)
-    hint = "Clamp the change adv - x to [-eps, eps] after the step, and leave alone what is inside."
-    _agrees_after_start(answer, task, "with eps = 0.1 and step_size = 0.125 ", hint)
-
-    yield "stays inside [0, 1], with the start and with the step"
-    task = _random_task(6, inputs.SHAPE, inputs.CLASSES, 0.2, 0.15, low=-0.1)
-    expect_in_box(_run_seeded(answer, task), "After the ball comes the box: end with .clamp(0, 1).")
-    hint = "You clip to [0, 1] only at the end, and the network sees a start that is no image. Clip the start as well, before the gradient."
-    _agrees_after_start(answer, task, "for images with black and white pixels ", hint)
-
-    yield "eps = 0 changes nothing"
-    adv = _run_seeded(answer, task._replace(eps=0.0))
-    hint = "A ball of radius 0 holds x alone: put the image back into the ball after the step."
-    expect(close(adv, task.x, 1e-6), "with eps = 0 the images change.", hint)
-
-    yield "works for other sizes of images and numbers of classes"
-    task = _random_task(5, inputs.OTHER_SHAPE, inputs.OTHER_CLASSES, 0.06, 0.05, low=0.2)
-    what = f"for images of shape {inputs.OTHER_SHAPE} and {inputs.OTHER_CLASSES} classes "
-    _agrees_after_start(answer, task, what, ONLY_ARGUMENTS)
-
-    yield "leaves no trace on the model and on x"
-    in_both_modes(answer, "model x y eps step_size", *task)
-
-
 # Two branches
 
 
@@ -604,6 +461,175 @@ def _branch_step(answer: Callable) -> Iterator[str]:
     yield "works for other sizes of images and numbers of classes"
     task = _branch_task(5, inputs.OTHER_SHAPE, inputs.OTHER_CLASSES, 0.06)
     holds(ONLY_ARGUMENTS)
+
+
+# --- fgsm_rs_step -----------------------------------------------------------------------------------------------------
+
+
+def _random_start(x: Tensor, eps: float) -> Tensor:
+    return (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+
+
+def _rs(
+    *, start: Callable = _random_start, at: Callable | None = None, size: Callable | None = None,
+    labels: Callable | None = None, put: Callable = project, **mistake: Any,
+) -> Callable[..., Tensor]:  # fmt: skip
+    """Return an answer that makes mistakes.
+
+    Args:
+        start: from x and eps. at: where the gradient is taken, from x and eps.
+        size: of the step, from eps and step_size. labels: from the model, x and the start.
+        put: puts images back, from them, x and eps. mistake: keywords of `gradient_step`.
+    """
+
+    def answer(model: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float) -> Tensor:
+        begin = start(x, eps)
+        y = labels(model, x, begin) if labels else y
+        step_size = size(eps, step_size) if size else step_size
+        step = gradient_step(model, begin, y, step_size, at=at(x, eps) if at else None, **mistake)
+        return put(step, x, eps)
+
+    return answer
+
+
+def _fgsm_rs_step(model: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float) -> Tensor:
+    return _rs()(model, x, y, eps, step_size)
+
+
+def _random_images(
+    eps: float, step_size: float, n: int = 4, sizes: tuple = (inputs.SHAPE, inputs.CLASSES), low: float = 0.3, blind: int = 0
+) -> tuple[Any, ...]:  # fmt: skip
+    """Return what the step is given: n images with pixels in [low, 1 - low]; the model does not see the first `blind`."""
+    model = inputs.unsaturated_network(*sizes)
+    x, y = inputs.labelled_images(model, n, sizes[0], low)
+    model[1].weight.data[:, :blind] = 0.0
+    return model, x.clamp(0, 1), y, eps, step_size
+
+
+def _run(answer: Callable, seed: int, model: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float) -> Tensor:
+    """Return what an answer gives after torch's random stream was seeded."""
+    torch.manual_seed(seed)
+    return as_tensor_like(call_with_copies(answer, model, x, y, eps, step_size), x)
+
+
+def _start_and_images(answer: Callable, *arguments: Any) -> dict[str, Tensor]:
+    """Return an answer's start, which a step of size 0 shows, and its images."""
+    return {"the start": _run(answer, 0, *arguments[:-1], 0.0), "the images": _run(answer, 0, *arguments)}
+
+
+def _stepped(
+    start: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float
+) -> tuple[Tensor, Tensor]:
+    """Return where the right step leads from an answer's own start, and for which pixels rounding has no say in that."""
+    gradient = loss_gradient(model, start, y)
+    clear = strong_pixels(gradient) | (gradient == 0)
+    return project(start + step_size * gradient.sign(), x, eps), clear  # fmt: skip
+
+
+def _steps_from_its_start(got: dict[str, Tensor], right: Any, *arguments: Any) -> bool:
+    wanted, clear = _stepped(got["the start"], *arguments)
+    return close(got["the images"][clear], wanted[clear])
+
+
+def _misstepped(got: dict[str, Tensor], right: Any, model: nn.Module, x: Tensor, y: Tensor, *sizes: float) -> str:
+    start, adv = got.values()
+    wanted, _ = _stepped(start, model, x, y, *sizes)
+    moved, reach = (adv - start).abs(), (adv - x).abs().max()
+    return (
+        "with eps = {:.3g} and step_size = {:.3g} ".format(*sizes)
+        + f"{percent_off(adv, wanted):.0f} % of the pixels are not where they should be: from the start, which the same call with step_size = 0 gives, they moved by up to {moved.max():.3g}, and are up to {reach:.3g} away from x; the values go from {adv.min():.3g} to {adv.max():.3g}."
+    )
+
+
+def _starts_at_random(answer: Callable) -> None:
+    """Refuse a start that is x, or that torch.manual_seed does not decide."""
+    task = _random_images(0.2, 0.0)
+    first, other, again = (_run(answer, seed, *task) for seed in (1, 2, 1))
+    what = "with step_size = 0, which shows the start alone, "
+    hint = "There is no random start, or the step does not begin there: it begins at a random point of the ball, and not at x."
+    expect(not close(first, task[1], 1e-4), what + "the images come back as they were.", hint)
+    hint = "Do not seed in your function: torch.rand draws other numbers in every call by itself."
+    expect(not close(first, other, 1e-4), what + "two calls give the same images.", hint)
+    hint = "Draw with torch.rand or torch.rand_like: torch.manual_seed then makes a training repeatable."
+    expect(close(first, again), what + "two calls after the same torch.manual_seed differ.", hint)
+
+
+def _starts_uniformly(answer: Callable) -> None:
+    """Refuse a start that is not uniform in the ball."""
+    task = _random_images(0.2, 0.0, sizes=((1, 28, 28), inputs.CLASSES), low=0.5)
+    start = _run(answer, 0, *task)
+    u = start / 0.2 - GREY
+    hint = next((said for wrong, said in STARTS if wrong(u)), "")
+    if hint and close(start, _run(answer, 0, *task[:-1], 0.1), 1e-4):
+        hint = mistakes.SAME_FOR_EVERY.format("step_size")
+    what = f"with step_size = 0 the pixels of grey images moved by {u.min():.2f}·eps to {u.max():.2f}·eps, {100 * (u.abs() > 0.999).float().mean():.0f} % of them by ±eps or more."
+    expect(not hint, what, hint)
+
+
+def _far_from_uniform(u: Tensor) -> bool:
+    """Tell whether numbers are not uniform in [−1, 1], by Kolmogorov's test."""
+    height = torch.linspace(-1, 1, u.numel() + 1)
+    ordered = u.flatten().sort().values
+    apart = torch.maximum((ordered - height[1:]).abs(), (ordered - height[:-1]).abs()).max().item() / 2
+    return apart > 0.05  # with n = 3,136 a right answer exceeds this less than once in a million times
+
+
+GREY = 2.5  # the pixels of grey images, in units of eps
+DRAW = "torch.rand draws from 0 to 1: double that, shift it to −1 … 1, and multiply by eps."
+STARTS: list[tuple[Callable[[Tensor], Any], str]] = [  # what is wrong with starts (N, ...), in units of eps
+    (lambda u: (u + GREY).abs().max() < 1.001, mistakes.CHANGE_ALONE.format("")),
+    (lambda u: u.flatten(1).std(1).max() == 0, "All pixels of an image move by the same number. Draw one for each pixel: torch.rand_like(x)."),
+    (lambda u: close(u[0], u[1], 1e-4), "All images get the same noise. Draw one number for each pixel of each image: torch.rand_like(x)."),
+    (lambda u: (u.abs() > 0.999).all(), "Every pixel starts at −eps or at eps: only the corners of the ball, or noise larger than it. " + DRAW),
+    (lambda u: u.min() >= -1e-3 or u.max() <= 1e-3, "Your start is one-sided. " + DRAW),
+    (lambda u: u.abs().max() <= 0.51, "Your start fills only half of the ball's width: torch.rand(…) − 0.5 ends at 0.5. " + DRAW),
+    (_far_from_uniform, "The start is not uniform in the ball (torch.randn is not). " + DRAW),
+]  # fmt: skip
+AT_START = "Gradient and step both begin at the random start, which is drawn once."
+TOO_FAR = (
+    "A step from near the edge leaves the ball. Put the image back after the step: its change from x has the limit eps."
+)
+Exercise(
+    "fgsm_rs_step",
+    reference=_fgsm_rs_step,
+    cases=[
+        Property("starts at a random point, another in every call", _starts_at_random),
+        Property("the start is uniform in the ball", _starts_uniformly),
+        Case("takes one signed step of step_size, uphill from the start", [partial(_random_images, 0.2, 0.0004)], AT_START + " Only the sign of the gradient counts, and step_size is the size of the step."),
+        Case("never ends farther than eps from x", [partial(_random_images, 0.1, 0.125)], TOO_FAR + " What is inside stays where it is."),
+        Case("stays inside [0, 1], with the start and with the step", [partial(_random_images, 0.2, 0.15, n=6, low=-0.1)], "Clip the start to [0, 1], before the gradient is taken, and the result, after the ball."),
+        Case("leaves a pixel at its start that the loss does not depend on", [partial(_random_images, 0.2, 0.05, blind=9)], "Where the gradient is 0, its sign is 0, too: the pixel stays at its start."),
+        Case("eps = 0 changes nothing", [partial(_random_images, 0.0, 0.15, low=-0.1)], "A ball of radius 0 holds x alone: put the image back into the ball after the step."),
+        Case("works for other sizes of images and numbers of classes, and for one image", [partial(_random_images, 0.06, 0.05, n=n, sizes=(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES), low=0.2) for n in (5, 1)], mistakes.FROM_MODEL),
+    ],
+    mistakes=[
+        Mistake("You take no step: add step_size times the sign of the gradient to the start.", _rs(scale=0)),
+        Mistake(mistakes.WRONG_SIGN, _rs(scale=-1)),
+        Mistake("You take the gradient at x. Take it at the random start, where the step begins.", _rs(at=lambda x, eps: x)),
+        Mistake("You draw twice, and take the gradient at another point than that at which the step begins. " + AT_START, _rs(at=_random_start)),
+        Mistake("The step has the size step_size, which is in pixel units already. You multiply it by eps.", _rs(size=lambda eps, step_size: eps * step_size)),
+        Mistake("Your step has twice the size. It is step_size.", _rs(scale=2)),
+        Mistake("Your step has half the size. It is step_size.", _rs(scale=0.5)),
+        *mistakes.sign_mistakes(_rs, "step_size"),
+        Mistake(mistakes.OWN_PREDICTION.format("y"), _rs(labels=lambda model, x, start: model(start).argmax(1)), _rs(labels=lambda model, x, start: model(x).argmax(1))),
+        *mistakes.loss_mistakes(_rs, "y", "start")[2:],
+        Mistake(TOO_FAR, _rs(put=lambda adv, x, eps: adv.clamp(0, 1)), _rs(put=lambda adv, x, eps: adv)),
+        Mistake(mistakes.WIDE_BALL, _rs(put=lambda adv, x, eps: project(adv, x, 2 * eps))),
+        Mistake("Put the image back into the ball around x, not around the start.", lambda model, x, y, eps, step_size: (lambda start: project(gradient_step(model, start, y, step_size), start, eps))(_random_start(x, eps))),
+        Mistake("A pixel that would leave the ball goes to its edge: do not take it back to x, and do not refuse the step.", _rs(put=lambda adv, x, eps: torch.where((adv - x).abs() > eps, x, adv).clamp(0, 1))),
+        Mistake("After the ball comes the box: clip the result to [0, 1], at both ends.", _rs(put=lambda adv, x, eps: x + (adv - x).clamp(-eps, eps)), *(_rs(put=lambda adv, x, eps, box=box: (x + (adv - x).clamp(-eps, eps)).clamp(**box)) for box in ({"min": 0}, {"max": 1}))),
+        Mistake("You clip to [0, 1] only at the end, and the network sees a start that is no image. Clip the start as well, before the gradient.", _rs(start=lambda x, eps: x + eps * (2 * torch.rand_like(x) - 1))),
+        Mistake("You never clip to [0, 1]: neither the start nor the result.", _rs(start=lambda x, eps: x + eps * (2 * torch.rand_like(x) - 1), put=lambda adv, x, eps: x + (adv - x).clamp(-eps, eps))),
+        Mistake("Where the gradient is 0, its sign is 0, too: the pixel stays at its start.", _rs(move=lambda g: torch.where(g > 0, 1.0, -1.0)), _rs(move=lambda g: torch.where(g < 0, -1.0, 1.0))),
+    ],
+    untouched=("model", "x", "y"),
+    typical=partial(_random_images, 0.2, 0.05),
+    observe=_start_and_images,
+    accepts=_steps_from_its_start,
+    happened=_misstepped,
+    random=True,
+    library=(attacks.fgsm_rs,),
+).register()  # fmt: skip
 
 
 # --- eps_schedule -----------------------------------------------------------------------------------------------------
