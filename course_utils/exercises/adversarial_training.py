@@ -1,14 +1,14 @@
-"""Checks of chapter 05: the losses of adversarial training, its one-step attack, and how its results are read."""
+"""Exercises of chapter 05: the losses of adversarial training, its one-step attack, and how its results are read."""
 
 from __future__ import annotations
 
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,35 +16,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import attacks
+from .. import attacks, models
 from ..training import Adversary
 from . import inputs, mistakes
-from .engine import exercise, expect
+from .engine import expect
 from .error_hints import CheckFailed
 from .exercise import Case, Exercise, Property
-from .mistakes import Mistake, gradient_step, project, softmax_twice, wrong_steps
+from .mistakes import Mistake, gradient_step, project
 from .properties import (
-    Mistakes,
     as_number,
     as_tensor_like,
     call_with_copies,
     close,
-    diagnose_mistake,
-    expect_close,
-    in_both_modes,
     loss_gradient,
     no_side_effects,
-    percent_off,
     strong_pixels,
-    with_hint,
 )
 
-ONLY_ARGUMENTS = mistakes.ONLY_ARGUMENTS.format("everything")
 SEES_EVAL = "The attack looks at the network in evaluation mode, the losses keep the mode it came in. attacks.fgsm switches and switches back by itself; by hand: model.eval() before your attack, model.train(mode) after it, mode = model.training."
 LEFT_IN_EVAL = "The model was still in evaluation mode, from the attack, when a loss was computed: switch back right after it."  # fmt: skip
+THROWN_AWAY = "In training mode every pass moves batch norm's running statistics, also one whose result you throw away. Call the model once for each loss."
+WRONG_AND_SURE = "Where the network is very sure, a probability is rounded to 0, and its logarithm is infinite: use F.cross_entropy, which takes logits."
 
 
-# Losses of a training step
+# --- losses of a training step ----------------------------------------------------------------------------------------
 
 
 def _as_loss(value: Any) -> Tensor:
@@ -57,48 +52,10 @@ def _as_loss(value: Any) -> Tensor:
     shape = tuple(value.shape)
     hint = "Return one number: the mean over the images. Leave out reduction='none', and do not return the images."
     expect(value.numel() == 1, f"it returned a tensor of shape {shape}.", hint)
-    expect(value.isfinite().all(), f"the loss is {value.item()}.", "Look for a logarithm of 0 or a division by 0.")
+    expect(value.isfinite().all(), f"the loss is {value.item()}.", WRONG_AND_SURE)
     hint = "Compute both losses without torch.no_grad(), .detach(), .item() or torch.tensor(…) on the way."
     expect(value.requires_grad, "the loss has no gradient graph: a training step could not differentiate it.", hint)
     return value
-
-
-def _fgsm(
-    model: nn.Module, x: Tensor, y: Tensor, eps: float, *, training: bool = False, clip: bool = True, **mistake: Any
-) -> Tensor:
-    """Return FGSM's images, made in evaluation mode; each keyword makes one mistake, others as in `gradient_step`."""
-    # On a copy: in training mode the attack would move batch norm's statistics.
-    adv = gradient_step(copy.deepcopy(model).train(training), x, y, eps, **mistake)
-    return adv.clamp(0, 1) if clip else adv
-
-
-def _other_attacks(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Mistakes:
-    """Images of one step that are not FGSM's, and what to say about them."""
-    step = partial(_fgsm, model, x, y, eps)
-    yield from (
-        (step(training=True), SEES_EVAL),
-        *wrong_steps(
-            step,
-            ("Your adversarial images walk downhill: the attack adds the signed step.", "wrong sign"),
-            ("Your images are not FGSM's: you step along the gradient itself. Take its sign.", "no sign", "no sign, batch mean"),
-        ),
-        (step(clip=False), "Clip the adversarial images to [0, 1]: there is nothing blacker than 0 or whiter than 1."),
-        (_fgsm(model, x, y, 1.0), "Your step has the size 1: multiply the sign by eps."),
-        *wrong_steps(step, ("Your step has the size 2·eps. It is eps.", "step twice")),
-        *wrong_steps(step, ("Your step has half the size. It is eps.", "half a step")),
-        *wrong_steps(step, ("You attack the model's own prediction. Use the y that was passed in.", "own prediction")),
-        *wrong_steps(step, ("In the attack: " + mistakes.SOFTMAX_TWICE.format("adv"), "softmax twice")),
-        ((x + eps).clamp(0, 1), "Every pixel moved the same way. Take the sign of the gradient with respect to x, not of the loss."),
-        (_fgsm(model, x.flip(0), y.flip(0), eps), "The adversarial images stand in another order than the labels."),
-    )  # fmt: skip
-
-
-def _parameter_gradient(loss: Tensor, model: nn.Module) -> Tensor:
-    """Return the gradient of all parameters as one vector."""
-    parameters = list(model.parameters())
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
-    pairs = zip(parameters, gradients, strict=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs])
 
 
 def _leaves(loss: Tensor) -> set[Tensor]:
@@ -115,352 +72,309 @@ def _leaves(loss: Tensor) -> set[Tensor]:
     return leaves
 
 
-def _with_model(answer: Callable, model: nn.Module, *rest: Any) -> Tensor:
-    """Return the loss that the answer gives for this very model, and not for a copy."""
-    return _as_loss(call_with_copies(lambda *others: answer(model, *others), *rest))
-
-
-def _differentiates(loss: Tensor, model: nn.Module, right: Tensor, clean: Tensor, adversarial: Tensor) -> None:
-    """Refuse a loss of the right value whose gradient is another; the last three are vectors as from `_parameter_gradient`."""
-    images = _leaves(loss) - set(model.parameters())
-    hint = "For the training step the adversarial images are data like any other: detach them, adv = adv.detach()."
-    expect(not images, "loss.backward() would also go through the attack, back to the images.", hint)
-    slope = _parameter_gradient(loss, model)
-    off = ((slope - right).norm() / right.norm()).item()
-    cut = "The {} loss counts in the value, but not in the gradient: no .item(), .detach() or torch.no_grad() around it."  # fmt: skip
-    wrongs = ((clean, cut.format("adversarial")), (adversarial, cut.format("clean")))
-    what = f"the value is right, and the gradient of the parameters is {100 * off:.0f} % off."
-    hint = "Both losses are computed from model(…) with its graph; only the images are detached."
-    expect_close(slope, right, what, hint, wrongs, 1e-4)
-
-
-class _FixedDropout(nn.Module):
-    """Leaves out every third hidden unit in training mode: dropout without chance."""
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        kept = torch.arange(hidden.shape[1]) % 3 > 0
-        return hidden * kept * 1.5 if self.training else hidden
-
-
-class _MixTask(NamedTuple):
-    """What the loss of half clean, half adversarial images is given."""
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    eps: float
-    mix: float
-
-
-def _mix_task(n: int, shape: tuple[int, ...], classes: int, mix: float, low: float = 0.3) -> _MixTask:
-    *layers, last = inputs.unsaturated_network(shape, classes)
-    model = nn.Sequential(*layers, _FixedDropout(), last).eval()
-    x, y = inputs.labelled_images(model, n, shape, low)
-    return _MixTask(model, x.clamp(0, 1), y, 0.1, mix)
-
-
-def _two_losses(task: _MixTask) -> tuple[Tensor, Tensor]:
-    model, x, y, eps, _ = task
-    return F.cross_entropy(model(x), y), F.cross_entropy(model(_fgsm(model, x, y, eps)), y)
-
-
-def _mixed_reference(task: _MixTask) -> Tensor:
-    clean, adversarial = _two_losses(task)
-    return (1 - task.mix) * clean + task.mix * adversarial
-
-
-def _mix_mistakes(task: _MixTask, earlier: _MixTask | None) -> Mistakes:
-    """What goes wrong in the mixed loss; `earlier` is what the answer was given in the call before."""
-    model, x, y, eps, mix = task
-    clean, adversarial = _two_losses(task)
-    adv = _fgsm(model, x, y, eps)
-    count, weigh = len(x), "The loss is (1 − mix) times the clean one plus mix times the adversarial one."
-
-    def loss_of(images: Tensor, *, training: bool = model.training, labels: Tensor = y) -> Tensor:
-        return F.cross_entropy(copy.deepcopy(model).train(training)(images), labels)
-
-    def mixed(c: Tensor, a: Tensor) -> Tensor:
-        return (1 - mix) * c + mix * a
-
-    yield from (
-        (mixed(adversarial, clean), "The weights are swapped: mix belongs to the adversarial images. " + weigh),
-        (clean, "The adversarial images take no part. " + weigh),
-        (adversarial, "The clean images take no part. " + weigh),
-        (clean + adversarial, "You add the two losses. " + weigh),
-        ((clean + adversarial) / 2, "You take half of each, whatever mix is. " + weigh),
-        *with_hint("The clean loss has the weight 1 − mix, so that the weights add up to 1.", clean + mix * adversarial, mix * (clean + adversarial)),
-        ((1 - mix) * clean + adversarial, "The adversarial loss has the weight mix, so that the weights add up to 1."),
-        (mixed(clean, adversarial) / 2, "The weights add up to 1 already: no further division by 2."),
-        (count * mixed(clean, adversarial), "You sum over the images. The loss is a mean: F.cross_entropy takes it by itself."),
-        (mixed(clean, adversarial) / count, "F.cross_entropy takes the mean by itself: do not divide by the number of images again."),
-        (loss_of(x + mix * (adv - x)), "You mix the images. Mix the two losses: F.cross_entropy of each kind of images, then the weighted mean."),
-        (F.cross_entropy(mixed(model(x), model(adv)), y), "You mix the logits. Mix the two losses."),
-        (mixed(clean, loss_of(adv, labels=model(adv).argmax(1))), "The adversarial images keep the labels y of the images they were made from."),
-        (-mixed(clean, adversarial), "The sign is wrong: training makes the loss smaller, and only the attack makes it larger."),
-        (mixed(softmax_twice(model(x), y, "mean"), softmax_twice(model(adv), y, "mean")), mistakes.SOFTMAX_TWICE.format("adv")),
-        (mixed(F.nll_loss(model(x), y), F.nll_loss(model(adv), y)), mistakes.NO_LOG_SOFTMAX.format("adv")),
-    )  # fmt: skip
-    yield from ((mixed(clean, loss_of(images)), hint) for images, hint in _other_attacks(model, x, y, eps))
-    for c, a in ((False, False), (True, False), (False, True)):
-        yield mixed(loss_of(x, training=c), loss_of(adv, training=a)), LEFT_IN_EVAL
-    if earlier is not None:
-        old = _fgsm(earlier.model, earlier.x, earlier.y, eps)
-        stale = "Your adversarial images are those of an earlier call. Make them anew in every step: for these images, and for the network as it is now."
-        yield from with_hint(stale, mixed(clean, loss_of(old, labels=earlier.y)), mixed(clean, loss_of(old)))
-
-
-@exercise("mixed_loss", takes="(model, x, y, eps, mix)")
-def _mixed_loss(answer: Callable) -> Iterator[str]:
-    task, earlier = _mix_task(6, inputs.SHAPE, inputs.CLASSES, 0.5), None
-
-    def holds(hint: str, setting: str = "") -> None:
-        """Refuse a loss of another value than the right one."""
-        got = _as_loss(call_with_copies(answer, *task)).item()
-        clean, adversarial = _two_losses(task)
-        what = f"{setting}with mix = {task.mix} your loss is {got:.4g}, and right is {_mixed_reference(task).item():.4g}: that of the clean images is {clean.item():.4g}, that of FGSM's images {adversarial.item():.4g}."
-        expect(close(got, _mixed_reference(task)), what, lambda: why(got, hint))
-
-    def why(got: float, otherwise: str) -> str:
-        between = task._replace(mix=0.4)  # where each mistake gives a loss of its own
-        other = _as_loss(call_with_copies(answer, *between)).item()
-        hint = diagnose_mistake(other, _mix_mistakes(between, earlier), "")
-        return hint or diagnose_mistake(got, _mix_mistakes(task, earlier), otherwise)
+NORMS = {"2": "batch norm", "2.main": "the main branch", "2.auxiliary": "the auxiliary branch"}  # in a model
+USES_GRAD = "Leave .backward() to whoever called you: it adds to every p.grad. Return the loss itself, and for the attack ask for one gradient alone: torch.autograd.grad(loss, x)."
+
+
+def _loss(answer: Callable, model: nn.Module, *rest: Any) -> dict[str, Any]:
+    """Return the loss that an answer gives, what a training step does with it, and what became of the network."""
+    mine = copy.deepcopy(model)
+    loss = _as_loss(call_with_copies(lambda *others: answer(mine, *others), *rest))
+    parameters = list(mine.parameters())
+    used = any(p.grad is not None and p.grad.any() for p in parameters)
+    expect(not used, "your function left gradients on the model's parameters.", USES_GRAD)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True, materialize_grads=True)
+    norms = ((name, m) for name, m in mine.named_modules() if isinstance(m, nn.BatchNorm1d))
+    return {
+        "the loss": loss.item(),
+        "its gradient": torch.cat([g.flatten() for g in gradients]),
+        "the number of tensors beside the parameters that backward would reach": len(_leaves(loss) - {*parameters}),
+        **{f"the number of batches that {NORMS[name]} has seen": int(m.num_batches_tracked) for name, m in norms},
+        "the branch to which the layers are set afterwards": getattr(mine[2], "branch", ""),
+        "the number of modules left in another mode": sum(m.training != model.training for m in mine.modules()),
+    }
+
+
+def _fgsm(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, *,
+    training: bool = False, clip: dict[str, float] | None = None, **mistake: Any,
+) -> Tensor:  # fmt: skip
+    """Return FGSM's images, made in evaluation mode; each keyword makes one mistake, others as in `gradient_step`."""
+    # On a copy: in training mode the attack would move batch norm's statistics.
+    adv = gradient_step(copy.deepcopy(model).train(training), x, y, eps, **mistake)
+    return adv.clamp(0, 1) if clip is None else adv.clamp(**clip) if clip else adv
+
+
+def _attached(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    return (x.clone().requires_grad_() + _fgsm(model, x, y, eps, clip={}) - x).clamp(0, 1)
+
+
+def _two_losses(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, *, attack: Callable = _fgsm, loss: Callable = F.cross_entropy, labels: Callable | None = None,
+    modes: tuple[bool, bool] = (True, True), through: Callable[[str], AbstractContextManager] = nullcontext,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the loss of clean images and that of adversarial ones; each keyword makes one mistake.
+
+    Args:
+        model, x, y, eps: of the exercise. attack: makes the images. loss: from logits and labels.
+        labels: of adversarial images, from their logits. modes: whether the two losses keep the mode in which the model
+            came, or are computed in evaluation mode.
+        through: returns what "made", "clean" and "adversarial" images go through.
+    """
+    mode = model.training
+    with through("made"):
+        adv = attack(model, x, y, eps)
+    with through("clean"):
+        clean = loss(model.train(mode and modes[0])(x), y)
+    with through("adversarial"):
+        logits = model.train(mode and modes[1])(adv)
+    model.train(mode)
+    return clean, loss(logits, labels(logits) if labels else y)
+
+
+def _attack_mistakes(step: Callable[..., Callable]) -> list[Mistake]:
+    """Return what goes wrong in the adversarial images, and in each of the losses.
+
+    Args:
+        step: takes keywords of `_two_losses`, and returns an answer to the exercise that makes their mistake.
+    """
+
+    def by(*attacks: Callable, **mistake: Any) -> list[Callable]:
+        return [step(attack=attack) for attack in attacks or [partial(_fgsm, **mistake)]]
+
+    def with_probabilities(logarithm: Callable[[Tensor], Tensor]) -> Callable:
+        return step(loss=lambda logits, y: F.nll_loss(logarithm(logits.softmax(1)), y))
+
+    def left_in_eval(answer: Callable) -> Callable:
+        return lambda model, *rest: (answer(model, *rest), model.eval())[0]
+
+    return [
+        Mistake(SEES_EVAL, *by(lambda model, *rest: gradient_step(model, *rest).clamp(0, 1), lambda model, *rest: gradient_step(model.train(), *rest).clamp(0, 1), lambda model, *rest: _fgsm(model, *rest, training=model.training), partial(_fgsm, training=True))),
+        Mistake(LEFT_IN_EVAL, *(f for modes in ((False, False), (True, False), (False, True)) for f in (step(modes=modes), left_in_eval(step(modes=modes))))),
+        Mistake(THROWN_AWAY, *by(lambda model, x, *rest: (model(x), _fgsm(model, x, *rest))[1], lambda model, *rest: (model(_fgsm(model, *rest)), _fgsm(model, *rest))[1])),
+        Mistake("For the training step the adversarial images are data like any other: detach them.", *by(_attached)),
+        Mistake("Your adversarial images walk downhill: the attack adds the signed step.", *by(scale=-1)),
+        Mistake("Your images are not FGSM's: you step along the gradient itself. Take its sign.", *(f for move in (lambda g: g, lambda g: g / len(g), mistakes.l2_normalized, mistakes.max_normalized) for f in by(move=move))),
+        Mistake("Clip the adversarial images to [0, 1], at both ends: there is nothing blacker than 0 or whiter than 1.", *(f for clip in ({}, {"min": 0}, {"max": 1}) for f in by(clip=clip))),
+        Mistake("Your step has the size 1: multiply the sign by eps.", *by(lambda model, x, y, eps: _fgsm(model, x, y, 1.0))),
+        Mistake("Your step has the size 2·eps. It is eps.", *by(scale=2)),
+        Mistake("Your step has half the size. It is eps.", *by(scale=0.5)),
+        Mistake("You attack the model's own prediction. Use the y that was passed in.", *by(loss=mistakes.of_prediction)),
+        Mistake("In the attack: " + mistakes.SOFTMAX_TWICE.format("adv"), *by(loss=mistakes.softmax_twice)),
+        Mistake("In the attack you differentiate the logit of y alone, not the loss.", *by(loss=F.nll_loss), *by(loss=F.nll_loss, scale=-1)),
+        Mistake("Every pixel moved the same way. Take the sign of the gradient with respect to x, not of the loss.", *by(lambda model, x, y, eps: (x + eps).clamp(0, 1))),
+        Mistake("The adversarial images stand in another order than the labels.", *by(lambda *given: _fgsm(*given).flip(0))),
+        Mistake("The adversarial images keep the labels y of the images they were made from.", step(labels=lambda logits: logits.argmax(1))),
+        Mistake("You sum over the images. The loss is a mean: F.cross_entropy takes it by itself.", step(loss=partial(F.cross_entropy, reduction="sum"))),
+        Mistake("F.cross_entropy takes the mean by itself: do not divide by the number of images again.", step(loss=lambda logits, y: F.cross_entropy(logits, y) / len(y))),
+        Mistake(mistakes.SOFTMAX_TWICE.format("adv"), step(loss=lambda logits, y: mistakes.softmax_twice(logits, y, "mean"))),
+        Mistake(mistakes.NO_LOG_SOFTMAX.format("adv"), step(loss=F.nll_loss)),
+        Mistake(WRONG_AND_SURE, with_probabilities(torch.log), *(with_probabilities(lambda p, tiny=tiny: (p + tiny).log()) for tiny in (1e-12, 1e-8)), *(with_probabilities(lambda p, tiny=tiny: p.clamp_min(tiny).log()) for tiny in (1e-12, 1e-8))),
+    ]  # fmt: skip
+
+
+def _batch_norm(features: int, seed: int = 0) -> nn.BatchNorm1d:
+    """Return a batch norm whose running statistics are far from those of a batch."""
+    norm, generator = nn.BatchNorm1d(features), torch.Generator().manual_seed(seed)
+    nn.init.uniform_(norm.weight, 0.3, 1.5, generator=generator)
+    nn.init.normal_(norm.bias, 0, 0.5, generator=generator)
+    nn.init.normal_(norm.running_mean, 0, 1.0, generator=generator)
+    nn.init.uniform_(norm.running_var, 0.5, 4.0, generator=generator)
+    return norm
+
+
+def _task(
+    norm: Callable[[int], nn.Module], last: Any, eps: float = 0.1, n: int = 8, sizes: tuple = (inputs.SHAPE, inputs.CLASSES),
+    training: bool = False, sure: bool = False, seed: int = 309,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Return a model with batch norm, n images of these sizes, many of their pixels black or white, labels, eps and last.
+
+    Args:
+        norm: makes the batch norm, from the number of features. training: the mode.
+        sure: the model is wrong, and so sure of it that a probability is rounded to 0. seed: of the weights.
+    """
+    network = inputs.unsaturated_network(*sizes, seed)
+    flatten, linear, tanh, logits = network
+    x, y = inputs.black_and_white_images(network, n, sizes[0])
+    model = nn.Sequential(flatten, linear, norm(linear.out_features), tanh, logits).eval()
+    if sure:
+        logits.weight.data *= 80
+        y = model(x).argmin(1)
+    return model.train(training), x, y, eps, last
+
+
+def _leaves_the_model(task: Callable[[], tuple]) -> Property:
+    # In training mode batch norm's statistics change, as they should.
+    return Property("leaves no trace on the model", lambda answer: no_side_effects(answer, "model _ _ _ _", *task()))
+
+
+# --- mixed_loss -------------------------------------------------------------------------------------------------------
+
+
+def _mixed(combine: Callable = lambda c, a, mix: (1 - mix) * c + mix * a, **mistake: Any) -> Callable[..., Tensor]:
+    """Return an answer that combines the losses in another way, or makes mistakes of `_two_losses`."""
+    return lambda model, x, y, eps, mix: combine(*_two_losses(model, x, y, eps, **mistake), mix)
 
-    yield "returns one number that a training step can differentiate"
-    _as_loss(call_with_copies(answer, *task))
-
-    yield "mix = 0 gives the mean loss of the clean images"
-    task = task._replace(mix=0.0)
-    holds("Start from F.cross_entropy(model(x), y), which is a mean over the images.")
 
-    yield "mix = 1 gives the mean loss of FGSM's images"
-    earlier, task = task, _mix_task(6, inputs.SHAPE, inputs.CLASSES, 1.0, low=-0.05)  # with black and with white pixels
-    holds("adv = attacks.fgsm(model, x, y, eps), then F.cross_entropy(model(adv), y).")
-
-    yield "in between it weighs the clean loss by 1 − mix and the adversarial one by mix"
-    for mix in (0.5, 0.3):
-        task = task._replace(mix=mix)
-        holds("(1 - mix) * clean + mix * adversarial, of the two losses above.")
-
-    yield "leaves no trace on the model and on x"
-    in_both_modes(answer, "model x y eps mix", *task)
-
-    yield "the attack sees the network in evaluation mode, the losses in the mode it came in"
-    task = task._replace(model=task.model.train())
-    holds(SEES_EVAL, "in training mode ")
-
-    yield "makes its images anew, for every batch and for the network as it is"
-    reinitialised = copy.deepcopy(task.model)
-    nn.init.normal_(reinitialised[1].weight, 0, 1.5, generator=torch.Generator().manual_seed(1))
-    for change, other in (("batch", {"x": task.x.flip(-1)}), ("network", {"model": reinitialised})):
-        earlier, task = task, task._replace(**other)
-        holds(ONLY_ARGUMENTS, f"for another {change} ")
-
-    yield "its gradient is that of both losses, and does not go through the attack"
-    loss = _with_model(answer, *task)
-    clean, adversarial = (_parameter_gradient(part, task.model) for part in _two_losses(task))
-    clean, adversarial = (1 - task.mix) * clean, task.mix * adversarial
-    _differentiates(loss, task.model, clean + adversarial, clean, adversarial)
-
-    yield "works for other sizes of images and numbers of classes"
-    task, earlier = _mix_task(5, inputs.OTHER_SHAPE, inputs.OTHER_CLASSES, 0.4)._replace(eps=0.06), None
-    holds(ONLY_ARGUMENTS)
-
-
-# Two branches
-
-
-class _TwoBranches(nn.Module):
-    """Stands in for dual batch norm."""
-
-    def __init__(self, features: int, generator: torch.Generator):
-        super().__init__()
-        self.main, self.auxiliary = nn.BatchNorm1d(features), nn.BatchNorm1d(features)
-        self.chosen = "main"
-        for norm in (self.main, self.auxiliary):
-            nn.init.uniform_(norm.weight, 0.3, 1.5, generator=generator)
-            nn.init.normal_(norm.bias, 0, 0.5, generator=generator)
-            nn.init.normal_(norm.running_mean, 0, 1.0, generator=generator)
-            nn.init.uniform_(norm.running_var, 0.5, 4.0, generator=generator)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return getattr(self, self.chosen)(x)
-
-
-@contextmanager
-def _branch(model: nn.Module, name: str) -> Iterator[nn.Module]:
-    """Do for these networks what `models.branch` does for the course's."""
-    if name not in ("main", "auxiliary"):
-        raise ValueError(f"the branch must be 'main' or 'auxiliary', got {name!r}.")
-    layer = model[2]
-    before, layer.chosen = layer.chosen, name
-    try:
-        yield model
-    finally:
-        layer.chosen = before
-
-
-class _BranchTask(NamedTuple):
-    """What a step on two branches is given."""
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    eps: float
-    branch: Callable[[nn.Module, str], AbstractContextManager] = _branch
-
-
-def _branch_task(n: int, shape: tuple[int, ...], classes: int, eps: float) -> _BranchTask:
-    flatten, first, tanh, last = inputs.unsaturated_network(shape, classes)
-    layer = _TwoBranches(first.out_features, torch.Generator().manual_seed(classes))
-    x, y = inputs.labelled_images(inputs.unsaturated_network(shape, classes), n, shape)
-    return _BranchTask(nn.Sequential(flatten, first, layer, tanh, last).eval(), x, y, eps)
-
-
-def _through(model: nn.Module, name: str, x: Tensor) -> Tensor:
-    with _branch(model, name):
-        return model(x)
-
-
-class _BranchLosses(NamedTuple):
-    """The two losses of a step, and the network after it."""
-
-    clean: Tensor
-    adversarial: Tensor
-    model: nn.Module
-
-
-def _branch_losses(
-    task: _BranchTask,
-    clean: str = "main",
-    made: str = "auxiliary",
-    adversarial: str = "auxiliary",
-    adv: Tensor | None = None,
-) -> _BranchLosses:
-    """Return the right losses, or those of other branches or of other adversarial images."""
-    model, y = copy.deepcopy(task.model), task.y
-    with _branch(model, made):
-        adv = _fgsm(model, task.x, y, task.eps) if adv is None else adv
-    of_adv, of_x = (F.cross_entropy(_through(model, name, v), y) for name, v in ((adversarial, adv), (clean, task.x)))
-    return _BranchLosses(of_x, of_adv, model)
-
-
-def _mean_loss(halves: _BranchLosses) -> Tensor:
-    return (halves.clean + halves.adversarial) / 2
-
-
-def _branch_mistakes(task: _BranchTask) -> Mistakes:
-    model, (x, y, eps) = copy.deepcopy(task.model), task[1:4]
-    clean, adversarial, _ = _branch_losses(task)
-    own = "Clean images go through the main branch, adversarial ones are made and trained on through the auxiliary one."
-    unset = "The layers keep the branch they were set to, which need not be the main one: choose it, with branch(model, 'main')."
-    start = model[2].chosen
-    if start == "auxiliary":
-        yield _mean_loss(_branch_losses(task, clean="auxiliary")), unset
-    yield from (
-        (_mean_loss(_branch_losses(task, "auxiliary", "main", "main")), "The branches are swapped. " + own),
-        (_mean_loss(_branch_losses(task, "auxiliary", "auxiliary", "main")), "The losses have swapped branches. " + own),
-        (_mean_loss(_branch_losses(task, made="main")), "You make the adversarial images through the main branch. They must fool the branch that is trained on them: put the attack inside with branch(model, 'auxiliary')."),
-        (_mean_loss(_branch_losses(task, adversarial="main")), "You make the images through the auxiliary branch, and train on them through the main one. Compute their loss inside the same with block."),
-        (_mean_loss(_branch_losses(task, made="main", adversarial="main")), "Everything goes through the main branch. " + own),
-        (_mean_loss(_branch_losses(task, clean="auxiliary")), "The clean images go through the auxiliary branch. " + own),
-        (_mean_loss(_branch_losses(task, clean="auxiliary", made="main")), "Both losses go through the auxiliary branch. " + own),
-        (clean + adversarial, "That is the sum of the two losses. Return their mean, half of each."),
-        (clean, "The adversarial images take no part: return the mean of both losses."),
-        (adversarial, "The clean images take no part: return the mean of both losses."),
-        (len(x) * (clean + adversarial) / 2, "You sum over the images. The loss is a mean: F.cross_entropy takes it by itself."),
-        ((clean + adversarial) / 4, "Half of each loss: you divide by two twice."),
-    )  # fmt: skip
-    with _branch(model, "auxiliary"):
-        others, adv = list(_other_attacks(model, x, y, eps)), _fgsm(model, x, y, eps)
-    yield from ((_mean_loss(_branch_losses(task, adv=images)), hint) for images, hint in others)
-    mixed = "You send both kinds of images through one branch at once. They have different statistics: one pass for each kind."
-    images, labels = torch.cat([x, adv]), torch.cat([y, y])
-    yield from ((F.cross_entropy(_through(model, name, images), labels), mixed) for name in ("main", "auxiliary"))
-    evaluated = _branch_losses(task._replace(model=copy.deepcopy(task.model).eval()))
-    yield from with_hint(LEFT_IN_EVAL, _mean_loss(evaluated), (clean + evaluated.adversarial) / 2)
-
-
-def _through_branches(answer: Callable, model: nn.Module, task: _BranchTask) -> Tensor:
-    """Return the answer's loss for this very model."""
-    try:
-        return _with_model(answer, model, *task[1:])
-    except ValueError as error:
-        what = "it asked a branch function of the notebook's own, which does not know this network."
-        hint = "Use the branch that is passed in, the last argument, and not models.branch."
-        expect("models.dual_batch_norm" not in str(error), what, hint)
-        raise
-
-
-def _sees_each_batch_once(model: nn.Module) -> None:
-    """Refuse a training step after which a branch's statistics were not moved by one batch."""
-    for name in ("main", "auxiliary"):
-        seen = int(getattr(model[2], name).num_batches_tracked)
-        what = f"in training mode the running statistics of the {name} branch were moved by {seen} batches; right is 1."
-        hint = f"In training mode every pass moves the running statistics of its branch, also one that is made for an attack or a prediction only. {SEES_EVAL}"
-        expect(seen == 1, what, hint if seen else LEFT_IN_EVAL)
-    what = "the model came in training mode, and your function left it, or a part of it, in evaluation mode."
-    hint = "Switch it back before you return: whoever called you is in the middle of training."
-    expect(all(m.training for m in model.modules()), what, hint)
-
-
-@exercise("branch_step", takes="(model, x, y, eps, branch)")
-def _branch_step(answer: Callable) -> Iterator[str]:
-    def step(given: _BranchTask) -> tuple[Tensor, nn.Module]:
-        """Return the answer's loss, and the model after it."""
-        model = copy.deepcopy(given.model)
-        return _through_branches(answer, model, given), model
-
-    def holds(hint: str, setting: str = "") -> None:
-        """Refuse a loss of another value than the right one."""
-        got, right = step(task)[0].item(), _branch_losses(task)
-        what = f"{setting}with eps = {task.eps} your loss is {got:.4g}, and right is {_mean_loss(right).item():.4g}: {right.clean.item():.4g} for the clean images through the main branch, {right.adversarial.item():.4g} for the adversarial ones through the auxiliary branch."
-        expect(close(got, _mean_loss(right)), what, lambda: why(got, hint))
-
-    def why(got: float, otherwise: str) -> str:
-        attacked = task._replace(eps=0.1)  # where each mistake gives a loss of its own
-        hint = diagnose_mistake(step(attacked)[0].item(), _branch_mistakes(attacked), "")
-        return hint or diagnose_mistake(got, _branch_mistakes(task), otherwise)
-
-    yield "returns one number that a training step can differentiate"
-    task = _branch_task(8, inputs.SHAPE, inputs.CLASSES, 0.0)
-    step(task)
-
-    yield "eps = 0: one loss through each branch, half of each"
-    hint = "with branch(model, 'main'): clean = F.cross_entropy(model(x), y); the same for 'auxiliary'; then the mean."
-    holds(hint)
-
-    yield "makes the adversarial images, and trains on them, through the auxiliary branch"
-    task = task._replace(eps=0.1)
-    hint = "Inside with branch(model, 'auxiliary'): adv = attacks.fgsm(model, x, y, eps), then F.cross_entropy(model(adv), y)."
-    holds(hint)
-
-    yield "whatever branch the layers are set to, which they have back afterwards"
-    for name in ("auxiliary", "main"):
-        task.model[2].chosen = name
-        holds(hint, f"with the layers set to {name}, ")
-        left = step(task)[1][2].chosen
-        what = f"the layers were set to {name}, and your function left them at {left}."
-        expect(left == name, what, "with branch(model, …): switches back at its end. Do not set the branch by hand.")
-
-    yield "leaves no trace on the model and on x"
-    no_side_effects(lambda *arguments: answer(*arguments, _branch), "model x y eps", *task[:4])
-
-    yield "each branch's running statistics see its own images, once; the attack moves none"
-    task = task._replace(model=task.model.train())
-    _sees_each_batch_once(step(task)[1])
-
-    yield "the attack sees the network in evaluation mode, the losses in the mode it came in"
-    holds(SEES_EVAL, "in training mode, ")
-
-    yield "its gradient is that of both losses, and does not go through the attack"
-    right, (loss, model) = _branch_losses(task), step(task)
-    clean, adversarial = (_parameter_gradient(part / 2, right.model) for part in (right.clean, right.adversarial))
-    _differentiates(loss, model, clean + adversarial, clean, adversarial)
-
-    yield "works for other sizes of images and numbers of classes"
-    task = _branch_task(5, inputs.OTHER_SHAPE, inputs.OTHER_CLASSES, 0.06)
-    holds(ONLY_ARGUMENTS)
+def _mixed_loss(model: nn.Module, x: Tensor, y: Tensor, eps: float, mix: float) -> Tensor:
+    return _mixed()(model, x, y, eps, mix)
+
+
+def _of_mixture(mixture: Callable) -> Callable[..., Tensor]:
+    """Return an answer with one loss, of what comes from the model, x, FGSM's images and mix."""
+    return lambda model, x, y, eps, mix: F.cross_entropy(mixture(model, x, _fgsm(model, x, y, eps), mix), y)
+
+
+def _in_one_pass(model: nn.Module, x: Tensor, y: Tensor, eps: float, mix: float) -> Tensor:
+    clean, adversarial = model(torch.cat([x, _fgsm(model, x, y, eps)])).split(len(x))
+    return (1 - mix) * F.cross_entropy(clean, y) + mix * F.cross_entropy(adversarial, y)
+
+
+_mix_task = partial(_task, _batch_norm)
+WEIGH = "The loss is (1 − mix) times the clean one plus mix times the adversarial one."
+CUT = "The {} loss counts in the value, but not in the gradient: no .item(), .detach() or torch.no_grad() around it."
+ANEW = "These images and labels alone count, and the network as it is now: make FGSM's images anew in every call."
+Exercise(
+    "mixed_loss",
+    reference=_mixed_loss,
+    cases=[
+        Case("mix = 0 gives the mean loss of the clean images, and its gradient", [partial(_mix_task, 0.0)], "Start from the cross-entropy of y and model(x), with x as it came: it is a mean over the images."),
+        Case("mix = 1 gives the mean loss of FGSM's images, and its gradient", [partial(_mix_task, 1.0, seed=310)], "The images are those of attacks.fgsm, and the labels stay. " + ANEW),
+        Case("in between it weighs the clean loss by 1 − mix and the adversarial one by mix", [partial(_mix_task, mix) for mix in (0.5, 0.3)], WEIGH),
+        _leaves_the_model(partial(_mix_task, 0.5)),
+        Case("in training mode the attack sees evaluation mode, and each kind of images has a pass of its own", [partial(_mix_task, 0.4, training=True)], "In training mode every pass through batch norm counts: one for each loss. " + SEES_EVAL),
+        Case("stays finite where the network is wrong and very sure", [partial(_mix_task, 0.4, sure=True)], WRONG_AND_SURE),
+        Case("works for other sizes of images and numbers of classes, and for one image", [partial(_mix_task, 0.4, 0.06, n, (inputs.OTHER_SHAPE, inputs.OTHER_CLASSES)) for n in (5, 1)], mistakes.FROM_MODEL),
+    ],
+    mistakes=[
+        Mistake("The weights are swapped: mix belongs to the adversarial images. " + WEIGH, _mixed(lambda c, a, mix: mix * c + (1 - mix) * a)),
+        Mistake("The adversarial images take no part. " + WEIGH, _mixed(lambda c, a, mix: c), _mixed(attack=lambda model, x, *_: x)),
+        Mistake("The clean images take no part. " + WEIGH, _mixed(lambda c, a, mix: a)),
+        Mistake("You add the two losses. " + WEIGH, _mixed(lambda c, a, mix: c + a)),
+        Mistake("You take half of each, whatever mix is. " + WEIGH, _mixed(lambda c, a, mix: (c + a) / 2)),
+        Mistake("The clean loss has the weight 1 − mix, so that the weights add up to 1.", _mixed(lambda c, a, mix: c + mix * a), _mixed(lambda c, a, mix: mix * (c + a))),
+        Mistake("The adversarial loss has the weight mix, so that the weights add up to 1.", _mixed(lambda c, a, mix: (1 - mix) * c + a), _mixed(lambda c, a, mix: (1 - mix) * (c + a))),
+        Mistake("The weights add up to 1 already: no further division by 2.", _mixed(lambda c, a, mix: ((1 - mix) * c + mix * a) / 2)),
+        Mistake("The sign is wrong: training makes the loss smaller, and only the attack makes it larger.", _mixed(lambda c, a, mix: (mix - 1) * c - mix * a)),
+        Mistake("You subtract a loss. " + WEIGH, _mixed(lambda c, a, mix: (1 - mix) * c - mix * a)),
+        Mistake("You mix the images. Mix the two losses: F.cross_entropy of each kind of images, then the weighted mean.", _of_mixture(lambda model, x, adv, mix: model(x + mix * (adv - x)))),
+        Mistake("You mix the logits. Mix the two losses.", _of_mixture(lambda model, x, adv, mix: (1 - mix) * model(x) + mix * model(adv))),
+        Mistake(CUT.format("clean"), _mixed(lambda c, a, mix: (1 - mix) * c.detach() + mix * a)),
+        Mistake(CUT.format("adversarial"), _mixed(lambda c, a, mix: (1 - mix) * c + mix * a.detach())),
+        Mistake("Both kinds of images go through the network in one pass. In training mode batch norm then takes mean and variance over both: call the model once for each kind.", _in_one_pass),
+        *_attack_mistakes(_mixed),
+    ],
+    untouched=("x", "y"),
+    typical=partial(_mix_task, 0.5),
+    returns="one number that a training step can differentiate",
+    observe=_loss,
+    tolerance=1e-4,
+).register()  # fmt: skip
+
+
+# --- eps_schedule -----------------------------------------------------------------------------------------------------
+
+
+def _eps_schedule(step: int, steps: int, eps: float, warmup: float) -> float:
+    return eps if step >= warmup * steps else eps * step / (warmup * steps)
+
+
+def _radii(answer: Callable, step: int | list[int], steps: int, eps: float, warmup: float) -> Tensor:
+    """Return the radius that an answer gives for this step, or for each of these, one after the other."""
+
+    def radius(step: int) -> float:
+        try:
+            result = call_with_copies(answer, step, steps, eps, warmup)
+        except ZeroDivisionError:
+            what = f"for step = {step} of {steps} with warmup = {warmup} it divides by zero."
+            raise CheckFailed(what, ROUNDED if warmup else NOTHING_LEFT) from None
+        return as_number(result, "Return one number, the radius of this step.")
+
+    asked = step if isinstance(step, list) else [step]
+    return torch.tensor([radius(s) for s in asked], dtype=torch.float64)
+
+
+def _plan(steps: int, eps: float, warmup: float, asked: list[int] | None = None) -> tuple[Any, ...]:
+    """Return what the radius depends on; by default every step is asked."""
+    return (list(range(steps)) if asked is None else asked), steps, eps, warmup
+
+
+def _growing(count: Callable, since: Callable = lambda steps, warmup: 0) -> Callable[..., float]:
+    """Return a schedule that grows over another number of steps, or since another one, both from steps and warmup."""
+
+    def answer(step: int, steps: int, eps: float, warmup: float) -> float:
+        span = count(steps, warmup)
+        return eps * min(1.0, max(0.0, (step - since(steps, warmup)) / span)) if warmup and span else eps
+
+    return answer
+
+
+def _reshaped(shape: Callable[[float], float]) -> Callable[..., float]:
+    """Return a schedule that makes something else, in units of eps, of the share of the growth, step / (warmup * steps)."""
+    return lambda step, steps, eps, warmup: eps * shape(step / (warmup * steps)) if warmup else eps
+
+
+def _misscheduled(got: Tensor, right: Tensor, step: list[int], steps: int, eps: float, warmup: float) -> str:
+    i = ((got - right).abs() > 1e-6).int().argmax()
+    return f"with steps = {steps}, eps = {eps:.4g} and warmup = {warmup}, step {step[i]} has the radius {got[i]:.4g}; right is {right[i]:.4g}."
+
+
+def _remembers_nothing(answer: Callable) -> None:
+    for step in (9, 2, 5, 0):
+        got, right = (_radii(function, step, 12, 0.2, 0.5) for function in (answer, _eps_schedule))
+        what = f"step {step} after a later one has the radius {got.item():.4g}; right is {right.item():.4g}."
+        expect(
+            close(got, right, 1e-6), what, "Compute it from the arguments alone, and keep nothing between two calls."
+        )
+
+
+NOTHING_LEFT = "With warmup = 0 no step is left to grow in: ask first whether the growth is over."
+ROUNDED = "The number of growing steps is warmup * steps as it is, which need not be whole: int(…), round(…) and // change it, or make 0 of it."
+DIVIDED = "The radius needs the exact quotient: / divides, // drops the fraction. And no int(…) around it."
+OFF_BY_ONE = "You are one step off: steps count from 0, so that step 0 has the radius 0 and step warmup * steps has eps."  # fmt: skip
+Exercise(
+    "eps_schedule",
+    reference=_eps_schedule,
+    cases=[
+        Case("starts at 0 and grows by the same amount in every step", [partial(_plan, 20, 0.3, 0.4, list(range(8)))], "While it grows, the radius is a share of eps: the share of the growing steps that lie behind."),
+        Case("reaches eps at the step warmup * steps, and stays there", [partial(_plan, 30, 0.25, 0.4)], "From the step warmup * steps on, the radius is eps."),
+        Case("needs no whole numbers", [partial(_plan, *plan) for plan in ((3, 0.3, 0.2), (9, 0.1, 0.3), (30, 8 / 255, 0.05), (11, 1, 0.75))], ROUNDED),
+        Case("warmup = 0 means eps from the start, and warmup = 1 growth to the end", [partial(_plan, *plan) for plan in ((12, 0.2, 0.0), (12, 0.2, 1.0), (1, 0.2, 0.0))], "Without a warm-up the growth is over in step 0, and with warmup = 1 it is never over."),
+        Property("has no memory: a step gives the same in any order", _remembers_nothing),
+        Case("works for trainings of any length", [partial(_plan, 5000, 0.07, 0.3, [0, 1, 2, 749, 1499, 1500, 1501, 4999])], mistakes.ONLY_ARGUMENTS.format("all numbers")),
+    ],
+    mistakes=[
+        Mistake("There is no warm-up: the radius is eps from the start. It grows from 0 over the first steps.", lambda step, steps, eps, warmup: eps),
+        Mistake("The radius is 0 all the time. " + DIVIDED, lambda step, steps, eps, warmup: 0.0),
+        Mistake("The radius jumps from 0 to eps. It grows by the same amount in every step. " + DIVIDED, _reshaped(lambda share: share >= 1)),
+        Mistake(DIVIDED, _reshaped(lambda share: share // 1)),
+        Mistake("Without a warm-up the radius is eps in every step, not 0.", lambda step, steps, eps, warmup: _eps_schedule(step, steps, eps, warmup) if warmup else 0.0),
+        Mistake("The radius goes on growing beyond eps. It stops there.", _reshaped(lambda share: share)),
+        Mistake("The radius never is below eps. Is it max in place of min, or are the two cases swapped?", _reshaped(lambda share: max(1.0, share))),
+        Mistake("You grow over the whole training. The growth ends at the step warmup * steps.", _growing(lambda steps, warmup: steps), _growing(lambda steps, warmup: steps - 1), lambda step, steps, eps, warmup: eps * step / steps),
+        Mistake("You divide by warmup alone, which is a share of the training: the growth ends at the step warmup * steps. And mind the brackets.", _growing(lambda steps, warmup: warmup)),
+        Mistake(OFF_BY_ONE, *(_growing(lambda steps, warmup, more=more: warmup * steps + more, lambda steps, warmup, since=since: since) for more, since in ((0, -1), (-1, 0), (1, 0), (0, 1), (1, -1), (-1, 1)))),
+        Mistake("Divide by the number of growing steps, which is a share of steps, not of steps - 1.", _growing(lambda steps, warmup: warmup * (steps - 1))),
+        Mistake(ROUNDED, *(_growing(lambda steps, warmup, whole=whole, least=least: max(least, whole(warmup * steps))) for whole in (math.floor, round, math.ceil) for least in (0, 1))),
+        Mistake("warmup is the share of the steps in which the radius grows. You let it grow for the rest, 1 − warmup.", _growing(lambda steps, warmup: (1 - warmup) * steps)),
+        Mistake("You wait for the warm-up and grow after it. It grows during the first steps, and then stays.", _growing(lambda steps, warmup: (1 - warmup) * steps, lambda steps, warmup: warmup * steps)),
+        Mistake("The radius shrinks. It grows from 0 to eps.", _reshaped(lambda share: max(0.0, 1 - share))),
+        Mistake("You multiply by warmup. Divide: at the step warmup * steps the radius is eps.", lambda step, steps, eps, warmup: eps * warmup * step / steps, lambda step, steps, eps, warmup: eps if step >= warmup * steps else eps * warmup * step / steps),
+        Mistake("Mind the brackets: a / b * c multiplies by c.", lambda step, steps, eps, warmup: eps if step >= warmup * steps else eps * step / warmup * steps),
+        Mistake("After the warm-up the radius falls back to 0. It stays at eps.", _reshaped(lambda share: share if share < 1 else 0.0)),
+        Mistake("After the warm-up the radius stays where it was a step before. It is eps.", lambda step, steps, eps, warmup: _eps_schedule(min(step, max(0, math.ceil(warmup * steps) - 1)), steps, eps, warmup)),
+        Mistake("That is the share of eps. Multiply by eps.", lambda step, steps, eps, warmup: _eps_schedule(step, steps, 1.0, warmup), lambda step, steps, eps, warmup: eps if step >= warmup * steps else step / (warmup * steps)),
+        Mistake("You stop the share at eps. Stop it at 1, then multiply by eps.", lambda step, steps, eps, warmup: min(eps, step / (warmup * steps)) if warmup else eps, lambda step, steps, eps, warmup: min(eps, step / steps)),
+        Mistake("The growth is not linear: every step adds the same amount.", *(_reshaped(lambda share, bent=bent: bent(min(1.0, share))) for bent in (lambda s: s**2, lambda s: s**0.5, lambda s: (1 - math.cos(math.pi * s)) / 2))),
+    ],
+    like="step",
+    typical=partial(_plan, 10, 0.2, 0.5, asked=3),
+    returns="one number",
+    observe=_radii,
+    happened=_misscheduled,
+    tolerance=1e-6,
+    library=(Adversary.at,),
+).register()  # fmt: skip
 
 
 # --- fgsm_rs_step -----------------------------------------------------------------------------------------------------
@@ -512,33 +426,13 @@ def _run(answer: Callable, seed: int, model: nn.Module, x: Tensor, y: Tensor, ep
     return as_tensor_like(call_with_copies(answer, model, x, y, eps, step_size), x)
 
 
-def _start_and_images(answer: Callable, *arguments: Any) -> dict[str, Tensor]:
-    """Return an answer's start, which a step of size 0 shows, and its images."""
-    return {"the start": _run(answer, 0, *arguments[:-1], 0.0), "the images": _run(answer, 0, *arguments)}
-
-
-def _stepped(
-    start: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float
-) -> tuple[Tensor, Tensor]:
-    """Return where the right step leads from an answer's own start, and for which pixels rounding has no say in that."""
+def _missing(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float) -> dict:
+    """Return how far an answer's images are from where the right step leads from its own start."""
+    start, adv = (_run(answer, 0, model, x, y, eps, size) for size in (0.0, step_size))
     gradient = loss_gradient(model, start, y)
-    clear = strong_pixels(gradient) | (gradient == 0)
-    return project(start + step_size * gradient.sign(), x, eps), clear  # fmt: skip
-
-
-def _steps_from_its_start(got: dict[str, Tensor], right: Any, *arguments: Any) -> bool:
-    wanted, clear = _stepped(got["the start"], *arguments)
-    return close(got["the images"][clear], wanted[clear])
-
-
-def _misstepped(got: dict[str, Tensor], right: Any, model: nn.Module, x: Tensor, y: Tensor, *sizes: float) -> str:
-    start, adv = got.values()
-    wanted, _ = _stepped(start, model, x, y, *sizes)
-    moved, reach = (adv - start).abs(), (adv - x).abs().max()
-    return (
-        "with eps = {:.3g} and step_size = {:.3g} ".format(*sizes)
-        + f"{percent_off(adv, wanted):.0f} % of the pixels are not where they should be: from the start, which the same call with step_size = 0 gives, they moved by up to {moved.max():.3g}, and are up to {reach:.3g} away from x; the values go from {adv.min():.3g} to {adv.max():.3g}."
-    )
+    missing = project(start + step_size * gradient.sign(), x, eps) - adv
+    clear = strong_pixels(gradient) | (gradient == 0)  # the others are a matter of rounding
+    return {MISSING: torch.where(clear, missing, 0).round(decimals=6) + 0.0}
 
 
 def _starts_at_random(answer: Callable) -> None:
@@ -546,7 +440,7 @@ def _starts_at_random(answer: Callable) -> None:
     task = _random_images(0.2, 0.0)
     first, other, again = (_run(answer, seed, *task) for seed in (1, 2, 1))
     what = "with step_size = 0, which shows the start alone, "
-    hint = "There is no random start, or the step does not begin there: it begins at a random point of the ball, and not at x."
+    hint = "There is no random start: the step begins at x, and not at a random point of the ball."
     expect(not close(first, task[1], 1e-4), what + "the images come back as they were.", hint)
     hint = "Do not seed in your function: torch.rand draws other numbers in every call by itself."
     expect(not close(first, other, 1e-4), what + "two calls give the same images.", hint)
@@ -574,6 +468,7 @@ def _far_from_uniform(u: Tensor) -> bool:
     return apart > 0.05  # with n = 3,136 a right answer exceeds this less than once in a million times
 
 
+MISSING = "what is missing to one step from your start (which step_size = 0 shows)"
 GREY = 2.5  # the pixels of grey images, in units of eps
 DRAW = "torch.rand draws from 0 to 1: double that, shift it to −1 … 1, and multiply by eps."
 STARTS: list[tuple[Callable[[Tensor], Any], str]] = [  # what is wrong with starts (N, ...), in units of eps
@@ -624,122 +519,115 @@ Exercise(
     ],
     untouched=("model", "x", "y"),
     typical=partial(_random_images, 0.2, 0.05),
-    observe=_start_and_images,
-    accepts=_steps_from_its_start,
-    happened=_misstepped,
+    observe=_missing,
     random=True,
     library=(attacks.fgsm_rs,),
 ).register()  # fmt: skip
 
 
-# --- eps_schedule -----------------------------------------------------------------------------------------------------
+# --- branch_step ------------------------------------------------------------------------------------------------------
 
 
-def _eps_schedule(step: int, steps: int, eps: float, warmup: float) -> float:
-    return eps if step >= warmup * steps else eps * step / (warmup * steps)
+def _two_branches(features: int, chosen: str = "main") -> models.DualBatchNorm1d:
+    layer = models.DualBatchNorm1d(features)
+    layer.main, layer.auxiliary, layer.branch = _batch_norm(features), _batch_norm(features, seed=1), chosen
+    return layer
 
 
-def _radii(answer: Callable, step: int | list[int], steps: int, eps: float, warmup: float) -> Tensor:
-    """Return the radius that an answer gives for this step, or for each of these, one after the other."""
-
-    def radius(step: int) -> float:
-        try:
-            return as_number(
-                call_with_copies(answer, step, steps, eps, warmup), "Return one number, the radius of this step."
-            )
-        except ZeroDivisionError:
-            what = f"for step = {step} of {steps} with warmup = {warmup} it divides by zero."
-            hint = (
-                "With warmup = 0 no step is left to grow in: ask first whether the growth is over."
-                if warmup == 0
-                else ROUNDED
-            )
-            raise CheckFailed(what, hint) from None
-
-    return torch.tensor([radius(s) for s in (step if isinstance(step, list) else [step])], dtype=torch.float64)  # fmt: skip
+def _branch_task(eps: float, *sizes: Any, chosen: str = "main", **setting: bool) -> tuple[Any, ...]:
+    """Return a network with two branches, images, labels, eps, and the function that chooses the branch."""
+    return _task(partial(_two_branches, chosen=chosen), models.branch, eps, *sizes, **setting)
 
 
-def _plan(steps: int, eps: float, warmup: float, asked: list[int] | None = None) -> tuple[Any, ...]:
-    """Return what the radius depends on; by default every step is asked."""
-    return (list(range(steps)) if asked is None else asked), steps, eps, warmup
+def _calls_branch(answer: Callable) -> None:
+    """Refuse an answer that does not use the function that is passed in."""
+    asked = []
+
+    def branch(model: nn.Module, name: str) -> AbstractContextManager:
+        asked.append(name)
+        return models.branch(model, name)
+
+    call_with_copies(answer, *_branch_task(0.1)[:-1], branch)
+    expect(asked, "it never called branch.", "Choose the branch with the last argument, and not with models.branch.")
 
 
-def _growing(
-    count: Callable[[int, float], float], since: Callable[[int, float], float] = lambda steps, warmup: 0
-) -> Callable[..., float]:
-    """Return a schedule that grows over another number of steps, or that begins at another one."""
+def _halves(
+    clean: str | None = "main", made: str | None = "auxiliary", adversarial: str | None = "auxiliary",
+    combine: Callable = lambda c, a: (c + a) / 2, **mistake: Any,
+) -> Callable[..., Tensor]:  # fmt: skip
+    """Return an answer that sends images through other branches, None for that to which the layers are set.
 
-    def answer(step: int, steps: int, eps: float, warmup: float) -> float:
-        span = count(steps, warmup)
-        return eps * min(1.0, max(0.0, (step - since(steps, warmup)) / span)) if warmup and span else eps
+    Others combine the losses in another way, or make mistakes of `_two_losses`.
+    """
 
-    return answer  # fmt: skip
+    def answer(model: nn.Module, x: Tensor, y: Tensor, eps: float, branch: Callable) -> Tensor:
+        names = {"clean": clean, "made": made, "adversarial": adversarial}
 
+        def through(use: str) -> AbstractContextManager:
+            return branch(model, names[use]) if names[use] else nullcontext()
 
-def _reshaped(shape: Callable[[float], float]) -> Callable[..., float]:
-    """Return a schedule that makes something else, in units of eps, of the share of the growth, step / (warmup * steps)."""
-    return lambda step, steps, eps, warmup: eps * shape(step / (warmup * steps)) if warmup else eps
+        return combine(*_two_losses(model, x, y, eps, through=through, **mistake))
 
-
-def _misscheduled(got: Tensor, right: Tensor, step: list[int], steps: int, eps: float, warmup: float) -> str:
-    i = ((got - right).abs() > 1e-6).int().argmax()
-    return f"with steps = {steps}, eps = {eps:.4g} and warmup = {warmup}, step {step[i]} has the radius {got[i]:.4g}; right is {right[i]:.4g}."
+    return answer
 
 
-def _remembers_nothing(answer: Callable) -> None:
-    for step in (9, 2, 5, 0):
-        got, right = (_radii(function, step, 12, 0.2, 0.5) for function in (answer, _eps_schedule))
-        what = f"step {step} after a later one has the radius {got.item():.4g}; right is {right.item():.4g}."
-        expect(close(got, right, 1e-6), what, "Compute the radius from the arguments alone, and keep nothing between two calls.")  # fmt: skip
+def _branch_step(model: nn.Module, x: Tensor, y: Tensor, eps: float, branch: Callable) -> Tensor:
+    return _halves()(model, x, y, eps, branch)
 
 
-ROUNDED = "The number of growing steps is warmup * steps as it is, which need not be whole: int(…), round(…) and // change it, or make 0 of it."
-DIVIDED = "The radius needs the exact quotient: / divides, // drops the fraction. And no int(…) around it."
-OFF_BY_ONE = (
-    "You are one step off: steps count from 0, so that step 0 has the radius 0 and step warmup * steps has eps."
-)
+def _at_once(name: str) -> Callable[..., Tensor]:
+    """Return an answer that sends both kinds of images through one branch in one pass."""
+
+    def answer(model: nn.Module, x: Tensor, y: Tensor, eps: float, branch: Callable) -> Tensor:
+        with branch(model, "auxiliary"):
+            adv = _fgsm(model, x, y, eps)
+        with branch(model, name):
+            return F.cross_entropy(model(torch.cat([x, adv])), torch.cat([y, y]))
+
+    return answer
+
+
+OWN = "Clean images go through the main branch, adversarial ones are made and trained on through the auxiliary one."
+MADE_ON_MAIN = "You make the adversarial images through the main branch. They must fool the branch that is trained on them: put the attack inside with branch(model, 'auxiliary')."
+MEAN = "Return the mean of both losses, half of each."
 Exercise(
-    "eps_schedule",
-    reference=_eps_schedule,
+    "branch_step",
+    reference=_branch_step,
     cases=[
-        Case("starts at 0 and grows by the same amount in every step", [partial(_plan, 20, 0.3, 0.4, list(range(8)))], "While it grows, the radius is a share of eps: the share of the growing steps that lie behind."),
-        Case("reaches eps at the step warmup * steps, and stays there", [partial(_plan, 30, 0.25, 0.4)], "From the step warmup * steps on, the radius is eps."),
-        Case("needs no whole numbers", [partial(_plan, *plan) for plan in ((3, 0.3, 0.2), (9, 0.1, 0.3), (30, 8 / 255, 0.05), (11, 1, 0.75))], ROUNDED),
-        Case("warmup = 0 means eps from the start, and warmup = 1 growth to the end", [partial(_plan, *plan) for plan in ((12, 0.2, 0.0), (12, 0.2, 1.0), (1, 0.2, 0.0))], "Without a warm-up the growth is over in step 0, and with warmup = 1 it is never over."),
-        Property("has no memory: a step gives the same in any order", _remembers_nothing),
-        Case("works for trainings of any length", [partial(_plan, 5000, 0.07, 0.3, [0, 1, 2, 749, 1499, 1500, 1501, 4999])], mistakes.ONLY_ARGUMENTS.format("all numbers")),
+        Case("eps = 0: one loss through each branch, half of each, and their gradient", [partial(_branch_task, 0.0)], "With eps = 0 both losses are of x itself, each through a branch of its own. " + MEAN),
+        Case("makes the adversarial images, and trains on them, through the auxiliary branch", [partial(_branch_task, 0.1)], "The attack and the loss of its images share the auxiliary branch; the images are those of attacks.fgsm, made anew in every call."),
+        Case("whatever branch the layers are set to, which they have back afterwards", [partial(_branch_task, 0.1, chosen="auxiliary")], "Choose the branch for each use of the network; with branch(model, …): switches back at its end."),
+        _leaves_the_model(partial(_branch_task, 0.1)),
+        Case("in training mode each branch's running statistics see its own images, once", [partial(_branch_task, 0.1, training=True)], "In training mode every pass moves the running statistics of its branch: one for each loss, and none for the attack. " + SEES_EVAL),
+        Case("stays finite where the network is wrong and very sure", [partial(_branch_task, 0.1, chosen="auxiliary", sure=True)], WRONG_AND_SURE),
+        Property("chooses the branch with the function that is passed in", _calls_branch),
+        Case("works for other sizes of images and numbers of classes, and for one image", [partial(_branch_task, 0.06, n, (inputs.OTHER_SHAPE, inputs.OTHER_CLASSES)) for n in (5, 1)], mistakes.FROM_MODEL),
     ],
     mistakes=[
-        Mistake("There is no warm-up: the radius is eps from the start. It grows from 0 over the first steps.", lambda step, steps, eps, warmup: eps),
-        Mistake("The radius is 0 all the time. " + DIVIDED, lambda step, steps, eps, warmup: 0.0),
-        Mistake("The radius jumps from 0 to eps. It grows by the same amount in every step. " + DIVIDED, _reshaped(lambda share: share >= 1)),
-        Mistake(DIVIDED, _reshaped(lambda share: share // 1)),
-        Mistake("Without a warm-up the radius is eps in every step, not 0.", lambda step, steps, eps, warmup: _eps_schedule(step, steps, eps, warmup) if warmup else 0.0),
-        Mistake("The radius goes on growing beyond eps. It stops there.", _reshaped(lambda share: share)),
-        Mistake("The radius never is below eps. Is it max in place of min, or are the two cases swapped?", _reshaped(lambda share: max(1.0, share))),
-        Mistake("You grow over the whole training. The growth ends at the step warmup * steps.", _growing(lambda steps, warmup: steps), _growing(lambda steps, warmup: steps - 1), lambda step, steps, eps, warmup: eps * step / steps),
-        Mistake("You divide by warmup alone, which is a share of the training: the growth ends at the step warmup * steps. And mind the brackets.", _growing(lambda steps, warmup: warmup)),
-        Mistake(OFF_BY_ONE, *(_growing(lambda steps, warmup, more=more: warmup * steps + more, lambda steps, warmup, since=since: since) for more, since in ((0, -1), (-1, 0), (1, 0), (0, 1), (1, -1), (-1, 1)))),
-        Mistake("Divide by the number of growing steps, which is a share of steps, not of steps - 1.", _growing(lambda steps, warmup: warmup * (steps - 1))),
-        Mistake(ROUNDED, *(_growing(lambda steps, warmup, whole=whole, least=least: max(least, whole(warmup * steps))) for whole in (math.floor, round, math.ceil) for least in (0, 1))),
-        Mistake("warmup is the share of the steps in which the radius grows. You let it grow for the rest, 1 − warmup.", _growing(lambda steps, warmup: (1 - warmup) * steps)),
-        Mistake("You wait for the warm-up and grow after it. It grows during the first steps, and then stays.", _growing(lambda steps, warmup: (1 - warmup) * steps, lambda steps, warmup: warmup * steps)),
-        Mistake("The radius shrinks. It grows from 0 to eps.", _reshaped(lambda share: max(0.0, 1 - share))),
-        Mistake("You multiply by warmup. Divide: at the step warmup * steps the radius is eps.", lambda step, steps, eps, warmup: eps * warmup * step / steps, lambda step, steps, eps, warmup: eps if step >= warmup * steps else eps * warmup * step / steps),
-        Mistake("Mind the brackets: a / b * c multiplies by c.", lambda step, steps, eps, warmup: eps if step >= warmup * steps else eps * step / warmup * steps),
-        Mistake("After the warm-up the radius falls back to 0. It stays at eps.", _reshaped(lambda share: share if share < 1 else 0.0)),
-        Mistake("After the warm-up the radius stays where it was a step before. It is eps.", lambda step, steps, eps, warmup: _eps_schedule(min(step, max(0, math.ceil(warmup * steps) - 1)), steps, eps, warmup)),
-        Mistake("That is the share of eps. Multiply by eps.", lambda step, steps, eps, warmup: _eps_schedule(step, steps, 1.0, warmup), lambda step, steps, eps, warmup: eps if step >= warmup * steps else step / (warmup * steps)),
-        Mistake("You stop the share at eps. Stop it at 1, then multiply by eps.", lambda step, steps, eps, warmup: min(eps, step / (warmup * steps)) if warmup else eps, lambda step, steps, eps, warmup: min(eps, step / steps)),
-        Mistake("The growth is not linear: every step adds the same amount.", *(_reshaped(lambda share, bent=bent: bent(min(1.0, share))) for bent in (lambda s: s**2, lambda s: s**0.5, lambda s: (1 - math.cos(math.pi * s)) / 2))),
+        Mistake("The layers keep the branch they were set to, which need not be the main one: choose it, with branch(model, 'main').", _halves(clean=None)),
+        Mistake("The branches are swapped. " + OWN, _halves("auxiliary", "main", "main")),
+        Mistake("The losses have swapped branches. " + OWN, _halves("auxiliary", "auxiliary", "main")),
+        Mistake(MADE_ON_MAIN, _halves(made="main"), _halves(made=None)),
+        Mistake("You make the images through the auxiliary branch, and train on them through the main one. Compute their loss inside the same with block.", _halves(adversarial="main"), _halves(adversarial=None)),
+        Mistake("Everything goes through one branch. " + OWN, _halves("main", "main", "main"), _halves(None, None, None), _halves("main", None, None)),
+        Mistake("Both losses go through the auxiliary branch. " + OWN, _halves("auxiliary"), _halves("auxiliary", "main")),
+        Mistake("That is the sum of the two losses. " + MEAN, _halves(combine=lambda c, a: c + a)),
+        Mistake("The adversarial images take no part. " + MEAN, _halves(combine=lambda c, a: c), _halves(attack=lambda model, x, *_: x)),
+        Mistake("The clean images take no part. " + MEAN, _halves(combine=lambda c, a: a)),
+        Mistake("Half of each loss: you divide by two twice.", _halves(combine=lambda c, a: (c + a) / 4)),
+        Mistake("You subtract a loss. " + MEAN, _halves(combine=lambda c, a: (c - a) / 2), _halves(combine=lambda c, a: (a - c) / 2)),
+        Mistake("You send both kinds of images through one branch at once. They have different statistics: one pass for each kind.", _at_once("main"), _at_once("auxiliary")),
+        Mistake("Do not set the branch by hand: with branch(model, …): gives the layers their own back at its end.", *(lambda model, *rest, name=name: (_branch_step(model, *rest), setattr(model[2], "branch", name))[0] for name in models.BRANCHES)),
+        Mistake("The model came in training mode, and you left it, or a part of it, in evaluation mode. Whoever called you is in the middle of training: switch it back.", lambda model, *rest: (_branch_step(model, *rest), model.eval())[0], lambda model, *rest: (_branch_step(model, *rest), model[2].eval())[0]),
+        Mistake(CUT.format("clean"), _halves(combine=lambda c, a: (c.detach() + a) / 2)),
+        Mistake(CUT.format("adversarial"), _halves(combine=lambda c, a: (c + a.detach()) / 2)),
+        *_attack_mistakes(_halves),
     ],
-    like="step",
-    typical=partial(_plan, 10, 0.2, 0.5, asked=3),
-    returns="one number",
-    observe=_radii,
-    happened=_misscheduled,
-    tolerance=1e-6,
-    library=(Adversary.at,),
+    untouched=("x", "y"),
+    typical=partial(_branch_task, 0.1),
+    returns="one number that a training step can differentiate",
+    observe=_loss,
+    tolerance=1e-4,
 ).register()  # fmt: skip
 
 
