@@ -156,6 +156,8 @@ def _attack_mistakes(step: Callable[..., Callable]) -> list[Mistake]:
     return [
         Mistake(SEES_EVAL, *by(lambda model, *rest: gradient_step(model, *rest).clamp(0, 1), lambda model, *rest: gradient_step(model.train(), *rest).clamp(0, 1), lambda model, *rest: _fgsm(model, *rest, training=model.training), partial(_fgsm, training=True))),
         Mistake(LEFT_IN_EVAL, *(f for modes in ((False, False), (True, False), (False, True)) for f in (step(modes=modes), left_in_eval(step(modes=modes))))),
+        Mistake(CUT.format("whole"), lambda *given: step()(*given).detach().requires_grad_()),
+        Mistake("After the attack the model is in training mode, however it came. Give it back the mode that it had.", lambda model, *rest: step()(model.train(), *rest)),
         Mistake(THROWN_AWAY, *by(lambda model, x, *rest: (model(x), _fgsm(model, x, *rest))[1], lambda model, *rest: (model(_fgsm(model, *rest)), _fgsm(model, *rest))[1])),
         Mistake("For the training step the adversarial images are data like any other: detach them.", *by(_attached)),
         Mistake("Your adversarial images walk downhill: the attack adds the signed step.", *by(scale=-1)),
@@ -212,8 +214,12 @@ def _task(
 
 
 def _leaves_the_model(task: Callable[[], tuple]) -> Property:
-    # In training mode batch norm's statistics change, as they should.
-    return Property("leaves no trace on the model", lambda answer: no_side_effects(answer, "model _ _ _ _", *task()))
+    def test(answer: Callable) -> None:
+        model, *rest = task()
+        next(model.parameters()).requires_grad_(False)  # part of a network may be frozen
+        no_side_effects(answer, "model _ _ _ _", model, *rest)  # in training mode statistics change, as they should
+
+    return Property("leaves no trace on the model", test)
 
 
 # --- mixed_loss -------------------------------------------------------------------------------------------------------
@@ -466,6 +472,14 @@ def _starts_uniformly(answer: Callable) -> None:
     expect(not hint, what, hint)
 
 
+def _clips_its_start(answer: Callable) -> None:
+    """Refuse a start that is drawn from the part of the ball inside [0, 1], and not from the ball."""
+    model, x, *rest = _random_images(0.2, 0.0, sizes=((1, 28, 28), inputs.CLASSES))
+    still = 100 * (_run(answer, 0, model, torch.zeros_like(x), *rest) == 0).float().mean().item()
+    hint = "Draw from the whole ball, then clip: a pixel that was drawn below 0 starts at 0."
+    expect(40 < still < 60, f"of black images {still:.0f} % of the pixels start at 0; half of them are right.", hint)
+
+
 def _far_from_uniform(u: Tensor) -> bool:
     """Tell whether numbers are not uniform in [−1, 1], by Kolmogorov's test."""
     apart = (u.flatten().sort().values - torch.linspace(-1, 1, u.numel())).abs().max().item() / 2
@@ -495,6 +509,7 @@ Exercise(
         Case("takes one signed step of step_size, uphill from the start", [partial(_random_images, 0.2, 0.0004)], AT_START + " Only the sign of the gradient counts, and step_size is the size of the step."),
         Case("never ends farther than eps from x", [partial(_random_images, 0.1, 0.125)], TOO_FAR + " What is inside stays where it is."),
         Case("stays inside [0, 1], with the start and with the step", [partial(_random_images, 0.2, 0.15, n=6, low=-0.1)], "Clip the start to [0, 1], before the gradient is taken, and the result, after the ball."),
+        Property("clips a start that was drawn from the whole ball", _clips_its_start),
         Case("leaves a pixel at its start that the loss does not depend on", [partial(_random_images, 0.2, 0.05, blind=9)], "Where the gradient is 0, its sign is 0, too: the pixel stays at its start."),
         Case("eps = 0 changes nothing", [partial(_random_images, 0.0, 0.15, low=-0.1)], "A ball of radius 0 holds x alone: put the image back into the ball after the step."),
         Case("works for other sizes of images and numbers of classes, and for one image", [partial(_random_images, 0.06, 0.05, n=n, sizes=(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES), low=0.2) for n in (5, 1)], mistakes.FROM_MODEL),
@@ -750,6 +765,7 @@ Exercise(
         Mistake("You leave out PGD-40 x 5: restarts that do less well than none are a sign of masking, too.", _most(lambda t: _rises(t, BY_STRENGTH[:-1]).max(axis=1))),
         Mistake("You compare transfer with the strongest attack only. " + ALL_PAIRS, _most(lambda t: t[RESTARTS] - t[TRANSFER])),
         Mistake("You compare transfer with the best of the others only. FGSM alone may be beaten by transfer, even if PGD is not. " + ALL_PAIRS, _most(lambda t: t[BY_STRENGTH[1:]].min(axis=1) - t[TRANSFER])),
+        Mistake("You compare each attack with the mean of those that know less. Compare it with the best of them: the one that leaves least.", _most(lambda t: (t[BY_STRENGTH] - t[BY_STRENGTH].cumsum(axis=1).shift(axis=1) / [1, 1, 2, 3]).max(axis=1))),
         Mistake("You compare the others with transfer only. " + ALL_PAIRS, _most(lambda t: t[BY_STRENGTH[1:]].max(axis=1) - t[TRANSFER])),
         Mistake("You compare the strongest attack with the others only. " + ALL_PAIRS, _most(lambda t: _rises(t)[RESTARTS])),
         Mistake("You compare FGSM with transfer only. " + ALL_PAIRS, _most(lambda t: t[ONE_STEP] - t[TRANSFER])),

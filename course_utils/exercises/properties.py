@@ -266,9 +266,12 @@ def _same_model(before: nn.Module, after: nn.Module) -> None:
         "your function changed the model's weights.",
         "The model stays as it is: change what you were asked to change, and give no optimizer its parameters.",
     )
+    flags = [(p.requires_grad, q.requires_grad) for p, q in zip(before.parameters(), after.parameters(), strict=True)]
     what = "your function left the model's parameters without requires_grad: it cannot be trained any more."
     hint = "Switch it back before you return, or leave it alone: torch.autograd.grad(loss, x) needs no frozen model."
-    expect(all(p.requires_grad for p in after.parameters()), what, hint)
+    expect(all(now or not then for then, now in flags), what, hint)
+    what = "your function switched requires_grad on for parameters of the model that were frozen."
+    expect(all(then or not now for then, now in flags), what, hint)
     what = f"the model came in {_mode(before)} mode, and your function left it in {_mode(after)} mode."
     hint = "Leave the mode alone, or switch it back before you return: whoever called you may be in the middle of training."
     expect([m.training for m in before.modules()] == [m.training for m in after.modules()], what, hint)

@@ -390,7 +390,7 @@ def _draws_from_generator(answer: Callable) -> None:
 
 def _reads_a_list(answer: Callable) -> None:
     items = [*range(8)]
-    got = [call_with_copies(answer, items, 3, random.Random(seed)) for seed in range(5)]
+    got = [call_with_copies(answer, items, 3, random.Random(seed)) for seed in range(30)]
     hint = "Go through items once, in a single loop: a second loop over a list begins with its first item again."
     repeated = next((sample for sample in got if len({*sample}) < 3), None)
     expect(repeated is None, f"of the list 0 to 7 with k = 3 it returns {repeated}.", hint)

@@ -5,8 +5,8 @@ import math
 
 import torch
 import torch.nn.functional as F
-from answers.photographs_right import eot_summed, gradient, into_both, steps_behind
 
+from answers.photographs_right import eot_summed, gradient, into_both, steps_behind
 from course_utils import attacks
 
 
@@ -95,7 +95,7 @@ WRONG = {
         (of_normalised_images, "Transform x itself"),
         (with_a_graph, "result.detach()"),
         (lambda model, x, y, t, samples: eot_summed(model, x, y, t, 10), "same for every samples"),
-        (lambda model, x, y, t, samples: eot_summed(model, x, y, lambda v: (t(v), t(v))[1], samples), "call transformation too often"),
+        (lambda model, x, y, t, samples: eot_summed(model, x, y, lambda v: (t(v), t(v))[1], samples), "Call transformation once for every sample"),
         (lambda *task: (eot_summed(*task),), "one tensor only"),
     ],
     "survive_jpeg": [

@@ -532,7 +532,11 @@ def asks_for_the_length(items, k, generator):
     return [item for i, item in enumerate(items) if i in chosen]
 
 
-@wrong("reservoir", "the second loop over a list begins with its first item again, so the first k come twice")
+@wrong(
+    "reservoir",
+    "the second loop over a list begins with its first item again, so the first k come twice",
+    "Go through items once, in a single loop: a",
+)
 def two_loops(items, k, generator):
     sample = list(itertools.islice(items, k))
     for i, item in enumerate(items, start=k):
