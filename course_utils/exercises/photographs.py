@@ -127,7 +127,7 @@ DOWN = "Within 2.5 levels a pixel of an 8-bit picture can move by two, and withi
 CLIP = "Clip the new picture, after the step, to [0, 1], at both ends."
 Exercise(
     "fgsm_in_levels",
-    reference=_fgsm(),
+    reference=lambda model, x, y, levels: _fgsm()(model, x, y, levels),
     cases=[
         Case("moves every pixel by so many levels, uphill", [partial(_in_levels, 8)], "Differentiate F.cross_entropy of model(x) and y with respect to x. The sign of that, times so many levels of 1/255, is added to x."),
         Case("stays inside [0, 1]: clipped as pixels", [partial(_in_levels, 8, n=4, low=-0.05)], "Take the step everywhere. " + CLIP),
@@ -211,7 +211,7 @@ UPHILL = "You walk uphill, and make the target less likely. Go down the loss of 
 BOTH = "Put the picture back into the ball around x, and then into [0, 1]: the first limits the change from x, the second the pixel itself."
 Exercise(
     "targeted_step",
-    reference=_aimed(),
+    reference=lambda model, x, target, adv, eps, step_size: _aimed()(model, x, target, adv, eps, step_size),
     cases=[
         Case("moves adv by step_size, down the loss of the target", [partial(_aims, 0.1, 0.02)], "Differentiate F.cross_entropy of model(adv) and target with respect to adv. Its sign, times step_size, is subtracted from adv."),
         Case("stays within eps of x, wherever adv has come to", [partial(_aims, 0.05, 0.07, reach=1.0), partial(_aims, 0.0, 0.02)], BOTH),
@@ -380,7 +380,7 @@ EACH = "Each image has a loss of its own: F.cross_entropy takes the mean over th
 NEW_DRAW = "Call transformation once for every sample, inside the loop: each call is a new draw."
 Exercise(
     "eot_gradient",
-    reference=_expected(),
+    reference=lambda model, x, y, transformation, samples: _expected()(model, x, y, transformation, samples),
     cases=[
         Case("samples = 1: differentiates through the transformation, back to x", [partial(_expectations, 5, 1)], "Let a copy of x require the gradient, transform it, and differentiate F.cross_entropy of the model's logits and y with respect to that copy."),
         Case("is the mean of the gradients of so many new views", [partial(_expectations, 5, 6)], f"Add up the gradients of all samples, and divide by samples. {NEW_DRAW}"),
@@ -504,7 +504,7 @@ TOO_FINE = "Your change is too fine for JPEG, which keeps large shapes and drops
 ONE_STEP = "You take the gradient only once, at x, where the slope is that of what has soon no effect any more. Take several small steps, each with the gradient at the point that you have reached."
 Exercise(
     "survive_jpeg",
-    reference=_behind(steps=3, size=0.5),
+    reference=lambda model, x, y, eps: _behind(steps=3, size=0.5)(model, x, y, eps),
     cases=[
         Case("stays within eps of x and inside [0, 1]", [partial(_shapes, 1, contrast=0.5, off=1)], OUTSIDE),
         Case("fools the model after JPEG of quality 75", [partial(_shapes, 4)], "Too few fool the model, even without JPEG: start from PGD, with several small steps uphill on the loss of y, and with all of eps."),
