@@ -5,6 +5,8 @@ import importlib
 import inspect
 import pkgutil
 import random
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -93,6 +95,28 @@ def test_wrong_answers_are_refused_and_told_why(name, says, answer):
     assert result.status == "failed", result
     assert says in f"{result.what} {result.hint}"
     assert len(result.hint) < 420
+
+
+def test_each_exercise_has_answers_on_trial():
+    for given, least in ((answers.RIGHT, 4), (answers.WRONG, 8)):
+        counts = Counter(name for name, *_ in given)
+        assert not [name for name in EXERCISES if counts[name] < least]
+
+
+@every_exercise
+def test_a_stub_is_not_attempted(exercise):
+    def stub(*arguments):
+        raise NotImplementedError()
+
+    assert check(exercise.name, stub, strict=True).status == "not attempted"
+
+
+@every_exercise
+def test_a_check_does_not_depend_on_the_notebooks_settings(exercise, odd_settings):
+    anew = replace(exercise)  # with nothing computed yet
+    takes = f"({', '.join(exercise.arguments)})"
+    result = engine._run(exercise.name, anew.check, takes, partial(exercise.reference), list)
+    assert result.failed == "is written by hand", result  # the last property: all others hold
 
 
 def lines(name):

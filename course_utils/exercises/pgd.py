@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import attacks
 from . import inputs, mistakes
 from .exercise import Case, Exercise
 from .mistakes import Mistake, l2_norm, max_normalized, pgd
@@ -83,6 +84,7 @@ Exercise(
     ],
     batched=("adv", "x"),
     untouched=("adv", "x"),
+    library=(attacks.project,),
 ).register()  # fmt: skip
 
 
@@ -297,6 +299,7 @@ def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
         typical=partial(_images, 0.2, 3, 0.03),
         happened=_misstepped,
         explain=_some_still,
+        library=(attacks.pgd, attacks.bim),
     )  # fmt: skip
 
 

@@ -1,0 +1,280 @@
+# ruff: noqa: E501
+"""Right answers to the exercises of chapter 03, each written in another way."""
+
+import copy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from course_utils import attacks
+
+
+def gradient(model, x, y, loss=F.cross_entropy):
+    x = x.clone().detach().requires_grad_()
+    return torch.autograd.grad(loss(model(x), y), x)[0]
+
+
+def into_ball(adv, x, eps):
+    return x + (adv - x).clamp(-eps, eps)
+
+
+def into_both(adv, x, eps):
+    return into_ball(adv, x, eps).clamp(0, 1)
+
+
+def lengths(images):
+    return images.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def fooled_by(model, adv, y):
+    return model(adv).argmax(1) != y
+
+
+def project_in_numpy(adv, x, eps):
+    low, high = np.maximum(x.numpy() - eps, 0), np.minimum(x.numpy() + eps, 1)
+    return torch.from_numpy(np.clip(adv.numpy(), low, high).astype(np.float32))
+
+
+def project_by_masks(adv, x, eps):
+    adv = torch.where(adv > x + eps, x + eps, torch.where(adv < x - eps, x - eps, adv))
+    adv[adv < 0], adv[adv > 1] = 0.0, 1.0
+    return adv
+
+
+def project_a_copy_in_place(adv, x, eps):
+    adv = adv.clone()
+    adv -= x
+    adv.clamp_(-eps, eps).add_(x)
+    return adv.clip_(0, 1)
+
+
+def project_one_by_one(adv, x, eps):
+    return torch.stack([(b + (a - b).clip(-eps, eps)).clip(0, 1) for a, b in zip(adv, x, strict=True)])
+
+
+def pgd_reference(model, x, y, eps, steps, step_size, sign=1):
+    adv = x.clone()
+    for _ in range(steps):
+        adv = into_both(adv + sign * step_size * gradient(model, adv, y).sign(), x, eps)
+    return adv
+
+
+def pgd_with_backward(model, x, y, eps, steps, step_size, sign=1):
+    adv = x.clone().detach()
+    for _ in range(steps):
+        adv.requires_grad = True
+        loss = nn.CrossEntropyLoss()(model(adv), y)
+        model.zero_grad()
+        loss.backward()
+        model.zero_grad()
+        with torch.no_grad():
+            adv = adv + sign * step_size * adv.grad.sign()
+            adv = torch.min(torch.max(adv, x - eps), x + eps)
+            adv = torch.clamp(adv, min=0.0, max=1.0)
+    return adv
+
+
+def pgd_with_delta(model, x, y, eps, steps, step_size, sign=1):
+    delta = torch.zeros_like(x, requires_grad=True)
+    for _ in range(steps):
+        (g,) = torch.autograd.grad(F.cross_entropy(model(x + delta), y, reduction="sum"), delta)
+        with torch.no_grad():
+            delta += sign * step_size * torch.sign(g)
+            delta.clamp_(-eps, eps)
+            delta.copy_((x + delta).clamp(0, 1) - x)
+    return (x + delta).detach()
+
+
+def pgd_with_an_optimizer(model, x, y, eps, steps, step_size, sign=1):
+    model = copy.deepcopy(model).eval()
+    adv = nn.Parameter(x.clone())
+    optimizer = torch.optim.SGD([adv], lr=step_size, maximize=sign > 0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.nll_loss(model(adv).log_softmax(1), y).backward()
+        adv.grad.sign_()
+        optimizer.step()
+        adv.data = into_both(adv.data, x, eps)
+    return adv.data
+
+
+def pgd_one_by_one(model, x, y, eps, steps, step_size, sign=1):
+    return torch.cat(
+        [pgd_reference(model, x[i : i + 1], y[i : i + 1], eps, steps, step_size, sign) for i in range(len(x))]
+    )
+
+
+def pgd_functional(model, x, y, eps, steps, step_size, sign=1):
+    def loss(v):
+        z = model(v)
+        return (z.logsumexp(1) - (z * F.one_hot(y, z.shape[1])).sum(1)).sum()
+
+    adv, count = x, 0
+    while count < steps:
+        adv = (adv + sign * step_size * torch.func.grad(loss)(adv).sign()).clamp(0, 1)
+        adv = adv.maximum(x - eps).minimum(x + eps)
+        count += 1
+    return adv.detach().clone()
+
+
+def pgd_from_the_library(model, x, y, eps, steps, step_size, sign=1):
+    adv = x
+    for _ in range(steps):
+        adv = attacks.project(adv + sign * step_size * attacks.input_gradient(model, adv, y).sign(), x, eps)
+    return adv
+
+
+def pgd_in_double(model, x, y, eps, steps, step_size, sign=1):
+    model = copy.deepcopy(model).double()
+    return pgd_reference(model, x.double(), y, eps, steps, step_size, sign).float()
+
+
+PATHS = (
+    pgd_reference,
+    pgd_with_backward,
+    pgd_with_delta,
+    pgd_with_an_optimizer,
+    pgd_one_by_one,
+    pgd_functional,
+    pgd_from_the_library,
+    pgd_in_double,
+)
+
+
+def towards(path):
+    return lambda model, x, target, eps, steps, step_size: path(model, x, target, eps, steps, step_size, sign=-1)
+
+
+def minus_the_loss(model, x, target, eps, steps, step_size):
+    adv = x.clone()
+    for _ in range(steps):
+        g = gradient(model, adv, target, lambda z, t: -F.cross_entropy(z, t))
+        adv = into_both(adv + step_size * g.sign(), x, eps)
+    return adv
+
+
+def log_probability(model, x, target, eps, steps, step_size):
+    adv = x.clone()
+    for _ in range(steps):
+        g = gradient(model, adv, target, lambda z, t: z.log_softmax(1).gather(1, t[:, None]).sum())
+        adv = into_both(adv + step_size * g.sign(), x, eps)
+    return adv
+
+
+def keep_backwards(model, x, y, restarts):
+    best = x.clone()
+    for adv in reversed(restarts):
+        fooled = fooled_by(model, adv, y)
+        best[fooled] = adv[fooled]
+    return best
+
+
+@torch.no_grad()
+def keep_forwards(model, x, y, restarts):
+    best, done = x, torch.zeros(len(x), dtype=torch.bool)
+    for adv in restarts:
+        new = fooled_by(model, adv, y) & ~done
+        best = torch.where(new.view(-1, 1, 1, 1), adv, best)
+        done |= new
+    return best
+
+
+def keep_one_by_one(model, x, y, restarts):
+    best = []
+    for i in range(len(x)):
+        image = x[i]
+        for adv in restarts:
+            if int(model(adv[i].unsqueeze(0)).argmax()) != int(y[i]):
+                image = adv[i]
+                break
+        best.append(image)
+    return torch.stack(best)
+
+
+def keep_while_some_are_left(model, x, y, restarts):
+    best, left = x.clone(), torch.arange(len(x))
+    for adv in restarts:
+        fooled = model(adv[left]).max(dim=1).indices != y[left]
+        best[left[fooled]] = adv[left[fooled]]
+        left = left[~fooled]
+    return best
+
+
+def keep_by_index(model, x, y, restarts):
+    batches = torch.stack([*restarts, x])
+    fooled = torch.stack([fooled_by(model, adv, y) for adv in restarts] + [torch.ones(len(x), dtype=torch.bool)])
+    return batches[fooled.int().argmax(0), torch.arange(len(x))]
+
+
+def keep_in_numpy(model, x, y, restarts):
+    best = x.numpy().copy()
+    for adv in restarts[::-1]:
+        fooled = model(adv).detach().numpy().argmax(1) != y.numpy()
+        best[fooled] = adv.numpy()[fooled]
+    return torch.as_tensor(best)
+
+
+def l2_reference(point, gradient, x, eps, step_size):
+    change = point + step_size * gradient / lengths(gradient).clamp_min(1e-30) - x
+    return (x + change * (eps / lengths(change).clamp_min(1e-30)).clamp(max=1)).clamp(0, 1)
+
+
+def l2_by_masks(point, gradient, x, eps, step_size):
+    size = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
+    change = point + torch.where(size > 0, step_size * gradient / size, torch.zeros_like(gradient)) - x
+    far = change.square().sum((1, 2, 3), keepdim=True).sqrt()
+    return torch.clip(x + torch.where(far > eps, eps * change / far, change), 0, 1)
+
+
+def l2_with_normalize(point, gradient, x, eps, step_size):
+    new = point + step_size * F.normalize(gradient.flatten(1), eps=1e-30).view_as(x)
+    return (x + (new - x).flatten(1).renorm(2, 0, eps).view_as(x)).clamp(0, 1)
+
+
+def l2_one_by_one(point, gradient, x, eps, step_size):
+    images = []
+    for p, g, centre in zip(point, gradient, x, strict=True):
+        new = p + step_size * g / max(g.norm().item(), 1e-30)
+        far = (new - centre).norm().item()
+        images.append((centre + (new - centre) * min(1.0, eps / max(far, 1e-30))).clamp(0, 1))
+    return torch.stack(images)
+
+
+def l2_with_nan_to_num(point, gradient, x, eps, step_size):
+    change = point + step_size * (gradient / lengths(gradient)).nan_to_num() - x
+    return (x + change * (eps / lengths(change)).nan_to_num(1.0).clamp(max=1)).clamp(0, 1)
+
+
+def l2_in_numpy(point, gradient, x, eps, step_size):
+    point, gradient, centre = (v.double().numpy() for v in (point, gradient, x))
+
+    def size(images):
+        return np.maximum(np.sqrt((images**2).sum(axis=(1, 2, 3), keepdims=True)), 1e-30)
+
+    change = point + step_size * gradient / size(gradient) - centre
+    return torch.from_numpy(np.clip(centre + change * np.minimum(1, eps / size(change)), 0, 1)).float()
+
+
+def l2_from_the_library(point, gradient, x, eps, step_size):
+    step = step_size * gradient / lengths(gradient).clamp_min(1e-20)
+    return attacks.project(point + step, x, eps, norm="l2")
+
+
+RIGHT = {
+    "project": [
+        into_both,
+        project_in_numpy,
+        project_by_masks,
+        project_a_copy_in_place,
+        project_one_by_one,
+        lambda adv, x, eps: torch.min(torch.max(adv, x - eps), x + eps).clamp(0, 1),
+        lambda adv, x, eps: adv.clamp((x - eps).clamp_min(0), (x + eps).clamp_max(1)),
+        lambda adv, x, eps: into_ball(adv.clamp(0, 1), x, eps),
+    ],
+    "pgd": [*PATHS],
+    "keep_best": [keep_backwards, keep_forwards, keep_one_by_one, keep_while_some_are_left, keep_by_index, keep_in_numpy],
+    "l2_pgd_step": [l2_reference, l2_by_masks, l2_with_normalize, l2_one_by_one, l2_with_nan_to_num, l2_in_numpy, l2_from_the_library],
+    "targeted_pgd": [*map(towards, PATHS), minus_the_loss, log_probability],
+}  # fmt: skip
