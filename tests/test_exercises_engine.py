@@ -146,6 +146,7 @@ def test_the_arguments_named_are_those_of_the_reference(exercise):
 
 LAST_IS_FREE = "the last adv of the loop has no graph, and x.clone() has none"
 KEEPS_GRAPH = "the graph of all steps is kept, which costs memory; the gradient at the point is the same"
+ONE_NUMBER = "a tensor of one element is a number, too"
 OWN_Z = "either of the two calls makes a z of its own, which is all that the gradient asks for"
 SQUARED = "a difference and its negative have the same square"
 OWN_COPY = "either of clone and detach gives a tensor on which requires_grad_() leaves the argument alone"
@@ -158,7 +159,10 @@ EQUIVALENT = {  # changes to a solution that make no difference, and why
     ("pgd", "adv = adv + step_size * gradient.sign()"): KEEPS_GRAPH,
     ("targeted_pgd", "return adv"): LAST_IS_FREE,
     ("targeted_pgd", "adv = adv - step_size * gradient.sign()"): KEEPS_GRAPH,
-    ("robust_accuracy", "return survives.float().mean()"): "a tensor of one element is a number, too",
+    ("l2_step", "loss = F.cross_entropy(model(x), y)"): "the length takes the mean's factor out",
+    ("success_rate", "return (before & ~after).sum() / before.sum().item()"): ONE_NUMBER,
+    ("success_rate", "return (before & ~after).sum().item() / before.sum()"): ONE_NUMBER,
+    ("robust_accuracy", "return survives.float().mean()"): ONE_NUMBER,
     ("projection_step", "z = z.clone().requires_grad_()"): OWN_Z,
     ("projection_step", "z = z.detach().requires_grad_()"): OWN_Z,
     ("projection_step", "distance = (x - generator(z)).square().sum()"): SQUARED,

@@ -1,407 +1,357 @@
-"""Checks of chapter 02: one gradient step."""
+"""Exercises of chapter 02: one gradient step, and the share of images that it fools."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import attacks, evaluation
 from . import inputs, mistakes
-from .engine import exercise, expect
-from .mistakes import gradient_step, l2_norm, l2_normalized, wrong_steps
-from .properties import (
-    KEEP_APART,
-    NOT_ALONE,
-    Mistakes,
-    as_share,
-    as_tensor_like,
-    broadcast_like,
-    call_with_copies,
-    close,
-    expect_close,
-    expect_in_box,
-    in_both_modes,
-    loss_gradient,
-    no_side_effects,
-    norms,
-    shown,
-    strong_pixels,
-    with_hint,
-)
+from .exercise import Case, Exercise
+from .mistakes import Mistake, gradient_step, l2_norm, l2_normalized, max_normalized
+from .properties import as_share, broadcast_like, call_with_copies, close, loss_gradient, misplaced, norms
 
-EPS = 0.1
-SHAPE, CLASSES = (1, 28, 28), 10  # what the chapter uses
-_ANOTHER = f"for images of shape {inputs.OTHER_SHAPE} and {inputs.OTHER_CLASSES} classes the step is another."
+# --- one gradient step ------------------------------------------------------------------------------------------------
 
 
-class _Task(NamedTuple):
-    """What a gradient step is given."""
+def _images(
+    eps: float, n: int = 5, sizes: tuple = (inputs.SHAPE, inputs.CLASSES), low: float = 0.3, part: slice = slice(None), blind: int = 0, slope: float = 1.0
+) -> tuple[nn.Module, Tensor, Tensor, float]:  # fmt: skip
+    """Return what one step is given: a part of n images with pixels in [low, 1 - low], or of many black and white ones.
 
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    eps: float
+    The model does not look at the first `blind` pixels; `slope` makes its gradients larger or smaller.
+    """
+    model = inputs.unsaturated_network(*sizes)
+    x, y = (inputs.labelled_images if low else inputs.black_and_white_images)(model, n, sizes[0])
+    model[1].weight.data[:, :blind] = 0.0
+    model[3].weight.data *= slope
+    return model, x[part], y[part], eps
 
 
-def _step(task: _Task, *, towards: bool = False, **mistake: object) -> Tensor:
-    """Return x after the step, not clipped; keywords as in `gradient_step`."""
-    model, x, y, eps = task
-    return gradient_step(model, x, y, -eps if towards else eps, **mistake)
+def _stepping(
+    sign: int, *, size: Callable[[float], float] | None = None, finish: Callable | None = None, **keywords: Any
+) -> Callable[..., Tensor]:
+    """Return an answer that makes mistakes.
+
+    Args:
+        sign: 1 away from the labels, −1 towards them. size: of the step, from eps.
+        finish: what becomes of the new image, from it, x and eps; default: it is clipped. keywords: of `gradient_step`.
+    """
+
+    def answer(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        new = gradient_step(model, x, y, sign * (size(eps) if size else eps), **keywords)
+        return finish(new, x, eps) if finish else new.clamp(0, 1)
+
+    return answer
 
 
-def _step_mistakes(task: _Task, move: Callable, towards: bool) -> Mistakes:
-    """What goes wrong in any gradient step: what it gives, and what to say."""
-    model, x, y, eps = task
-    step = partial(_step, task, towards=towards, move=move)
-    change, gradient, label = step() - x, loss_gradient(model, x, y), "target" if towards else "y"
-    prediction = mistakes.OWN_PREDICTION.format(label)
-    wrong_sign = mistakes.WRONG_SIGN
-    both = "You use the model's own prediction as the label, and walk downhill. Use y, and add the step."
-    if towards:
-        wrong_sign = "Your step makes the target less likely: it must go against the gradient of the loss for the target, just once. Count your minus signs."
-        both = prediction
-    units = "eps is in pixel units already: do not multiply or divide by 255."
-    yield from (
-        (x, "Nothing changed. Did you return x instead of the new image?"),
-        (step(scale=-1), wrong_sign),
-        (change, mistakes.CHANGE_ALONE.format("")),
-        *with_hint("That is the gradient. Return the changed image: x plus a step along it.", gradient, gradient / len(x)),
-        (x + change.clamp(0, 1), "Every step down is lost. Clip the new image, (x + change).clamp(0, 1), and not the change."),
-        *wrong_steps(
-            step,
-            (prediction, "own prediction"),
-            (both, "own prediction, wrong sign"),
-            (mistakes.SOFTMAX_TWICE.format("x"), "softmax twice"),
-            ("Check the sign of the step. " + mistakes.SOFTMAX_TWICE.format("x"), "softmax twice, wrong sign"),
-            (mistakes.NO_LOG_SOFTMAX.format("x"), "no log-softmax"),
-            ("That differentiates the logit, not the loss: use F.cross_entropy(model(x), y).", "gradient of the logit"),
-        ),
-        *with_hint("Every pixel moved the same way. Take the sign of the gradient with respect to x, not of the loss.", x + eps, x - eps),
-        (step(scale=eps), "You multiply by eps twice."),
-        *wrong_steps(step, ("Every step has another size than eps: multiply by eps, and by nothing else.", "step twice", "half a step")),
-        *with_hint(units, step(scale=1 / 255), step(scale=255)),
-        *wrong_steps(step, (f"You step towards the least likely class. Use the {label} that was passed in.", "least likely label")),
-        (255 * step(), "Pixels go from 0 to 1 here: do not multiply by 255."),
+def _of_one_hot(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Return a loss for `gradient_step` from one that takes logits and one-hot labels, both (N, K)."""
+    return lambda logits, y, reduction: loss(logits, F.one_hot(y, logits.shape[1]).float()).sum()
+
+
+OTHER_LOSSES = [_of_one_hot(loss) for loss in (
+    lambda z, y: (z - 1e9 * y).amax(1) - (z * y).sum(1),  # the margin
+    lambda z, y: F.binary_cross_entropy_with_logits(z, y, reduction="none"), lambda z, y: F.cross_entropy(z, y, label_smoothing=0.1, reduction="none"),
+    lambda z, y: (z - y) ** 2, lambda z, y: (z.softmax(1) - y) ** 2, lambda z, y: z, lambda z, y: z.amax(1), lambda z, y: -z.amax(1), lambda z, y: z.logsumexp(1),
+)]  # fmt: skip
+
+
+def _sparing(attack: Callable[..., Tensor], spared: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Return an answer that leaves images as they are, chosen from where the model says y before and after the step."""
+
+    def answer(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        new = attack(model, x, y, eps)
+        still = spared(*(model(v).argmax(1) == y for v in (x, new)))
+        return torch.where(broadcast_like(still.expand(len(x))), x, new)
+
+    return answer
+
+
+def _step_mistakes(go: Callable[..., Callable], label: str) -> list[Mistake]:
+    """Return what goes wrong in any gradient step, and where its image is clipped."""
+    less_likely = "Your step makes the target less likely: it must go against the gradient of the loss for the target, just once. Count your minus signs."
+    another = "You differentiate another loss. Take the cross-entropy, from the logits and the labels as they are."
+    black = "You clip to {}. The limits are those of every image: black is 0, and white is 1."
+    return [
+        Mistake("Nothing changed. Do you return x instead of the new image?", lambda model, x, *_: x),
+        Mistake(mistakes.WRONG_SIGN if label == "y" else less_likely, go(scale=-1)),
+        Mistake(mistakes.CHANGE_ALONE.format(""), go(finish=lambda new, x, eps: new - x), go(finish=lambda new, x, eps: (new - x).clamp(0, 1))),
+        Mistake("That is the gradient. Return the changed image: x plus a step along it.", lambda model, x, y, eps: loss_gradient(model, x, y), lambda model, x, y, eps: loss_gradient(model, x, y) / len(x)),
+        Mistake("Every step down is lost: a pixel may get darker, too. Clip the new image to [0, 1], and not the change.", *(go(finish=lambda new, x, eps, high=high: (x + (new - x).clamp_min(0)).clamp_max(high)) for high in (1, torch.inf))),
+        Mistake("Every step up is lost: a pixel may get brighter, too.", *(go(finish=lambda new, x, eps, low=low: (x + (new - x).clamp_max(0)).clamp_min(low)) for low in (0, -torch.inf))),
+        *mistakes.loss_mistakes(go, label),
+        Mistake(another, *(go(loss=loss) for loss in OTHER_LOSSES)),
+        Mistake("Only the first image moves. Take the loss over all images of the batch.", _sparing(go(), lambda before, _: torch.arange(len(before)) > 0)),
+        Mistake("You leave images as they are because of what the model makes of them. Every image takes its step, whether the model is right about it or wrong, before or after.", *(_sparing(go(), spared) for spared in (lambda before, _: before, lambda before, _: ~before, lambda _, after: after, lambda _, after: ~after, lambda before, _: before.all(), lambda before, _: ~before.any()))),
+        Mistake("Every pixel moved the same way. Take the gradient with respect to x, not the loss, and no absolute value.", go(move=torch.ones_like), go(move=torch.ones_like, scale=-1)),
+        Mistake("You multiply by eps twice.", go(size=lambda eps: eps**2)),
+        Mistake("Your step has another size than eps: multiply by eps, and by nothing else.", go(scale=2), go(scale=0.5), *(lambda model, x, y, eps, f=f: go(scale=f(x))(model, x, y, eps) for f in (len, lambda x: 1 / len(x), lambda x: 1 / x[0].numel(), lambda x: x[0].numel() ** -0.5))),
+        Mistake("eps is in pixel units already: do not multiply or divide by 255.", go(scale=1 / 255), go(scale=255)),
+        Mistake("Did you forget to multiply by eps? Your step has the size 1.", go(size=lambda eps: 1.0), go(size=lambda eps: 1.0, finish=lambda new, x, eps: new)),
+        Mistake("Pixels go from 0 to 1 here: do not multiply by 255.", go(finish=lambda new, x, eps: 255 * new), go(finish=lambda new, x, eps: 255 * new.clamp(0, 1)), go(finish=lambda new, x, eps: (255 * new).clamp(0, 255))),
+        Mistake("There is nothing blacker than 0 or whiter than 1: end with .clamp(0, 1).", go(finish=lambda new, x, eps: new)),
+        Mistake("White is 1, not 255, and both ends count: end with .clamp(0, 1).", go(finish=lambda new, x, eps: new.clamp_min(0))),
+        Mistake("Black is 0, not −1, and both ends count: end with .clamp(0, 1).", go(finish=lambda new, x, eps: new.clamp_max(1))),
+        Mistake(mistakes.LEFT_OUT.format("0 or 1: use .clamp(0, 1)"), go(finish=lambda new, x, eps: torch.where((new < 0) | (new > 1), x, new))),
+        Mistake("You stretch the values to [0, 1]. Clip them: what is inside stays as it is.", go(finish=lambda new, x, eps: (new - new.min()) / (new.max() - new.min()))),
+        Mistake("You round the pixels. Leave them as they are.", go(finish=lambda new, x, eps: (255 * new.clamp(0, 1)).round() / 255), go(finish=lambda new, x, eps: (255 * new.clamp(0, 1)).floor() / 255)),
+        Mistake(black.format("the smallest and the largest value of x"), go(finish=lambda new, x, eps: new.clamp(x.min(), x.max()))),
+        Mistake(black.format("±eps, which is a range around black"), go(finish=lambda new, x, eps: new.clamp(-eps, eps)), go(finish=lambda new, x, eps: new.clamp(0, eps))),
+        Mistake("You multiply x by the step. Add the step to x.", go(finish=lambda new, x, eps: (x * (1 + new - x)).clamp(0, 1)), go(finish=lambda new, x, eps: (x * (new - x)).clamp(0, 1))),
+    ]  # fmt: skip
+
+
+def _some_still(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> str:
+    still = (got == x).flatten(1).all(1)
+    return mistakes.SOME_STILL.format(mistakes.listed(still)) if still.any() else ""
+
+
+def _misstepped(size: Callable[[Tensor], Tensor], moved: str) -> Callable[..., str]:
+    """Return a function that says in numbers how two steps differ; `size` is that of a change, `moved` in words."""
+
+    def happened(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> str:
+        low, high, low_right, high_right = (f(size(v - x)) for v in (got, right) for f in (torch.min, torch.max))
+        setting = (
+            f"with eps = {eps} {moved} by {low:.4g} to {high:.4g}, right are {low_right:.4g} to {high_right:.4g}; "
+            + (f"the values go from {got.min():.3g} to {got.max():.3g}; " if got.min() < 0 or got.max() > 1 else "")
+        )
+        return misplaced(setting, model, y, x, got, right)
+
+    return happened
+
+
+_others = partial(_images, 0.09, n=4, sizes=(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES))
+EVERY_EPS = Case("takes every eps, and changes nothing for eps = 0", [partial(_images, eps) for eps in (0.02, 0.13, 0.0)], "Use the eps that is passed in: the step is eps times a direction.")  # fmt: skip
+IN_BOX = Case("stays inside [0, 1]", [partial(_images, 0.09, low=0.0)], "Take the step everywhere, then clip the new image to [0, 1]: not the gradient, and not the change.")  # fmt: skip
+EVERY_IMAGE = Case("moves every image, whatever the model makes of it", [partial(_images, 0.003, n=2), partial(_images, 0.09, part=slice(2, None))], "Every image takes its step, whether the model is right about it or wrong.")  # fmt: skip
+
+
+# --- fgsm and targeted_fgsm -------------------------------------------------------------------------------------------
+
+
+def _within_eps(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> bool:
+    """Tell whether the step is right, where a pixel whose gradient is 0 may go either way, up to eps."""
+    free = (loss_gradient(model, x, y) == 0) & ((got - x).abs() <= eps + 1e-5)
+    return close(torch.where(free, right, got), right)
+
+
+def _sign_step(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
+    label, direction = ("target", "towards the target") if sign < 0 else ("y", "uphill")
+    go, take = partial(_stepping, sign), "Take its sign, times eps: every pixel moves by eps."
+    clipped = partial(go, size=lambda eps: 1.0, finish=lambda new, x, eps: mistakes.project(new, x, eps))
+    return Exercise(
+        name,
+        reference=reference,
+        cases=[
+            Case(f"moves every pixel by eps, {direction}", [partial(_images, 0.09)], f"Differentiate F.cross_entropy of model(x) and {label} with respect to x; only the sign of that counts, and the direction."),
+            EVERY_EPS,
+            IN_BOX,
+            EVERY_IMAGE,
+            Case("moves no pixel by more than eps, not even one that the loss does not depend on", [partial(_images, 0.09, blind=9)], "Where the gradient is 0, its sign is 0, too: the pixel may stay."),
+            Case("works for other sizes of images and numbers of classes", [_others], mistakes.FROM_MODEL),
+        ],
+        mistakes=[
+            *_step_mistakes(go, label),
+            *mistakes.sign_mistakes(go, "eps"),
+            Mistake(f"You add the gradient itself. {take}", go(move=lambda g: g, size=lambda eps: 1.0), go(move=lambda g: g / len(g), size=lambda eps: 1.0)),
+            Mistake(f"You divide the gradient by a number of the whole batch. {take}", *(go(move=move) for move in (lambda g: g / g.norm(), lambda g: g / g.abs().max(), lambda g: g / g.abs().mean(), lambda g: g / g.std()))),
+            Mistake("You take several steps. Here it is one, of the size eps.", *(lambda model, x, y, eps, n=n, size=size: mistakes.pgd(model, x, y, eps, n, sign * size(eps, n)) for n in (2, 3, 5, 10, 20, 40) for size in (lambda eps, n: eps / n, lambda eps, n: eps))),
+            Mistake(f"You clip the gradient to ±eps, which leaves small entries small. {take}", clipped(move=lambda g: g), clipped(move=lambda g: g / len(g))),
+            Mistake(f"You clip the gradient to ±1, which leaves small entries small. {take}", go(move=lambda g: g.clamp(-1, 1)), go(move=lambda g: (g / len(g)).clamp(-1, 1))),
+        ],
+        batched=("x", label),
+        untouched=("model", "x", label),
+        accepts=_within_eps,
+        happened=_misstepped(torch.abs, "the pixels changed"),
+        explain=_some_still,
+        library=(attacks.fgsm, attacks.pgd),
     )  # fmt: skip
 
 
-def _alike(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    """Tell whether two batches agree, but for a pixel or two whose gradient is near 0."""
-    return ((a - b).abs() <= tolerance).float().mean().item() > 0.999
+def _fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    return gradient_step(model, x, y, eps).clamp(0, 1)
 
 
-def _why(answer: Callable, adv: Tensor, task: _Task, wrongs: Mistakes) -> str:
-    """Return the likely mistake behind a step of the wrong size or direction, or nothing."""
-    moved, wrongs, again = (adv != task.x).flatten(1).any(1), list(wrongs), partial(call_with_copies, answer)
-    wrongs += [(wrong.clamp(0, 1), hint) for wrong, hint in wrongs]
-    hint = next((hint for wrong, hint in wrongs if _alike(adv, wrong, 1e-5 * task.eps)), "")
-    if not hint and moved.any() and not moved.all():
-        return mistakes.SOME_STILL.format(mistakes.listed(~moved))
-    if not hint and not close(adv, again(*task), 1e-6):
-        return "A second call gives another result. There is no randomness in this step: only the gradient decides."
-    if not hint and close(adv, again(*task._replace(eps=task.eps / 2)), 1e-7):
-        return mistakes.USE_EPS
-    return hint
+def _targeted_fgsm(model: nn.Module, x: Tensor, target: Tensor, eps: float) -> Tensor:
+    return gradient_step(model, x, target, -eps).clamp(0, 1)
 
 
-def _sign_mistakes(task: _Task, towards: bool) -> Mistakes:
-    model, x, y, eps = task
-    g = (-1 if towards else 1) * loss_gradient(model, x, y)
-    itself = "You use the gradient itself, whose size differs from pixel to pixel. Take its sign, and multiply by eps."
-    clipped = "You clip the gradient to ±eps, which leaves small entries small. Take its sign, and multiply by eps."
-    length = "You divide by the gradient's length, which is the step for the Euclidean norm. Here take the sign."
-    largest = "You divide by the largest entry, so only one pixel gets the whole eps. Take the sign."
-    yield from (
-        *_step_mistakes(task, torch.sign, towards),
-        ((x + g.sign()).clamp(0, 1), "Every pixel went all the way to black or white: too far. Multiply the sign by eps, and not by 255 or the like."),
-        (x + g.sign(), "Did you forget to multiply by eps? The sign alone has size 1 in every pixel."),
-        *with_hint(length, x + eps * l2_normalized(g), x + eps * g / g.norm()),
-        *with_hint(largest, x + eps * g / g.abs().max(), x + eps * mistakes.max_normalized(g)),
-    )  # fmt: skip
-    for size in (eps, eps / len(x), 1, 1 / len(x)):  # the loss may be a sum or a mean
-        yield from with_hint(itself, x + size * g, x - size * g)
-        yield x + (size * g).clamp(-eps, eps), clipped
+_sign_step("fgsm", 1, _fgsm).register()
+_sign_step("targeted_fgsm", -1, _targeted_fgsm).register()
 
 
-def _in_the_box(answer: Callable, task: _Task, step: Callable[[_Task], Tensor]) -> None:
-    """Compare with the clipped step on images with many pixels near black and white."""
-    x, y = inputs.black_and_white_images(task.model, 4, SHAPE)
-    task = task._replace(x=x, y=y)
-    adv, free = as_tensor_like(call_with_copies(answer, *task), x), step(task)
-    hint = "There is nothing blacker than 0 or whiter than 1: end with .clamp(0, 1)."
-    if adv.min() >= 0 and adv.max() > 1:
-        hint = "White is 1, not 255, and both ends count: end with .clamp(0, 1)."
-    elif adv.min() < 0 and adv.max() <= 1:
-        hint = "Black is 0, not −1, and both ends count: end with .clamp(0, 1)."
-    expect_in_box(adv, hint)
-    wanted = free.clamp(0, 1)
-    off = ((adv - wanted).abs() > 1e-3 * task.eps).float().mean().item()
-    hint = "Take the step everywhere, then clip the new image to [0, 1]: not the gradient, and not the change."
-    if close(adv, torch.where(free == wanted, wanted, x), 1e-3 * task.eps):
-        hint = mistakes.LEFT_OUT.format("0 or 1: use .clamp(0, 1)")
-    what = f"{100 * off:.0f} % of the pixels of images with black and white are not where they should be."
-    expect(off < 1e-3, what, hint)
+# --- l2_step ----------------------------------------------------------------------------------------------------------
 
 
-def _alone(answer: Callable, task: _Task) -> None:
-    model, x, y, eps = task
-    together, pairs = call_with_copies(answer, *task), zip(x.split(1), y.split(1), strict=True)
-    alone = torch.cat([as_tensor_like(call_with_copies(answer, model, a, b, eps), a) for a, b in pairs])
-    strong = strong_pixels(loss_gradient(model, x, y))
-    expect(close(together * strong, alone * strong, 1e-3 * eps), NOT_ALONE, KEEP_APART)
+def _l2_step(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    return gradient_step(model, x, y, eps, move=l2_normalized).clamp(0, 1)
 
 
-def _scales(answer: Callable, task: _Task, size: Callable) -> None:
-    small, x = 0.001, task.x
-    sizes = size((as_tensor_like(call_with_copies(answer, *task._replace(eps=small)), x) - x).flatten(1))
-    hint = "Use the eps that is passed in, not a number of your own."
-    if sizes.min() == 0:
-        hint = "Some images did not move. Every image takes the step, also if the model is not fooled by it."
-    what = f"with eps = {small} the size of the change is {sizes.min():.3g} to {sizes.max():.3g}."
-    expect(((sizes - small).abs() < 1e-2 * small).all(), what, hint)
-    still = as_tensor_like(call_with_copies(answer, *task._replace(eps=0.0)), x)
-    what, hint = "with eps = 0 the images change.", "The step is eps times a direction; for eps = 0 that is nothing."
-    expect(close(still, x, 1e-6), what, hint)
+def _along(move: Callable[[Tensor], Tensor] = l2_normalized, **keywords: Any) -> Callable[..., Tensor]:
+    return _stepping(1, move=move, **keywords)
 
 
-def _no_trace(answer: Callable, names: str, seed: int, eps: float) -> None:
-    model = inputs.smooth_network(seed, SHAPE, CLASSES)
-    in_both_modes(answer, names, model, *inputs.labelled_images(model, 6, SHAPE), eps)
+def _one_without_gradient(eps: float) -> tuple[nn.Module, Tensor, Tensor, float]:
+    """Return images of which the first is grey, and a model whose hidden units are all off for it."""
+    model, x, y, _ = _images(eps)
+    model[1].bias.data -= 0.1
+    model[2], x[0] = nn.ReLU(), 0.5
+    return model, x, y, eps
 
 
-def _sign_step(answer: Callable, seed: int, towards: bool) -> Iterator[str]:
-    """The properties of FGSM, away from the labels or towards them."""
-    sign, name = (-1, "target") if towards else (1, "y")
-    model = inputs.smooth_network(seed, SHAPE, CLASSES)
-    task = _Task(model, *inputs.labelled_images(model, 6, SHAPE), EPS)
-
-    def why(otherwise: str) -> Callable[[], str]:
-        return lambda: _why(answer, adv, task, _sign_mistakes(task, towards)) or otherwise
-
-    yield "returns new images like x"
-    adv = as_tensor_like(call_with_copies(answer, *task), task.x)
-
-    yield "moves every pixel by eps"
-    change, gradient = adv - task.x, sign * loss_gradient(*task[:3])
-    strong = strong_pixels(gradient)
-    low, high = change[strong].abs().min().item(), change.abs().max().item()
-    what = f"with eps = {EPS} the pixels changed by {low:.4g} to {high:.4g}."
-    hint = "The change is eps times the sign of the gradient, so it has the size eps in every pixel."
-    expect(low >= EPS - 1e-5 and high <= EPS + 1e-5, what, why(hint))
-
-    yield "makes the target more likely" if towards else "steps uphill: away from the label y that it is given"
-    agree = (change.sign() == gradient.sign())[strong].float().mean().item()
-    direction, size = ("subtract", "smaller") if towards else ("add", "larger")
-    what = f"{100 * agree:.1f} % of the pixels move in the direction that makes the loss {size}."
-    hint = f"Differentiate F.cross_entropy(model(x), {name}) with respect to x, and {direction} eps times the sign."
-    expect(agree == 1, what, why(hint))
-
-    yield "stays inside [0, 1]"
-    _in_the_box(answer, task, partial(_step, towards=towards))
-
-    yield "scales with eps, and changes nothing for eps = 0"
-    _scales(answer, task, lambda change: change.abs().amax(1))
-
-    yield "gives an image alone what it gives it in a batch"
-    _alone(answer, task)
-
-    yield "works for other sizes of images and numbers of classes"
-    model = inputs.smooth_network(seed, inputs.OTHER_SHAPE, inputs.OTHER_CLASSES)
-    other = _Task(model, *inputs.labelled_images(model, 5, inputs.OTHER_SHAPE), EPS)
-    change = as_tensor_like(call_with_copies(answer, *other), other.x) - other.x
-    gradient = sign * loss_gradient(*other[:3])
-    strong = strong_pixels(gradient)
-    expect_close(change[strong], EPS * gradient.sign()[strong], _ANOTHER, mistakes.FROM_MODEL)
-
-    yield "copes with pixels that do not matter to the model"
-    blind = inputs.smooth_network(seed, SHAPE, CLASSES)
-    nn.init.zeros_(blind[1].weight[:, :28])
-    adv = as_tensor_like(call_with_copies(answer, *task._replace(model=blind)), task.x)
-    what, hint = "a pixel whose gradient is 0 moved by more than eps.", "Use g.sign(): it is 0 for 0."
-    expect((adv - task.x).abs().max() <= EPS + 1e-5, what, hint)
-
-    yield "leaves no trace on the model and on x"
-    _no_trace(answer, f"model x {name} eps", seed, EPS)
+OWN = "Each image's gradient has a length of its own, over all of its channels and pixels: divide by that one, and multiply by eps."
+GUARD = "Guard the division by something tiny only, which does not touch a small gradient: a very low limit of the length, and no number that is added."
+SIGN = "That is FGSM's sign step: for n pixels its length is √n times eps. Divide the gradient by its length instead. (F.normalize without flatten(1) gives the same: it divides each pixel by itself.)"
+Exercise(
+    "l2_step",
+    reference=_l2_step,
+    cases=[
+        Case("moves every image by the distance eps, along its own gradient", [partial(_images, 0.2, slope=0.035)], "Differentiate F.cross_entropy of model(x) and y with respect to x, and keep the proportions of that: no sign. " + OWN),
+        EVERY_EPS,
+        Case("stays inside [0, 1]", [partial(_images, eps, low=0.0) for eps in (0.8, 0.5)], IN_BOX.where),
+        EVERY_IMAGE,
+        Case("takes the whole step where the gradient is small", [partial(_images, 0.2, slope=1e-14)], GUARD),
+        Case("takes no step where the gradient is zero", [partial(_images, 0.2, slope=0.0), partial(_one_without_gradient, 0.2)], "Without a gradient there is no direction: that image stays, and the others move. " + GUARD),
+        Case("works for other sizes of images and numbers of classes", [_others], "The length goes over all channels and pixels of an image. " + mistakes.FROM_MODEL),
+    ],
+    mistakes=[
+        *_step_mistakes(_along, "y"),
+        Mistake("You take the absolute value of the gradient. A pixel may get darker, too. " + OWN, _along(lambda g: l2_normalized(g.abs()))),
+        Mistake("You divide by the length of the whole batch, so that all images share one budget. " + OWN, _along(lambda g: g / g.norm()), _along(lambda g: g / g.norm() * len(g) ** 0.5)),
+        Mistake(SIGN, _along(torch.sign), _along(F.normalize)),
+        Mistake(mistakes.SIGN_OF_LENGTH + OWN, _along(lambda g: g.sign() / g[0].numel() ** 0.5)),
+        Mistake(mistakes.SQUARED_LENGTH + OWN, _along(lambda g: g / l2_norm(g).clamp_min(1e-18) ** 2), _along(lambda g: g / l2_norm(g).clamp_min(1e-18) ** 2 * len(g))),
+        Mistake("You take the square root of a length, which is a root already. " + OWN, _along(lambda g: g / l2_norm(g).clamp_min(1e-30) ** 0.5), _along(lambda g: g / l2_norm(g).clamp_min(1e-30) ** 0.5 / len(g) ** 0.5)),
+        Mistake("You divide by the sum of the absolute values. The Euclidean length is the root of the sum of squares. " + OWN, _along(lambda g: g / broadcast_like(g.abs().flatten(1).sum(1)))),
+        Mistake("You divide by the sum of the entries, some of which are negative. The Euclidean length is the root of the sum of squares. " + OWN, _along(lambda g: g / broadcast_like(g.flatten(1).sum(1)))),
+        Mistake("You divide by the largest entry, not by the length. " + OWN, _along(max_normalized)),
+        Mistake("You divide by the largest entry of the whole batch. " + OWN, _along(lambda g: g / g.abs().max())),
+        Mistake("You take the mean of the squares. The length is the root of their sum. " + OWN, _along(lambda g: l2_normalized(g) * g[0].numel() ** 0.5)),
+        Mistake("You divide by the standard deviation of the entries, not by their length. " + OWN, _along(lambda g: g / broadcast_like(g.flatten(1).std(1))), _along(lambda g: g / g.std())),
+        Mistake("You divide by the length of x. " + OWN, lambda model, x, y, eps: (x + eps * loss_gradient(model, x, y) / l2_norm(x)).clamp(0, 1)),
+        Mistake(mistakes.PART_OF_LENGTH + OWN, *(_along(lambda g, dim=dim: g / g.norm(dim=dim, keepdim=True).clamp_min(1e-30)) for dim in (0, 2, 3, (2, 3)))),
+        Mistake("You use the gradient as it is, whose length differs from image to image. " + OWN, *(_along(move, size=size) for move in (lambda g: g, lambda g: g / len(g)) for size in (None, lambda eps: 1.0))),
+        Mistake("You shorten a gradient that is longer than eps, and leave a shorter one as it is. Every image moves by the whole distance eps. " + OWN, _along(lambda g: g, size=lambda eps: 1.0, finish=lambda new, x, eps: (x + (new - x) * (eps / l2_norm(new - x)).clamp(max=1)).clamp(0, 1))),
+        Mistake("You stretch the step again after clipping. The clipped step may be shorter than eps.", _along(finish=lambda new, x, eps: x + eps * l2_normalized(new.clamp(0, 1) - x))),
+        Mistake(GUARD, *(_along(lambda g, tiny=tiny, n=n: g / (l2_norm(g) + tiny * len(g) ** n)) for tiny in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10, 1e-12) for n in (0, 1)), *(_along(lambda g, tiny=tiny: g / l2_norm(g).clamp_min(tiny)) for tiny in (1e-8, 1e-12)), _along(lambda g: g / (l2_norm(g) ** 2 + 1e-12).sqrt()), _along(lambda g: torch.where(l2_norm(g) > 1e-8, l2_normalized(g), 0))),
+    ],
+    batched=("x", "y"),
+    untouched=("model", "x", "y"),
+    happened=_misstepped(norms, "the images moved"),
+    explain=_some_still,
+    library=(attacks.fgsm, attacks.pgd),
+).register()  # fmt: skip
 
 
-@exercise("fgsm", takes="(model, x, y, eps)")
-def _fgsm(answer: Callable) -> Iterator[str]:
-    yield from _sign_step(answer, 0, towards=False)
-
-
-@exercise("targeted_fgsm", takes="(model, x, target, eps)")
-def _targeted_fgsm(answer: Callable) -> Iterator[str]:
-    yield from _sign_step(answer, 1, towards=True)
-
-
-def _l2_mistakes(task: _Task) -> Mistakes:
-    model, x, y, eps = task
-    g = loss_gradient(model, x, y)
-    sizes, length = g.abs().flatten(1), l2_norm(g)
-    own = "Divide each gradient by its own length, gradient.flatten(1).norm(dim=1), and multiply by eps. "
-    sign = "That is FGSM's sign step: for n pixels its length is eps·√n. Divide the gradient by its length instead."
-    itself = "You use the gradient as it is, whose length differs from image to image. " + own
-    yield from (
-        *_step_mistakes(task, l2_normalized, towards=False),
-        (x + eps * g / g.norm(), "You divide by the length of the whole batch, so that all images share one budget. " + own),
-        (x + eps * F.normalize(g), sign + " (F.normalize(g) gives the same, when flatten(1) is forgotten: it divides each pixel by itself.)"),
-        (x + eps * g.sign(), sign),
-        (x + eps * g.sign() / g[0].numel() ** 0.5, mistakes.SIGN_OF_LENGTH + own),
-        (x + l2_normalized(g), "Did you forget to multiply by eps? Your step has the length 1."),
-        *with_hint(mistakes.SQUARED_LENGTH + own, x + eps * g / length**2 * len(x), x + eps * g / length**2),
-        (x + eps * g / length**0.5, "You take the square root of a length, which is a root already. " + own),
-        (x + eps * g / broadcast_like(sizes.sum(1)), "You divide by the sum of the absolute values. The Euclidean length is the root of the sum of squares. " + own),
-        (x + eps * mistakes.max_normalized(g), "You divide by the largest entry, not by the length. " + own),
-        (x + eps * g / sizes.max(), "You divide by the largest entry of the whole batch. " + own),
-        (x + eps * g / broadcast_like(sizes.square().mean(1).sqrt()), "You take the mean of the squares. The length is the root of their sum. " + own),
-        *with_hint(mistakes.PART_OF_LENGTH + own, *(x + eps * g / g.norm(dim=dim, keepdim=True) for dim in (0, 2, 3))),
-        *with_hint(itself, *(x + size * g for size in (eps, eps / len(x), 1, 1 / len(x)))),  # the loss may be a sum or a mean
-    )  # fmt: skip
-
-
-@exercise("l2_step", takes="(model, x, y, eps)")
-def _l2_step(answer: Callable) -> Iterator[str]:
-    def run(task: _Task) -> Tensor:
-        return as_tensor_like(call_with_copies(answer, *task), task.x)
-
-    def why(otherwise: str) -> Callable[[], str]:
-        return lambda: _why(answer, adv, task, _l2_mistakes(task)) or otherwise
-
-    model, eps = inputs.smooth_network(2, SHAPE, CLASSES), 0.4
-    x, y = inputs.labelled_images(model, 6, SHAPE)
-    task, step = _Task(model, x, y, eps), partial(_step, move=l2_normalized)
-
-    yield "returns new images like x"
-    adv = run(task)
-
-    yield "moves every image by the distance eps"
-    distances = norms(adv - x)
-    what = f"with eps = {eps} the images moved by the distances {shown(distances[:3])}, …"
-    hint = "Divide each gradient by its own length, gradient.flatten(1).norm(dim=1), and multiply by eps."
-    expect(((distances - eps).abs() < 1e-2 * eps).all(), what, why(hint))
-
-    yield "moves along the gradient"
-    cosine = F.cosine_similarity((adv - x).flatten(1), loss_gradient(model, x, y).flatten(1)).min().item()
-    hint = "Differentiate F.cross_entropy(model(x), y), and keep the gradient's proportions: no sign, no clamp of the gradient."
-    expect(cosine > 0.9999, f"the cosine of the angle between your step and the gradient is {cosine:.2f}.", why(hint))
-
-    yield "stays inside [0, 1]"
-    _in_the_box(answer, task._replace(eps=2.0), step)
-
-    yield "scales with eps, and changes nothing for eps = 0"
-    _scales(answer, task, lambda change: change.norm(dim=1))
-
-    yield "gives an image alone what it gives it in a batch"
-    _alone(answer, task)
-
-    yield "works for other sizes of images and numbers of classes"
-    other = inputs.smooth_network(2, inputs.OTHER_SHAPE, inputs.OTHER_CLASSES)
-    smaller = _Task(other, *inputs.labelled_images(other, 5, inputs.OTHER_SHAPE), eps)
-    expect_close(run(smaller), step(smaller), _ANOTHER, mistakes.ONE_LENGTH, tolerance=1e-3 * eps)
-
-    yield "takes the whole step where the gradient is small, and none where it is zero"
-    guard = "Guard the division by something tiny only: length.clamp_min(1e-12)."
-    for scale, wanted, hint in ((1e-4, eps, guard), (0.0, 0.0, mistakes.NO_DIRECTION)):
-        flat = inputs.smooth_network(2, SHAPE, CLASSES)
-        flat[3].weight.data.mul_(scale)
-        moved = norms(run(task._replace(model=flat)) - x)
-        what = f"with a gradient {scale:g} times as large an image moved by {moved[0]:.3g}."
-        expect((moved - wanted).abs().max() < 1e-2 * eps, what, hint)
-
-    yield "leaves no trace on the model and on x"
-    _no_trace(answer, "model x y eps", 2, eps)
+# --- success_rate -----------------------------------------------------------------------------------------------------
 
 
 class _LabelInPixel(nn.Module):
-    """Answers what the first pixel of each image says."""
+    """Answers, not too surely, what the first pixel of each image says."""
 
     def __init__(self, classes: int):
         super().__init__()
-        self.classes, self.unused = classes, nn.Parameter(torch.ones(()))  # for next(model.parameters()).device
+        self.classes, self.scale = classes, nn.Parameter(torch.tensor(0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         labels = (self.classes * x.flatten(1)[:, 0]).round().long()
-        return 5 * F.one_hot(labels, self.classes) * self.unused
+        return self.scale * F.one_hot(labels, self.classes) - 1
 
 
-def _images_with_labels(labels: list[int], classes: int, shape: tuple[int, ...]) -> Tensor:
-    """Images whose first pixel says these labels."""
-    x = torch.full((len(labels), *shape), 0.5)
-    x[:, 0, 0, 0] = torch.tensor(labels) / classes
-    return x
+def _attacked(
+    outcomes: Sequence[tuple[int, int]], classes: int = 10, shape: tuple[int, ...] = (1, 2, 2)
+) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """Return a model, images, what an attack has made of them, and labels.
+
+    Args:
+        outcomes: the model's answers before and after the attack, counted from the label, for each image.
+        classes, shape: of the images.
+    """
+    y = torch.arange(len(outcomes)) % classes
+    x, adv = torch.full((2, len(y), *shape), 0.5)
+    x[:, 0, 0, 0], adv[:, 0, 0, 0] = (y + torch.tensor(outcomes).T) % classes / classes
+    return _LabelInPixel(classes).eval(), x, adv, y
 
 
-# Labels before and after the attack, for the true label 0: right → right, fooled, repaired, wrong alike, wrong otherwise.
-# The numbers keep all likely mistakes apart; the order mixes the kinds.
-_OUTCOMES = 6 * [(0, 0)] + 10 * [(0, 1)] + [(1, 0)] + 2 * [(2, 2)] + 2 * [(1, 2)]
-_OUTCOMES = [_OUTCOMES[8 * i % 21] for i in range(21)]
+def _rate(count: Callable[..., Tensor], of: Callable[..., Tensor] | None = None) -> Callable[..., float]:
+    """Return an answer: the images to count, divided by those to divide by, default all.
+
+    Args:
+        count, of: from which images are right before the attack, which are wrong after it, and which have changed.
+    """
+
+    def answer(model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> float:
+        before, after = model(x).argmax(1), model(adv).argmax(1)
+        facts = before == y, after != y, before != after
+        return (count(*facts).sum() / (of(*facts).sum() if of else len(y))).item()
+
+    return answer
 
 
-def _rate_mistakes(before: Tensor, after: Tensor, y: Tensor) -> Mistakes:
-    right, wrong, fell = before == y, after != y, (before == y) & (after != y)
-    changed, n = before != after, len(y)
-    select = "Select first: before = model(x).argmax(1) == y. Then take the share of wrong answers among adv[before]."
-    for count, total, hint in (
-        (wrong, n, "That is the error rate after the attack, over all images. Some were wrong all along. " + select),
-        (fell, n, "You count the right ones, but divide by all images. Divide by those that were right before. " + select),
-        (right & ~wrong, right.sum(), "That is the share that the attack did not fool: count the wrong answers. " + select),
-        (~wrong, n, "That is the accuracy after the attack, over all images. " + select),
-        (changed, n, "You count changed answers over all images, whether they were right or not. Use y. " + select),
-        (changed, right.sum(), "You also count changes of images that were wrong before. " + select),
-        (~changed, n, "That is the share of the answers that did not change. " + select),
-        (wrong, right.sum(), "You also count images that were wrong before the attack. " + select),
-        (fell, wrong.sum(), "You divide by the images that are wrong after the attack. Divide by those that were right before. " + select),
-        (fell, changed.sum(), "You divide by the images whose answer changed. Divide by those that were right before. " + select),
-        (right & ~wrong, n, "That is the share of all images that stay right. " + select),
-        (right, n, "That is the accuracy before the attack: adv takes no part in it. " + select),
-        (~right, n, "That is the error rate before the attack: adv takes no part in it. " + select),
-        (~right & ~wrong, (~wrong).sum(), "You took x for adv and adv for x. " + select),
-        (~wrong, right.sum(), "You divide the right answers after by those before, and count repaired ones too. " + select),
-        (changed & wrong, n, "You count all changes that end wrong. Only images that were right before can be fooled. " + select),
-        (changed & wrong, right.sum(), "You also count changes of images that were wrong before. " + select),
-    ):  # fmt: skip
-        yield (count.sum() / total).item(), hint
-    lost = right.sum() - (~wrong).sum()
-    drop = "That is the drop of the accuracy, in which images that the attack repaired hide others that it fooled. "
-    yield from with_hint(drop + select, (lost / n).item(), (lost / right.sum()).item())
-    nothing = "Nothing counts as fooled: take one prediction from x and the other from adv, and divide with / (not //). "  # fmt: skip
-    yield 0.0, nothing + select
-    yield 1.0, "Everything counts as fooled: compare the prediction for adv with y. " + select
+def _observed_share(answer: Callable[..., Any], model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> float:
+    return as_share(call_with_copies(answer, model, x, adv, y), len(y))
 
 
-@exercise("success_rate", takes="(model, x, adv, y)")
-def _success_rate(answer: Callable) -> Iterator[str]:
-    def rate(before: list[int], after: list[int], y: list[int], classes: int = 10, shape: tuple = (1, 2, 2)) -> float:
-        pair = _images_with_labels(before, classes, shape), _images_with_labels(after, classes, shape)
-        return as_share(call_with_copies(answer, _LabelInPixel(classes), *pair, torch.tensor(y)), len(y))
+def _success_rate(model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> float:
+    return _rate(lambda right, wrong, _: right & wrong, lambda right, *_: right)(model, x, adv, y)
 
-    y = [i % 10 for i in range(len(_OUTCOMES))]
-    before, after = ([(label + kind[i]) % 10 for label, kind in zip(y, _OUTCOMES, strict=True)] for i in (0, 1))
 
-    yield "returns one share between 0 and 1"
-    share = rate(before, after, y)
+def _counted(got: float, right: float, model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> str:
+    before, fooled = model(x).argmax(1) == y, (model(x).argmax(1) == y) & (model(adv).argmax(1) != y)
+    return f"of {len(y)} images {before.sum()} are right before the attack, and {fooled.sum()} of those are wrong after it: {right:.3f}. Yours: {got:.3f}."
 
-    yield "counts the images that were classified correctly before the attack, and only those"
-    hint = "Select first: before = model(x).argmax(1) == y. Then take the share of wrong answers among adv[before]."
-    what = f"of 21 images 16 are right before the attack, and 10 of those 16 are wrong after it: 0.625. Yours: {share:.3f}."
-    wrongs = _rate_mistakes(*map(torch.tensor, (before, after, y)))
-    expect_close(share, 10 / 16, what, hint, wrongs, 1e-6)
 
-    yield "is 0 when nothing changes and 1 when everything falls"
-    none, every = rate(before, before, y), rate(before, [(label + 3) % 10 for label in y], y)
-    expect(none == 0, f"with adv = x it gives {none:.3f}.", "Nobody is fooled by an unchanged image.")
-    expect(abs(every - 1) < 1e-6, f"with every image fooled it gives {every:.3f}.", "All that were right fall: 16/16.")
-
-    yield "works for other sizes of images and numbers of classes"
-    for a, b, y, wanted in (([0, 1, 2, 2], [1, 1, 2, 0], [0, 1, 2, 1], 1 / 3), ([2], [0], [2], 1.0)):
-        share = rate(a, b, y, 3, (3, 4, 5))
-        what = f"for {len(y)} images of shape (3, 4, 5) and 3 classes it gives {share:.3f}, not {wanted:.3f}."
-        expect(abs(share - wanted) < 1e-6, what, mistakes.ONLY_ARGUMENTS.format("sizes"))
-
-    yield "changes none of the images and no weight"
-    x = _images_with_labels(before, 10, (1, 2, 2))
-    no_side_effects(answer, "model x adv y", _LabelInPixel(10).eval(), x, x.clone(), torch.tensor(before))
+# Right → right, fooled, repaired, wrong alike, wrong otherwise: so many that all likely mistakes give something else.
+OUTCOMES = 14 * [(0, 0)] + 5 * [(0, 1)] + [(1, 0)] + 3 * [(2, 2)] + 2 * [(1, 2)]
+MIXED = [OUTCOMES[8 * i % 25] for i in range(25)]
+SELECT = "Select first the images that the model gets right before the attack; then take the share of these that it gets wrong after."
+DROP = "That is the drop of the accuracy, in which images that the attack repaired hide others that it fooled. "
+Exercise(
+    "success_rate",
+    reference=_success_rate,
+    cases=[
+        Case("counts the images that were classified correctly before the attack, and only those", [partial(_attacked, MIXED)], SELECT),
+        Case("is 0 when nothing changes", [partial(_attacked, [(before, before) for before, _ in MIXED])], "Nobody is fooled by an unchanged image."),
+        Case("is 1 when all that were right fall", [partial(_attacked, [(before, 3) for before, _ in MIXED])], "All that were right fall: so many, divided by as many."),
+        Case("works for other sizes of images and numbers of classes", [partial(_attacked, outcomes, 3, (3, 4, 5)) for outcomes in ([(0, 1), (0, 0), (0, 0), (1, 2)], [(0, 1)], [(0, 0)])], mistakes.ONLY_ARGUMENTS.format("sizes")),
+    ],
+    mistakes=[
+        Mistake("That is the error rate after the attack, over all images. Some were wrong all along. " + SELECT, _rate(lambda right, wrong, changed: wrong)),
+        Mistake("You count the right ones, but divide by all images. Divide by those that were right before. " + SELECT, _rate(lambda right, wrong, changed: right & wrong)),
+        Mistake("That is the share that the attack did not fool: count the wrong answers. " + SELECT, _rate(lambda right, wrong, changed: right & ~wrong, lambda right, *_: right)),
+        Mistake("That is the accuracy after the attack, over all images. " + SELECT, _rate(lambda right, wrong, changed: ~wrong)),
+        Mistake("You count changed answers among all images, whether they were right or not. Use y. " + SELECT, _rate(lambda right, wrong, changed: changed)),
+        Mistake("You also count changes of images that were wrong before. " + SELECT, *(_rate(count, lambda right, *_: right) for count in (lambda right, wrong, changed: changed, lambda right, wrong, changed: changed & wrong))),
+        Mistake("That is the share of the answers that did not change. " + SELECT, _rate(lambda right, wrong, changed: ~changed)),
+        Mistake("You also count images that were wrong before the attack. " + SELECT, _rate(lambda right, wrong, changed: wrong, lambda right, *_: right)),
+        Mistake("You divide by the images that are wrong after the attack. Divide by those that were right before. " + SELECT, _rate(lambda right, wrong, changed: right & wrong, lambda right, wrong, changed: wrong)),
+        Mistake("You divide by the images whose answer changed. Divide by those that were right before. " + SELECT, _rate(lambda right, wrong, changed: right & wrong, lambda right, wrong, changed: changed)),
+        Mistake("You divide by the images that the attack did not fool. Divide by those that were right before. " + SELECT, *(_rate(lambda right, wrong, changed: right & wrong, of) for of in (lambda right, wrong, changed: ~(right & wrong), lambda right, wrong, changed: right & ~wrong))),
+        Mistake("You divide by the images that are right after the attack. Divide by those that were right before. " + SELECT, _rate(lambda right, wrong, changed: right & wrong, lambda right, wrong, changed: ~wrong)),
+        Mistake("You count images that were right before or are wrong after. Both have to hold. " + SELECT, _rate(lambda right, wrong, changed: right | wrong)),
+        Mistake("You count everything but the images that were fooled. " + SELECT, _rate(lambda right, wrong, changed: ~(right & wrong))),
+        Mistake("That is the share of all images that stay right. " + SELECT, _rate(lambda right, wrong, changed: right & ~wrong)),
+        Mistake("That is the accuracy before the attack: adv takes no part in it. " + SELECT, _rate(lambda right, wrong, changed: right)),
+        Mistake("That is the error rate before the attack: adv takes no part in it. " + SELECT, _rate(lambda right, wrong, changed: ~right)),
+        Mistake("You took x for adv and adv for x. " + SELECT, _rate(lambda right, wrong, changed: ~right & ~wrong, lambda right, wrong, changed: ~wrong)),
+        Mistake("You divide the right answers after by those before, and count repaired ones too. " + SELECT, _rate(lambda right, wrong, changed: ~wrong, lambda right, *_: right)),
+        Mistake("You count all changes that end wrong. Only images that were right before can be fooled. " + SELECT, _rate(lambda right, wrong, changed: changed & wrong)),
+        Mistake("You count everything that is not right both before and after. " + SELECT, _rate(lambda right, wrong, changed: ~right | wrong)),
+        Mistake(DROP + SELECT, _rate(lambda right, wrong, changed: right.int() - (~wrong).int()), _rate(lambda right, wrong, changed: right.int() - (~wrong).int(), lambda right, *_: right)),
+        Mistake("You select the images that were right from adv, but not from y. Take the same selection from both. " + SELECT, lambda model, x, adv, y: _rate(lambda right, wrong, changed: wrong)(model, x[:len(s)], adv[s], y[:len(s)]) if len(s := (model(x).argmax(1) == y).nonzero().flatten()) else 0.0),
+        Mistake("Nothing counts as fooled: take one prediction from x and the other from adv, and divide with / (not //). " + SELECT, lambda model, x, adv, y: 0.0, _rate(lambda right, wrong, changed: wrong & ~wrong, lambda right, wrong, changed: ~wrong)),
+        Mistake("Everything counts as fooled: compare the prediction for adv with y. " + SELECT, lambda model, x, adv, y: 1.0),
+    ],
+    untouched=("model", "x", "adv", "y"),
+    returns="one share between 0 and 1",
+    observe=_observed_share,
+    happened=_counted,
+    tolerance=1e-6,
+    library=(evaluation.evaluate_attack,),
+).register()  # fmt: skip

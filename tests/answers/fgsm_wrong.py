@@ -1,0 +1,96 @@
+# ruff: noqa: E501
+"""Wrong answers to the exercises of chapter 02 that no known mistake explains, and a few words of what is said."""
+
+import torch
+import torch.nn.functional as F
+
+from course_utils import attacks, evaluation
+
+
+def gradient(model, x, y, loss=F.cross_entropy):
+    x = x.clone().detach().requires_grad_()
+    return torch.autograd.grad(loss(model(x), y), x)[0]
+
+
+def step(change):
+    """An attack that adds change(gradient, eps), where the loss is a mean."""
+    return lambda model, x, y, eps: (x + change(gradient(model, x, y), eps)).clamp(0, 1)
+
+
+def after(meddle):
+    """FGSM towards the labels that does something to the model or the images first."""
+
+    def answer(model, x, y, eps):
+        meddle(model, x)
+        return (x.detach() - eps * gradient(model, x, y).sign()).clamp(0, 1)
+
+    return answer
+
+
+def leaves_gradients(model, x, y, eps):
+    x = x.clone().requires_grad_()
+    F.cross_entropy(model(x), y).backward()
+    return (x + eps * x.grad.sign()).clamp(0, 1).detach()
+
+
+def keeps_the_graph(model, x, y, eps):
+    x = x.clone().requires_grad_()
+    return (x - eps * torch.autograd.grad(F.cross_entropy(model(x), y), x)[0].sign()).clamp(0, 1)
+
+
+def tuple_of_gradients(model, x, y, eps):
+    x = x.clone().requires_grad_()
+    return x - eps * torch.autograd.grad(F.cross_entropy(model(x), y), x).sign()
+
+
+def changes_y(model, x, adv, y):
+    right = model(x).argmax(1) == y
+    y.mul_(1)[~right] = -1
+    return ((model(adv).argmax(1) != y) & right).sum() / right.sum()
+
+
+def rate(score):
+    """A success rate from score(before, after, y) of predictions."""
+    return lambda model, x, adv, y: score(model(x).argmax(1), model(adv).argmax(1), y)
+
+
+WRONG = {
+    "fgsm": [
+        (lambda model, x, y, eps: attacks.fgsm(model, x, y, eps), "Write the steps yourself"),
+        (leaves_gradients, "torch.autograd.grad(loss, x)"),
+        (step(lambda g, eps: 0.1 * g.sign()), "Use the eps that is passed in"),
+        (step(lambda g, eps: eps * torch.randn_like(g).sign()), "This exercise has no randomness"),
+        (step(lambda g, eps: eps * g / g.abs()), "division by zero"),
+        (lambda model, x, y, eps: (x + eps * gradient(model, x, y, lambda z, y: -(z.log_softmax(1) * F.one_hot(y, 10)).sum()).sign()).clamp(0, 1), "Two shapes do not fit"),
+        (lambda model, x, y, eps: (x.view(-1, 784) + eps * gradient(model, x, y).sign().view(-1, 784)).clamp(0, 1).view(x.shape), "x.shape"),
+        (lambda model, x, y, eps: (x + eps * (g := gradient(model, x, y)).sub(g.mean()).sign()).clamp(0, 1), "only the sign of that counts"),
+    ],
+    "targeted_fgsm": [
+        (after(lambda model, x: x.requires_grad_()), "requires_grad or a .grad"),
+        (after(lambda model, x: model.eval()), "left it in evaluation mode"),
+        (after(lambda model, x: model.train()), "left it in training mode"),
+        (after(lambda model, x: model.requires_grad_(False)), "cannot be trained any more"),
+        (after(lambda model, x: [p.data.mul_(1.001) for p in model.parameters()]), "changed the model's weights"),
+        (keeps_the_graph, ".detach()"),
+        (tuple_of_gradients, "(gradient,) ="),
+        (lambda model, x, target, eps: x.sub_(eps * gradient(model, x, target).sign()).clamp_(0, 1), "in place"),
+    ],
+    "l2_step": [
+        (step(lambda g, eps: eps * F.normalize(g.flatten(1)).view(g.shape)), "something tiny only"),
+        (step(lambda g, eps: eps * g / (g.flatten(1).norm(dim=1) + 1e-8).view(-1, 1, 1, 1)), "something tiny only"),
+        (step(lambda g, eps: eps * g / g.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)), "something tiny only"),
+        (step(lambda g, eps: eps * g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)), "division by zero"),
+        (step(lambda g, eps: eps * g / g.flatten(1).norm(dim=1)), "Two shapes do not fit"),
+        (step(lambda g, eps: eps * g / g.norm() if g.any() else torch.zeros_like(g)), "share one budget"),
+        (lambda model, x, y, eps: attacks.fgsm(model, x, y, eps, norm="l2"), "Write the steps yourself"),
+    ],
+    "success_rate": [
+        (rate(lambda before, after, y: ((before == y) & (after != y)).sum()), "number of images"),
+        (rate(lambda before, after, y: 100 * ((before == y) & (after != y)).sum() / (before == y).sum()), "percentage"),
+        (rate(lambda before, after, y: after[before == y] != y[before == y]), "Return one number"),
+        (lambda model, x, adv, y: (model(adv).argmax(0) != y).float().mean(), "shapes do not fit"),
+        (lambda model, x, adv, y: (model(adv).max(1) != y).float().mean(), "x.argmax(1)"),
+        (lambda model, x, adv, y: evaluation.evaluate_attack(model, x, adv, y).success_rate, "Write the steps yourself"),
+        (changes_y, "changed y in place"),
+    ],
+}  # fmt: skip
