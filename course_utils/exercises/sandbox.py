@@ -16,7 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -36,6 +36,10 @@ _HERE = str(Path(__file__).parent)
 
 class TooSlow(BaseException):
     """The answer ran longer than it may. No Exception, so that an answer's `except Exception` lets it through."""
+
+
+class _Over(BaseException):
+    """The check is over, and nothing else is to be raised in it."""
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -254,9 +258,7 @@ class Watch:
         if self._timer:
             signal.setitimer(signal.ITIMER_REAL, 0)
         else:
-            with self._lock:
-                self._over.set()
-                self._raise(None)
+            self._end_reminding()
         for number, before in self._handlers.items():
             signal.signal(number, signal.SIG_DFL if before is None else before)  # None: it is not Python's
 
@@ -294,10 +296,20 @@ class Watch:
                     self.reason = self.reason or TooSlow
                     self._raise(self.reason)
 
-    def _raise(self, reason: type[BaseException] | None) -> None:
-        """Raise an exception in the thread that checks, or take back one that is still to come."""
-        exception = ctypes.py_object(reason) if reason is not None else None
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), exception)
+    def _end_reminding(self) -> None:
+        """Take back an exception that is still to come: another one takes its place, and is caught here.
+
+        With none in its place Python would go on waiting for it, and 3.11 then hangs as soon as it profiles something.
+        """
+        with suppress(_Over), self._lock:
+            self._over.set()
+            self._raise(_Over)
+            while True:
+                pass
+
+    def _raise(self, reason: type[BaseException]) -> None:
+        """Raise an exception in the thread that checks."""
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(reason))
 
 
 class Answer:
