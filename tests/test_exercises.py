@@ -399,8 +399,9 @@ def checked_in_a_thread(name, answer):
     return results[0]
 
 
-def test_an_answer_outside_the_main_thread():
+def test_an_answer_outside_the_main_thread_and_another_one_after_it():
     assert checked_in_a_thread("fgsm", fgsm)
+    assert check("fgsm", fgsm)
 
 
 def test_an_answer_that_never_ends_outside_the_main_thread(monkeypatch):
