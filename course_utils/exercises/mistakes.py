@@ -41,6 +41,9 @@ LEFT_OUT = "You leave a pixel as it is if its step would leave [0, 1]. It may go
 WIDE_BALL = "Your ball is twice as wide: a pixel may be eps away from x, on either side."
 TWO_CLAMPS = "x + (adv - x).clamp(-eps, eps) puts adv into the ball; .clamp(0, 1) after it puts it into the box."
 
+LOG_OF_ZERO = "Where a probability rounds to 0, its logarithm is −∞ and the gradient NaN. A loss that takes logits, such as F.cross_entropy, stays finite."
+NO_CHANCE = "copes with a target whose probability rounds to 0"
+EATEN = "You guard a division by the gradient's size with a number so large that a small gradient gives only a part of the step, or none. Take .sign()."
 SIGN_OF_LENGTH = "That has the right length, but the sign forgets the gradient's proportions. "
 PART_OF_LENGTH = (
     "An image's gradient has one length, over all its pixels. You take it over another part of the tensor. "
@@ -81,6 +84,11 @@ def max_normalized(gradient: Tensor) -> Tensor:
 def softmax_twice(logits: Tensor, y: Tensor, reduction: str) -> Tensor:
     """Return the cross-entropy of probabilities taken for logits."""
     return F.cross_entropy(logits.softmax(1), y, reduction=reduction)
+
+
+def log_of_softmax(logits: Tensor, y: Tensor, reduction: str) -> Tensor:
+    """Return the cross-entropy by way of probabilities, which may round to 0."""
+    return F.nll_loss(logits.softmax(1).log(), y, reduction=reduction)
 
 
 def of_prediction(logits: Tensor, y: Tensor, reduction: str) -> Tensor:

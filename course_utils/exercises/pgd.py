@@ -169,10 +169,6 @@ def _last_step_free(sign: int) -> Callable[..., Tensor]:
     return attack
 
 
-def _log_of_softmax(logits: Tensor, y: Tensor, reduction: str) -> Tensor:
-    return F.nll_loss(logits.softmax(1).log(), y, reduction=reduction)
-
-
 def _adding_up(sign: int) -> Callable[..., Tensor]:
     """Return an attack that steps along the sum of all gradients so far."""
 
@@ -270,15 +266,12 @@ def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
     turning_back = partial(_images, 0.3, 5, 0.3, sizes=(inputs.SHAPE, classes), seed=seed)
     other_sizes = partial(_images, 0.05, 3, 0.03, n=5, sizes=(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES))
     no_chance = Case(
-        "copes with a target whose probability rounds to 0",
+        mistakes.NO_CHANCE,
         [partial(_images, 0.2, 1, 0.03, confidence=400.0)],
         "A logarithm of 0 is −∞, and its gradient NaN. Which loss starts from logits?",
     )
     hopeless = [no_chance] if sign < 0 else []
-    log_of_0 = Mistake(
-        "Where a probability rounds to 0, its logarithm is −∞ and the gradient NaN. A loss that takes logits, such as F.cross_entropy, stays finite.",
-        _steps(sign, loss=_log_of_softmax),
-    )
+    log_of_0 = Mistake(mistakes.LOG_OF_ZERO, _steps(sign, loss=mistakes.log_of_softmax))
     return Exercise(
         name,
         reference=reference,

@@ -79,19 +79,11 @@ def of_the_log_odds(model, x, y, eps, direction):
     return (x + eps * direction(torch.autograd.grad(loss.sum(), x)[0])).clamp(0, 1).detach()
 
 
-def of_the_probability(model, x, y, eps, direction):
-    if eps == 0:
-        return x
-    x = x.clone().requires_grad_()
-    loss = F.nll_loss(model(x).softmax(1), y, reduction="sum")
-    return (x + eps * direction(torch.autograd.grad(loss, x)[0])).clamp(0, 1).detach()
-
-
 def of_the_library(model, x, y, eps, direction):
     return (x + eps * direction(attacks.input_gradient(model, x, y))).clamp(0, 1)
 
 
-STEPS = (with_backward, without_grads, on_a_copy, functional, with_delta, one_by_one, frozen, of_the_log_odds, of_the_probability, of_the_library)  # fmt: skip
+STEPS = (with_backward, without_grads, on_a_copy, functional, with_delta, one_by_one, frozen, of_the_log_odds, of_the_library)  # fmt: skip
 
 
 def steps(*directions):

@@ -1,0 +1,474 @@
+"""Answers to the exercises of chapter 02, by readers who had not seen the checks."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from answers import right, wrong
+
+
+def gradient(model, x, y, loss=F.cross_entropy):
+    x = x.detach().clone().requires_grad_()
+    return torch.autograd.grad(loss(model(x), y), x)[0]
+
+
+def log_odds(z, y):
+    others = z.masked_fill(F.one_hot(y, z.shape[1]).bool(), -torch.inf)
+    return (others.logsumexp(1) - z.gather(1, y[:, None]).squeeze(1)).sum()
+
+
+def twice_softmax(z, y):
+    return F.cross_entropy(F.softmax(z, dim=1), y)
+
+
+def log_of_softmax(z, y):
+    return F.nll_loss(torch.log(torch.softmax(z, dim=1)), y)
+
+
+# ---------------------------------------------------------------- fgsm
+
+
+@right("fgsm")
+def backward_for_the_images_only(model, x, y, eps):
+    adv = x.clone().detach().requires_grad_(True)
+    F.cross_entropy(model(adv), y).backward(inputs=[adv])
+    return torch.clamp(adv.detach() + eps * adv.grad.sign(), 0, 1)
+
+
+@right("fgsm")
+def functional_gradient(model, x, y, eps):
+    g = torch.func.grad(lambda images: F.cross_entropy(model(images), y, reduction="sum"))(x.detach())
+    return (x.detach() + eps * torch.sign(g.detach())).clip(0, 1)
+
+
+@right("fgsm")
+def image_by_image(model, x, y, eps):
+    out = torch.empty_like(x)
+    for i in range(len(x)):
+        image = x[i : i + 1].detach().clone().requires_grad_()
+        (g,) = torch.autograd.grad(-F.log_softmax(model(image), dim=1)[0, y[i]], image)
+        out[i] = (image + eps * g.sign()).detach()[0].clamp(0, 1)
+    return out
+
+
+@right("fgsm")
+def numpy_step_along_the_log_odds(model, x, y, eps):
+    step = eps * np.sign(gradient(model, x, y, log_odds).numpy())
+    return torch.from_numpy(np.clip(x.detach().numpy() + step, 0, 1)).to(x.dtype)
+
+
+@wrong("fgsm", "the step is not clipped to [0, 1]", "There is nothing blacker than 0 or whiter")
+def unclipped(model, x, y, eps):
+    return x + eps * gradient(model, x, y).sign()
+
+
+@wrong("fgsm", "the step goes downhill", "You walk downhill: add the step, do not")
+def downhill(model, x, y, eps):
+    return (x - eps * gradient(model, x, y).sign()).clamp(0, 1)
+
+
+@wrong("fgsm", "the gradient itself is added, not its sign", "You step along the gradient itself, whose")
+def plain_gradient(model, x, y, eps):
+    return (x + eps * gradient(model, x, y)).clamp(0, 1)
+
+
+@wrong("fgsm", "gradients are left on the parameters of the model", "loss.backward() adds to every p.grad, and the")
+def backward_into_the_model(model, x, y, eps):
+    adv = x.clone().requires_grad_()
+    F.cross_entropy(model(adv), y).backward()
+    return (adv + eps * adv.grad.sign()).detach().clamp(0, 1)
+
+
+@wrong(
+    "fgsm", "a softmax is applied before the cross-entropy, which applies its own", "Cross-entropy wants logits, not"
+)
+def through_softmax(model, x, y, eps):
+    return (x + eps * gradient(model, x, y, twice_softmax).sign()).clamp(0, 1)
+
+
+@wrong("fgsm", "the step leads away from the model's answer, not from y", "You use the model's own prediction as the")
+def away_from_the_answer(model, x, y, eps):
+    answer = model(x).argmax(1).detach()
+    return (x + eps * gradient(model, x, answer).sign()).clamp(0, 1)
+
+
+@wrong("fgsm", "pixels with a gradient below 1e-6 stay where they are", "You guard a division by the gradient's size")
+def small_gradients_ignored(model, x, y, eps):
+    g = gradient(model, x, y)
+    g[g.abs() < 1e-6] = 0
+    return (x + eps * g.sign()).clamp(0, 1)
+
+
+@wrong("fgsm", "the model is left in training mode", "Leave the mode alone, or switch it back")
+def training_mode_left_on(model, x, y, eps):
+    model.eval()
+    g = gradient(model, x, y)
+    model.train()
+    return (x + eps * g.sign()).clamp(0, 1)
+
+
+# ---------------------------------------------------------------- targeted_fgsm
+
+
+def targeted(model, x, target, eps, loss=F.cross_entropy, factor=-1):
+    return (x.detach() + factor * eps * gradient(model, x, target, loss).sign()).clamp(0, 1)
+
+
+@right("targeted_fgsm")
+def uphill_for_the_log_probability(model, x, target, eps):
+    adv = x.detach().clone().requires_grad_()
+    wanted = F.log_softmax(model(adv), dim=1)[torch.arange(len(x)), target].sum()
+    (g,) = torch.autograd.grad(wanted, adv)
+    return (adv + eps * g.sign()).detach().clamp(0, 1)
+
+
+@right("targeted_fgsm")
+def differences_of_logits(model, x, target, eps):
+    def rivals(z, t):
+        return torch.logsumexp(z - z.gather(1, t.view(-1, 1)), dim=1).sum()
+
+    return targeted(model, x, target, eps, rivals)
+
+
+@right("targeted_fgsm")
+def optimiser_step_on_signs(model, x, target, eps):
+    adv = torch.nn.Parameter(x.detach().clone())
+    adv.grad = torch.autograd.grad(F.cross_entropy(model(adv), target), adv)[0].sign()
+    torch.optim.SGD([adv], lr=eps).step()
+    return adv.detach().clamp_(0, 1)
+
+
+@right("targeted_fgsm")
+def masks_for_brighter_and_darker(model, x, target, eps):
+    _, pull = torch.func.vjp(lambda images: F.cross_entropy(model(images), target), x.detach())
+    (g,) = pull(torch.ones((), dtype=x.dtype))
+    out = x.detach().clone()
+    out[g < 0] += eps
+    out[g > 0] -= eps
+    return torch.minimum(torch.maximum(out, torch.zeros_like(out)), torch.ones_like(out))
+
+
+wrong("targeted_fgsm", "the step leads away from the target", "Your step makes the target less likely: it")(
+    lambda model, x, target, eps: targeted(model, x, target, eps, factor=1)
+)
+wrong(
+    "targeted_fgsm",
+    "only the target's logit rises, whatever the others do",
+    "You differentiate the logit of target alone",
+)(lambda model, x, target, eps: targeted(model, x, target, eps, F.nll_loss))
+
+
+@wrong("targeted_fgsm", "two minus signs cancel", "Your step makes the target less likely: it")
+def minus_twice(model, x, target, eps):
+    adv = x.clone().requires_grad_()
+    loss = -F.cross_entropy(model(adv), target)
+    (g,) = torch.autograd.grad(loss, adv)
+    return (x - eps * g.sign()).clamp(0, 1)
+
+
+@wrong(
+    "targeted_fgsm", "the log of a probability that rounds to zero makes NaN", "Where a probability rounds to 0, its"
+)
+def log_of_a_zero_probability(model, x, target, eps):
+    return targeted(model, x, target, eps, log_of_softmax)
+
+
+@wrong(
+    "targeted_fgsm", "away from the model's answer, the target is not used", "You use the model's own prediction as the"
+)
+def ignores_the_target(model, x, target, eps):
+    answer = model(x).argmax(1)
+    return targeted(model, x, answer, eps, factor=1)
+
+
+@wrong(
+    "targeted_fgsm",
+    "images that are read as the target already stay where they are",
+    "You leave images as they are because of what",
+)
+def only_those_not_there_yet(model, x, target, eps):
+    adv = targeted(model, x, target, eps)
+    there = model(x).argmax(1) == target
+    adv[there] = x[there]
+    return adv
+
+
+@wrong(
+    "targeted_fgsm",
+    "the step is clipped instead of the image, so no pixel gets darker",
+    "Every step down is lost: a pixel may get",
+)
+def clipped_step(model, x, target, eps):
+    step = -eps * gradient(model, x, target).sign()
+    return x + step.clamp(0, 1)
+
+
+@wrong("targeted_fgsm", "all images go to the first target", "Differentiate F.cross_entropy of model(x) and")
+def first_target_for_all(model, x, target, eps):
+    return targeted(model, x, torch.full_like(target, target[0].item()), eps)
+
+
+@wrong("targeted_fgsm", "x keeps its .grad, and a second call adds to it", "A second call would add to that gradient.")
+def accumulating(model, x, target, eps):
+    x.requires_grad_()
+    F.cross_entropy(model(x), target).backward(inputs=[x])
+    return (x - eps * x.grad.sign()).detach().clamp(0, 1)
+
+
+@wrong("targeted_fgsm", "the clean image is changed in place", "Whoever called you still needs the original")
+def moves_x_itself(model, x, target, eps):
+    g = gradient(model, x, target)
+    return x.data.sub_(eps * g.sign()).clamp_(0, 1)
+
+
+# ---------------------------------------------------------------- l2_step
+
+
+def per_image(lengths):
+    return lengths.view(-1, 1, 1, 1)
+
+
+def lengths_of(g, p=2):
+    return g.flatten(1).norm(p=p, dim=1)
+
+
+@right("l2_step")
+def as_the_hints_say(model, x, y, eps):
+    g = gradient(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="sum"))
+    return (x + eps * g / per_image(lengths_of(g).clamp_min(1e-30))).clamp(0, 1)
+
+
+@right("l2_step")
+def moves_only_where_there_is_a_gradient(model, x, y, eps):
+    g, out = gradient(model, x, y).double(), x.detach().clone()
+    for i, one in enumerate(g):
+        if one.any():
+            out[i] += (eps * one / one.square().sum().sqrt()).to(out)
+    return out.clamp_(0, 1)
+
+
+@right("l2_step")
+def largest_entry_first(model, x, y, eps):
+    g = torch.func.grad(lambda images: F.cross_entropy(model(images), y))(x.detach()).detach()
+    g = g / g.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
+    return (x + eps * F.normalize(g.flatten(1), dim=1).view_as(x)).clamp(0, 1)
+
+
+@right("l2_step")
+def numpy_with_the_log_odds(model, x, y, eps):
+    g = gradient(model, x, y, log_odds).numpy().astype(np.float64)
+    length = np.sqrt(np.einsum("nchw,nchw->n", g, g))
+    unit = g / np.where(length > 0, length, 1)[:, None, None, None]
+    return torch.from_numpy(np.clip(x.detach().numpy() + eps * unit, 0, 1)).to(x.dtype)
+
+
+@wrong("l2_step", "one length for the whole batch", "You divide by the length of the whole batch")
+def length_of_the_batch(model, x, y, eps):
+    g = gradient(model, x, y)
+    return (x + eps * g / g.norm().clamp_min(1e-30)).clamp(0, 1)
+
+
+@wrong(
+    "l2_step",
+    "F.normalize without dim divides by the length over the channels, pixel by pixel",
+    "That is FGSM's sign step: for n pixels its",
+)
+def normalised_over_channels(model, x, y, eps):
+    return (x + eps * F.normalize(gradient(model, x, y))).clamp(0, 1)
+
+
+@wrong("l2_step", "an image with a zero gradient becomes NaN", "Look for a division by zero, such as g /")
+def zero_over_zero(model, x, y, eps):
+    g = gradient(model, x, y)
+    return (x + eps * g / per_image(lengths_of(g))).clamp(0, 1)
+
+
+@wrong("l2_step", "an image with a zero gradient becomes black", "Without a gradient there is no direction")
+def nan_to_black(model, x, y, eps):
+    g = gradient(model, x, y)
+    return torch.nan_to_num(x + eps * g / per_image(lengths_of(g))).clamp(0, 1)
+
+
+@wrong(
+    "l2_step",
+    "the guard of 1e-6 is added to the length and eats small gradients",
+    "Guard the division by something tiny only",
+)
+def guard_added(model, x, y, eps):
+    g = gradient(model, x, y)
+    return (x + eps * g / (per_image(lengths_of(g)) + 1e-6)).clamp(0, 1)
+
+
+@wrong("l2_step", "the direction is the sign of the gradient", "That has the right length, but the sign")
+def sign_of_the_right_length(model, x, y, eps):
+    s = gradient(model, x, y).sign()
+    return (x + eps * s / per_image(lengths_of(s).clamp_min(1e-30))).clamp(0, 1)
+
+
+@wrong(
+    "l2_step",
+    "the gradient is shortened to eps, but a shorter one is not stretched",
+    "Differentiate F.cross_entropy of model(x) and",
+)
+def shortened_only(model, x, y, eps):
+    g = gradient(model, x, y)
+    factor = (eps / lengths_of(g).clamp_min(1e-30)).clamp(max=1)
+    return (x + per_image(factor) * g).clamp(0, 1)
+
+
+@wrong(
+    "l2_step", "one image with a zero gradient stops the whole batch", "You leave images as they are because of what"
+)
+def nobody_moves(model, x, y, eps):
+    g = gradient(model, x, y)
+    length = lengths_of(g)
+    if (length == 0).any():
+        return x.clone()
+    return (x + eps * g / per_image(length)).clamp(0, 1)
+
+
+@wrong(
+    "l2_step",
+    "the result is stretched back to eps after clipping and leaves [0, 1]",
+    "You stretch the step again after clipping.",
+)
+def stretched_after_clipping(model, x, y, eps):
+    g = gradient(model, x, y)
+    change = (x + eps * g / per_image(lengths_of(g).clamp_min(1e-30))).clamp(0, 1) - x
+    return x + eps * change / per_image(lengths_of(change).clamp_min(1e-30))
+
+
+@wrong("l2_step", "the root of the mean square is taken for the length", "You take the mean of the squares. The length")
+def root_mean_square(model, x, y, eps):
+    g = gradient(model, x, y)
+    return (x + eps * g / per_image(g.flatten(1).square().mean(1).sqrt().clamp_min(1e-30))).clamp(0, 1)
+
+
+# ---------------------------------------------------------------- success_rate
+
+
+@torch.no_grad()
+def is_right(model, x, y):
+    return model(x).argmax(1) == y
+
+
+@right("success_rate")
+def answers_that_change_among_the_right_ones(model, x, adv, y):
+    before, after = model(x).argmax(1), model(adv).argmax(1)
+    return (before != after)[before == y].double().mean().item()
+
+
+@right("success_rate")
+def counters(model, x, adv, y):
+    started = fooled = 0
+    answers_before, answers_after = model(x).argmax(1).tolist(), model(adv).argmax(1).tolist()
+    for before, after, label in zip(answers_before, answers_after, y.tolist(), strict=True):
+        started += before == label
+        fooled += before == label != after
+    return fooled / started
+
+
+@right("success_rate")
+def survivors_taken_from_one(model, x, adv, y):
+    with torch.inference_mode():
+        start = model(x).topk(1).indices[:, 0].eq(y)
+        stay = start & model(adv).topk(1).indices[:, 0].eq(y)
+    return 1 - stay.sum().item() / start.sum().item()
+
+
+@right("success_rate")
+def weighted_average_in_numpy(model, x, adv, y):
+    before, after = (np.argmax(model(images).detach().numpy(), axis=1) for images in (x, adv))
+    return float(np.average(after != y.numpy(), weights=before == y.numpy()))
+
+
+@wrong("success_rate", "divides by all images", "You count the right ones, but divide by all")
+def share_of_all(model, x, adv, y):
+    return (is_right(model, x, y) & ~is_right(model, adv, y)).float().mean().item()
+
+
+@wrong(
+    "success_rate",
+    "images that were wrong from the start count above the bar",
+    "You also count images that were wrong before",
+)
+def all_wrong_ones_above(model, x, adv, y):
+    return ((~is_right(model, adv, y)).sum() / is_right(model, x, y).sum()).item()
+
+
+@wrong(
+    "success_rate",
+    "the error rate after the attack, whatever was before",
+    "That is the error rate after the attack, over",
+)
+def error_rate(model, x, adv, y):
+    return 1 - is_right(model, adv, y).float().mean().item()
+
+
+@wrong(
+    "success_rate",
+    "an image that the attack makes right is set off against one it makes wrong",
+    "That is the drop of the accuracy, in which",
+)
+def relative_loss_of_accuracy(model, x, adv, y):
+    before, after = is_right(model, x, y).float().mean(), is_right(model, adv, y).float().mean()
+    return ((before - after) / before).item()
+
+
+@wrong(
+    "success_rate",
+    "every changed answer counts, also from one wrong class to another",
+    "You count changed answers among all images",
+)
+def changed_answers(model, x, adv, y):
+    return (model(x).argmax(1) != model(adv).argmax(1)).float().mean().item()
+
+
+@wrong(
+    "success_rate",
+    "the average of the rates of mini-batches, which hold different numbers of right images",
+    "Select first the images that the model gets",
+)
+def average_over_batches(model, x, adv, y):
+    rates = []
+    for a, b, c in zip(x.split(4), adv.split(4), y.split(4), strict=True):
+        start = is_right(model, a, c)
+        if start.any():
+            rates.append((~is_right(model, b, c))[start].float().mean().item())
+    return sum(rates) / len(rates)
+
+
+@wrong("success_rate", "whole numbers are divided without a rest", "Nothing counts as fooled: take one prediction")
+def whole_division(model, x, adv, y):
+    start = is_right(model, x, y)
+    return float((start & ~is_right(model, adv, y)).sum() // start.sum())
+
+
+@wrong(
+    "success_rate",
+    "one is added below the bar to be safe from a division by zero",
+    "Select first the images that the model gets",
+)
+def one_too_many_below(model, x, adv, y):
+    start = is_right(model, x, y)
+    return (start & ~is_right(model, adv, y)).sum().item() / (start.sum().item() + 1)
+
+
+@wrong(
+    "success_rate",
+    "only wrong answers with more than 50 % confidence count",
+    "Nothing counts as fooled: take one prediction",
+)
+def sure_mistakes_only(model, x, adv, y):
+    start = is_right(model, x, y)
+    sure, answer = model(adv).softmax(1).max(1)
+    return ((answer != y) & (sure > 0.5))[start].float().mean().item()
+
+
+@wrong(
+    "success_rate", "a model that came in training mode is left in eval mode", "Leave the mode alone, or switch it back"
+)
+def eval_mode_left_on(model, x, adv, y):
+    model.eval()
+    start = is_right(model, x, y)
+    return (~is_right(model, adv, y))[start].float().mean().item()
