@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .properties import Mistakes, broadcast_like, loss_gradient, norms
+from .properties import broadcast_like, loss_gradient, norms
 
 Function = Callable[..., Any]  # takes the arguments of an exercise
 
@@ -28,18 +28,15 @@ class Mistake:
 ONLY_ARGUMENTS = "Take {} from the arguments, and use nothing but the arguments."
 FROM_MODEL = "Take shapes and classes from x and from the model, and use nothing but the arguments."
 SAME_FOR_EVERY = "The result is the same for every {0}. Use the {0} that is passed in, not a number of your own."
-USE_EPS = "The result is the same for every eps. Multiply by the eps that is passed in, not by a number of your own."
 WRONG_SIGN = "You walk downhill: add the step, do not subtract it. The attack makes the loss larger."
 OWN_PREDICTION = "You use the model's own prediction as the label. Use the {} that was passed in."
 SOFTMAX_TWICE = (
     "Cross-entropy wants logits, not probabilities: it applies softmax itself, so give it model({}) as it is."
 )
 NO_LOG_SOFTMAX = "F.nll_loss alone wants log-probabilities: use F.cross_entropy, which takes model({}) as it is."
-NO_SIGN = "You step along the gradient itself, whose size differs from pixel to pixel. Take its sign, times step_size."
 CHANGE_ALONE = "That is the change alone. Return the changed image: x plus the {}change."
 LEFT_OUT = "You leave a pixel as it is if its step would leave [0, 1]. It may go as far as {}."
 WIDE_BALL = "Your ball is twice as wide: a pixel may be eps away from x, on either side."
-TWO_CLAMPS = "x + (adv - x).clamp(-eps, eps) puts adv into the ball; .clamp(0, 1) after it puts it into the box."
 
 LOG_OF_ZERO = "Where a probability rounds to 0, its logarithm is −∞ and the gradient NaN. A loss that takes logits, such as F.cross_entropy, stays finite."
 NO_CHANCE = "copes with a target whose probability rounds to 0"
@@ -49,8 +46,6 @@ PART_OF_LENGTH = (
     "An image's gradient has one length, over all its pixels. You take it over another part of the tensor. "
 )
 SQUARED_LENGTH = "You divide by the squared length. Take the square root, as .norm() does. "
-ONE_LENGTH = "The length goes over all channels and pixels of an image: gradient.flatten(1).norm(dim=1). Take sizes from x.shape."
-NO_DIRECTION = "Without a gradient there is no direction: the image stays. Divide by length.clamp_min(1e-30)."
 SOME_STILL = (
     "Some images did not move at all (number {}). Attack every image of the batch, whatever the model makes of it."
 )
@@ -122,23 +117,6 @@ def gradient_step(
     return start + scale * size * move(loss_gradient(model, start if at is None else at, labels, loss))
 
 
-STEPS: dict[str, dict[str, Any]] = {  # the keywords with which a step makes a mistake
-    "wrong sign": {"scale": -1},
-    "own prediction": {"loss": of_prediction},
-    "own prediction, wrong sign": {"loss": of_prediction, "scale": -1},
-    "least likely label": {"loss": of_least_likely},
-    "softmax twice": {"loss": softmax_twice},
-    "softmax twice, wrong sign": {"loss": softmax_twice, "scale": -1},
-    "no log-softmax": {"loss": F.nll_loss},
-    "gradient of the logit": {"loss": F.nll_loss, "scale": -1},
-    "no sign": {"move": lambda g: g},
-    "no sign, batch mean": {"move": lambda g: g / len(g)},
-    "Euclidean": {"move": l2_normalized},
-    "step twice": {"scale": 2},
-    "half a step": {"scale": 0.5},
-}
-
-
 def loss_mistakes(attack: Callable[..., Function], label: str, image: str = "x") -> list[Mistake]:
     """Return what goes wrong in the loss of a gradient step.
 
@@ -171,16 +149,6 @@ def sign_mistakes(attack: Callable[..., Function], size: str) -> list[Mistake]:
         Mistake(f"You divide the gradient by its largest entry. {take}", attack(move=max_normalized)),
         Mistake(f"You divide the gradient by its length, which is the step for the Euclidean norm. {take}", attack(move=l2_normalized)),
     ]  # fmt: skip
-
-
-def wrong_steps(step: Callable[..., Tensor], *rows: tuple[str, ...]) -> Mistakes:
-    """Yield what a step gives with mistakes of `STEPS`, and what to say.
-
-    Args:
-        step: takes the keywords `scale`, `loss` and `move`, as `gradient_step` does. rows: a hint and the names of the
-            mistakes that it explains.
-    """
-    return ((step(**STEPS[name]), hint) for hint, *names in rows for name in names)
 
 
 def pgd(

@@ -1,4 +1,4 @@
-"""Properties that many checks share, and the means to name a likely mistake."""
+"""Properties that many checks share, and how results are compared."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .engine import expect
-
-Mistakes = Iterable[tuple[Any, str]]  # what a known mistake gives, and what to say about it
-Hint = str | Callable[[], str]
 
 NOT_ALONE = "an image comes back different when it is alone in its batch."
 KEEP_APART = "The images must not influence one another: look for a mean, a norm or an index over the whole batch."
@@ -62,14 +59,14 @@ _NOT_A_TENSOR = {
 }
 
 
-def as_tensor_like(value: Any, x: Tensor, name: str = "x", mistakes: Mistakes = ()) -> Tensor:
+def as_tensor_like(value: Any, x: Tensor, name: str = "x") -> Tensor:
     """Return value if it is a finite float tensor of x's shape, dtype and device without a graph."""
     kind = type(value).__name__
     hint = _NOT_A_TENSOR.get(kind, f"Return a torch tensor with the shape of {name}.")
-    expect(isinstance(value, Tensor), f"it returned a {kind}.", diagnose_mistake(value, mistakes, hint))
+    expect(isinstance(value, Tensor), f"it returned a {kind}.", hint)
     hint = f"Keep the shape of {name}: look for a sum, a mean, a flatten or an index too many."
     shapes = f"{name} has the shape {tuple(x.shape)}, your result {tuple(value.shape)}."
-    expect(value.shape == x.shape, shapes, diagnose_mistake(value, mistakes, hint))
+    expect(value.shape == x.shape, shapes, hint)
     hint = f"Keep the type of {name}, {x.dtype}."
     if value.dtype == torch.float64:
         hint += " NumPy and .double() make float64; .to(x.dtype) goes back."
@@ -80,39 +77,6 @@ def as_tensor_like(value: Any, x: Tensor, name: str = "x", mistakes: Mistakes = 
     hint = "Return result.detach(): otherwise the memory of the whole computation is kept alive."
     expect(not value.requires_grad, "the result still hangs on its gradient graph.", hint)
     return value
-
-
-class Attempt:
-    """Runs an answer beside the reference, and refuses it with the hint of the mistake that gives the same.
-
-    Args:
-        answer: the student's function. reference: gives what is right. mistakes: give what is wrong. explain: names a
-            mistake from what the answer gives, or returns nothing. All take a task, a tuple with the answer's arguments.
-    """
-
-    def __init__(
-        self,
-        answer: Callable,
-        reference: Callable[[Any], Tensor],
-        mistakes: Callable[[Any], Mistakes],
-        explain: Callable[[Any, Tensor], str] = lambda task, got: "",
-    ):
-        self.answer, self.reference, self.mistakes, self.explain = answer, reference, mistakes, explain
-
-    def __call__(self, task: Any) -> tuple[Any, Tensor, Tensor]:
-        """Return the task, what the answer gives, and what is right."""
-        self.task, self.right = task, self.reference(task)
-        self.got = as_tensor_like(call_with_copies(self.answer, *task), task.x)
-        return task, self.got, self.right
-
-    def why(self, otherwise: str) -> Callable[[], str]:
-        """Return a function that returns the likely mistake behind the last result, or else `otherwise`."""
-        task, got = self.task, self.got
-        return lambda: diagnose_mistake(got, self.mistakes(task), "") or self.explain(task, got) or otherwise
-
-    def agrees(self, what: str, hint: str, tolerance: float = 1e-5) -> None:
-        """Refuse the last result unless it is the right one."""
-        expect(close(self.got, self.right, tolerance), what, self.why(hint))
 
 
 def close(a: Any, b: Any, tolerance: float = 1e-5) -> bool:
@@ -154,27 +118,6 @@ def differences(got: Any, right: Any, tolerance: float, name: str = "it") -> str
 
 def _in_words(value: Any) -> str:
     return f"{float(value):.4g}" if isinstance(value, Tensor | Real) else str(value)
-
-
-def diagnose_mistake(got: Any, mistakes: Mistakes, otherwise: str, tolerance: float = 1e-5) -> str:
-    """Return the hint of the first mistake that gives what the answer gave, else the general hint."""
-    return next((hint for wrong, hint in mistakes if close(got, wrong, tolerance)), otherwise)
-
-
-def with_hint(hint: str, *wrongs: Any) -> list[tuple[Any, str]]:
-    """Return mistakes that share a hint."""
-    return [(wrong, hint) for wrong in wrongs]
-
-
-def expect_close(got: Any, right: Any, what: str, hint: str, mistakes: Mistakes = (), tolerance: float = 1e-5) -> None:
-    """Refuse what is not the right result, with the hint of the mistake that gives the same, else with `hint`."""
-    expect(close(got, right, tolerance), what, lambda: diagnose_mistake(got, mistakes, hint, tolerance))
-
-
-def expect_in_box(images: Tensor, hint: Hint, subject: str = "images with black and white pixels") -> None:
-    """Refuse images with a pixel outside of [0, 1]."""
-    low, high = images.min().item(), images.max().item()
-    expect(low >= 0 and high <= 1, f"{subject} came back with values from {low:.2f} to {high:.2f}.", hint)
 
 
 def shown(values: Tensor) -> str:
@@ -300,11 +243,3 @@ def norms(images: Tensor) -> Tensor:
 def broadcast_like(values: Tensor) -> Tensor:
     """Return values (N,) in a shape that multiplies images (N, C, H, W)."""
     return values.view(-1, 1, 1, 1)
-
-
-def treats_each_alone(answer: Callable, count: int, arguments: Callable[[slice], tuple], tolerance: float) -> None:
-    """Refuse an answer that lets the images of a batch influence one another; `arguments` takes the images to pass."""
-    together = call_with_copies(answer, *arguments(slice(None)))
-    alone = [call_with_copies(answer, *arguments(slice(i, i + 1))) for i in range(count)]
-    same = all(close(single, together[i : i + 1], tolerance) for i, single in enumerate(alone))
-    expect(same, NOT_ALONE, KEEP_APART)
