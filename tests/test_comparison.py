@@ -68,7 +68,7 @@ def random_attack(model, x, y):
     return (x + 0.1 * torch.rand_like(x)).clamp(0, 1)
 
 
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_results_do_not_depend_on_the_number_of_workers(parts):
     found = []
     for workers in (1, 2):

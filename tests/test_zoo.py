@@ -41,7 +41,7 @@ def no_training(monkeypatch):
     return forbid
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_it_is_the_plain_loop(workers, empty_cache):
     found = quiet(RECIPES, workers=workers)
     assert list(found) == list(RECIPES)
@@ -167,7 +167,7 @@ def test_ctrl_c_keeps_nothing(empty_cache, monkeypatch):
     assert not empty_cache.exists()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_damaged_file_is_replaced_with_a_warning(workers, empty_cache):
     first = quiet(RECIPES, workers=workers)
     for path in files(empty_cache):
