@@ -18,7 +18,7 @@ from course_utils.attacks import bim, fgsm, pgd
 from course_utils.data import load_images
 from course_utils.defences.robust_manifold import project_to_range
 from course_utils.demos.draw_digit import image_to_sketch, sketch_to_image, to_mnist
-from course_utils.evaluation import robust_accuracy, transfer_matrix
+from course_utils.evaluation import accuracy_under_attack, transfer_matrix
 from course_utils.models import decoder
 from course_utils.runner import chapters
 
@@ -279,7 +279,7 @@ def test_accuracy_curves_show_what_each_attack_leaves(fgsm_slider):
             options = (
                 {"attack": fgsm} if steps == 1 else {"steps": steps, "generator": torch.Generator().manual_seed(0)}
             )
-            assert curves[name][-1] == pytest.approx(robust_accuracy(model, x, y, 0.1, **options))
+            assert curves[name][-1] == pytest.approx(accuracy_under_attack(model, x, y, 0.1, **options))
     assert demo.render(steps=1) != demo.render(steps=40)
     assert "FGSM at ε = 0, 0.06 and 0.1: one 100 %" in demo.describe(steps=1)
     assert "40 steps of PGD" in demo.describe(steps=40)

@@ -15,6 +15,7 @@ from course_utils.defences.robust_manifold import latent_attack
 from course_utils.evaluation import (
     AttackReport,
     accuracy,
+    accuracy_under_attack,
     agreement,
     confidence,
     correct,
@@ -22,7 +23,6 @@ from course_utils.evaluation import (
     evaluate_attack,
     gradient_masking_tests,
     patch_success,
-    robust_accuracy,
     robustness_to_transformations,
     transfer_matrix,
     worst_case,
@@ -69,7 +69,7 @@ def test_accuracy_counts():
 def test_batches_do_not_matter(batch_size):
     x, y = grid()
     assert torch.equal(predict(Threshold(), x, batch_size=batch_size), predict(Threshold(), x))
-    assert robust_accuracy(Threshold(), x, y, 0.1, attack=fgsm, batch_size=batch_size) == pytest.approx(0.8)
+    assert accuracy_under_attack(Threshold(), x, y, 0.1, attack=fgsm, batch_size=batch_size) == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("attack", [fgsm, pgd])
@@ -77,7 +77,7 @@ def test_batches_do_not_matter(batch_size):
 def test_robust_accuracy_of_a_threshold(attack, eps):
     """All within eps of 1/2 are fooled, no one else: a share of 2*eps."""
     x, y = grid()
-    assert robust_accuracy(Threshold(), x, y, eps, attack=attack) == pytest.approx(1 - 2 * eps)
+    assert accuracy_under_attack(Threshold(), x, y, eps, attack=attack) == pytest.approx(1 - 2 * eps)
 
 
 def test_t28_denominators():
@@ -93,7 +93,7 @@ def test_t28_denominators():
     assert report.success_rate == pytest.approx(0.20)
     assert report.interval == wilson(64, 100)
     assert report.linf == pytest.approx(0.08)
-    assert robust_accuracy(Threshold(), x, y, 0.08, attack=fgsm) == pytest.approx(0.64)
+    assert accuracy_under_attack(Threshold(), x, y, 0.08, attack=fgsm) == pytest.approx(0.64)
     text = str(report)
     assert "clean accuracy  80.0 % (71.1–86.7, n = 100)" in text
     assert "robust accuracy 64.0 %" in text
@@ -105,7 +105,7 @@ def test_t28_an_attack_that_repairs_a_wrong_answer_is_not_robustness():
     x, y = grid()
     y = 1 - y  # the model is wrong about everything
     repair = lambda model, x, y, eps: fgsm(model, x, y, eps, targeted=True)  # noqa: E731
-    assert robust_accuracy(Threshold(), x, y, 0.1, attack=repair) == 0
+    assert accuracy_under_attack(Threshold(), x, y, 0.1, attack=repair) == 0
     report = evaluate_attack(Threshold(), x, repair(Threshold(), x, y, 0.1), y)
     assert (report.clean_accuracy, report.robust_accuracy) == (0, 0)
     assert math.isnan(report.success_rate)
@@ -129,8 +129,8 @@ def test_robust_is_never_above_clean(n, eps, seed):
         torch.manual_seed(seed)
         model = nn.Linear(6, 3)
     clean = accuracy(model, x, y)
-    harmless = robust_accuracy(model, x, y, eps, attack=lambda model, x, y, eps: x)
-    robust = robust_accuracy(model, x, y, eps, steps=3, generator=generator)
+    harmless = accuracy_under_attack(model, x, y, eps, attack=lambda model, x, y, eps: x)
+    robust = accuracy_under_attack(model, x, y, eps, steps=3, generator=generator)
     assert robust <= clean == harmless
     report = evaluate_attack(model, x, fgsm(model, x, y, eps), y)
     assert report.robust_accuracy <= report.clean_accuracy == pytest.approx(clean)
@@ -145,7 +145,7 @@ def test_options_reach_the_attack():
         seen.append((len(x), eps, steps, norm))
         return x
 
-    robust_accuracy(Threshold(), x, y, 0.3, attack=attack, batch_size=4, steps=7, norm="l2")
+    accuracy_under_attack(Threshold(), x, y, 0.3, attack=attack, batch_size=4, steps=7, norm="l2")
     assert seen == [(4, 0.3, 7, "l2"), (4, 0.3, 7, "l2"), (2, 0.3, 7, "l2")]
 
 
@@ -159,7 +159,7 @@ def test_t21_t29_evaluation_is_in_eval_mode_and_leaves_no_trace():
     assert torch.equal(predict(model, x, batch_size=20), first)
     confidence(model, x)
     evaluate_attack(model, x, x.clone(), y)
-    robust_accuracy(model, x, y, 0.1, attack=fgsm)
+    accuracy_under_attack(model, x, y, 0.1, attack=fgsm)
     assert torch.equal(torch.get_rng_state(), rng)
     assert [m.training for m in (model, model.norm, model.drop, model.head)] == [True, False, True, True]
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
@@ -234,7 +234,7 @@ def test_evaluation_refuses():
     with pytest.raises(ValueError, match="at least one image"):
         accuracy(Threshold(), x[:0], y[:0])
     with pytest.raises(ValueError, match="at least one image"):
-        robust_accuracy(Threshold(), x[:0], y[:0], 0.1)
+        accuracy_under_attack(Threshold(), x[:0], y[:0], 0.1)
     with pytest.raises(ValueError, match="one label for each of the 10 images"):
         accuracy(Threshold(), x, y[:9])
     with pytest.raises(ValueError, match="one label for each of the 10 images"):
@@ -244,7 +244,7 @@ def test_evaluation_refuses():
     with pytest.raises(ValueError, match="shape of x"):
         evaluate_attack(Threshold(), x, x[:5], y)
     with pytest.raises(ValueError, match="finite and not negative"):
-        robust_accuracy(Threshold(), x, y, -0.1)
+        accuracy_under_attack(Threshold(), x, y, -0.1)
 
 
 # What an attack refuses, no evaluation counts
@@ -268,7 +268,9 @@ JUDGES = {
     "correct": correct,
     "accuracy": accuracy,
     "confidence": lambda model, x, y: confidence(model, x),
-    "robust_accuracy": lambda model, x, y: robust_accuracy(model, x, y, 0.1, attack=lambda model, x, y, eps: x),
+    "accuracy_under_attack": lambda model, x, y: accuracy_under_attack(
+        model, x, y, 0.1, attack=lambda model, x, y, eps: x
+    ),
     "evaluate_attack": lambda model, x, y: evaluate_attack(model, x, x, y),
     "diagnose": lambda model, x, y: gradient_masking_tests(model, x, y, 0.1, steps=1),
     "transfer_matrix": lambda model, x, y: transfer_matrix({"one": model}, {"one": model}, x, y, 0.1),
@@ -370,7 +372,7 @@ def test_what_is_no_adversarial_image_is_no_success(change, error, message):
     with pytest.raises(error, match=message):
         distances(IMAGES, change(IMAGES))
     with pytest.raises(error, match=message):
-        robust_accuracy(flat, IMAGES, ANSWERS, 0.1, attack=lambda model, x, y, eps: change(x))
+        accuracy_under_attack(flat, IMAGES, ANSWERS, 0.1, attack=lambda model, x, y, eps: change(x))
 
 
 def test_minus_infinity_is_the_logarithm_of_a_probability_of_zero():
@@ -395,7 +397,7 @@ def test_report_is_frozen():
 def test_robust_accuracy_refuses_a_targeted_attack():
     x, y = torch.rand(3, 4), torch.tensor([0, 1, 0])
     with pytest.raises(ValueError, match="evaluate_attack"):
-        robust_accuracy(torch.nn.Linear(4, 2), x, y, 0.1, targeted=True)
+        accuracy_under_attack(torch.nn.Linear(4, 2), x, y, 0.1, targeted=True)
 
 
 def test_distances_of_known_changes():

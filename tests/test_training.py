@@ -10,7 +10,7 @@ from torch import nn
 
 from course_utils import models, training
 from course_utils.data import load_images
-from course_utils.evaluation import accuracy, robust_accuracy
+from course_utils.evaluation import accuracy, accuracy_under_attack
 from course_utils.models import independent_loss
 from course_utils.training import (
     ATTACKS,
@@ -316,7 +316,7 @@ def test_training_on_an_attack_makes_it_harder():
     def robust(**options):
         model = network()
         fit(model, X, Y, epochs=15, lr=0.02, batch_size=9, progress=False, **options)
-        return robust_accuracy(model, X, Y, 0.12, steps=10)
+        return accuracy_under_attack(model, X, Y, 0.12, steps=10)
 
     assert robust(attack=Adversary("pgd", 0.12, {"steps": 3})) > robust() + 0.1
 
@@ -467,8 +467,8 @@ def test_every_recipe_hardens(recipe):
     adversarial_fit(hardened, X, Y, eps=0.12, recipe=recipe, **options)
     branch = "auxiliary" if recipe == "advprop" else "main"
     with models.branch(hardened, branch):
-        robust = robust_accuracy(hardened, X, Y, 0.12, steps=10)
-    assert robust > robust_accuracy(clean, X, Y, 0.12, steps=10) + 0.1
+        robust = accuracy_under_attack(hardened, X, Y, 0.12, steps=10)
+    assert robust > accuracy_under_attack(clean, X, Y, 0.12, steps=10) + 0.1
 
 
 def test_unknown_recipe():
@@ -485,7 +485,7 @@ def test_validation_is_what_evaluation_says():
     last = history.rows[-1]
     assert last["clean_accuracy"] == accuracy(model, X[:30], Y[:30])
     generator = torch.Generator().manual_seed(0)
-    assert last["pgd_accuracy"] == robust_accuracy(model, X[:30], Y[:30], 0.1, steps=10, generator=generator)
+    assert last["pgd_accuracy"] == accuracy_under_attack(model, X[:30], Y[:30], 0.1, steps=10, generator=generator)
 
 
 def test_validation_does_not_change_the_training():
@@ -581,4 +581,4 @@ def test_robust_training_reaches_its_accuracy():
     model = trained("cnn", *load_images(), progress=False, **training.ADVERSARIAL_RECIPES["pgd"](0.2))
     x, y = load_images(split="test")
     assert accuracy(model, x, y) >= 0.97
-    assert robust_accuracy(model, x[:300], y[:300], 0.2, steps=40, restarts=2) >= 0.75
+    assert accuracy_under_attack(model, x[:300], y[:300], 0.2, steps=40, restarts=2) >= 0.75

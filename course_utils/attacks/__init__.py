@@ -1,6 +1,6 @@
 """Attacks: everything that turns `(model, x, y)` into an adversarial `x`.
 
-- `gradient_based`: the largest loss inside a ball; `query_based`: the same without gradients
+- `gradient_based`, `auto_pgd`: the largest loss inside a ball; `query_based`: the same without gradients
 - `minimum_norm`: the smallest change that fools the model
 - `nondifferentiable`: attacks on scikit-learn's classifiers
 - `transformations`: printing, cameras, files, and the expectation over them (EOT); `patch`: adversarial patches
@@ -14,7 +14,7 @@
 - `eps` is the radius of the ball around x, in pixel units; `norm` says which: "linf" or "l2".
 - `clip` is the box, (lowest, highest) valid pixel value; None for no box.
 - `loss` is what is increased (or, when targeted, decreased): "ce", the cross-entropy, or "margin", the largest other
-  logit minus the logit of y.
+  logit minus the logit of y; for `apgd` also "dlr", the margin over a difference of two logits.
 - `steps` counts gradient steps, `step_size` is their length in pixel units, `restarts` counts independent starts.
 - `generator` is the source of all random draws; the global stream is then left alone.
 
@@ -28,6 +28,7 @@ finite. They warn of outputs that look like probabilities and of gradients that 
 """
 
 from ..core.validation import Box, Model
+from .auto_pgd import apgd
 from .gradient_based import bim, fgsm, fgsm_rs, pgd
 from .gradients import input_gradient
 from .minimum_norm import box_constrained_lbfgs, carlini_wagner, deepfool
@@ -57,6 +58,7 @@ __all__ = [
     "EOTModel",
     "Model",
     "adversarial_patch",
+    "apgd",
     "apply_patch",
     "bim",
     "blur",

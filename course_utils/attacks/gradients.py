@@ -46,12 +46,12 @@ def input_gradient(model: Model, x: Tensor, y: Tensor, *, loss: str = "ce") -> T
 
 
 def loss_and_input_grad(
-    model: Model, x: Tensor, y: Tensor, loss: str, *, need_gradient: bool = True
+    model: Model, x: Tensor, y: Tensor, loss: str, *, need_gradient: bool = True, target: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the adversarial loss (N,), the logits (N, K) and the gradient of the loss, like x."""
-    x = x.detach().clone().requires_grad_(True)  # always: a model may use gradients of its own
+    x = (x.clone() if x.is_inference() else x).detach().requires_grad_(True)  # a model may use gradients of its own
     logits = checked_logits(model, x, y)
-    value = adversarial_loss(logits, y, loss)
+    value = adversarial_loss(logits, y, loss, target)
     if not value.isfinite().all():
         bad = int((~value.isfinite()).nonzero()[0])
         raise ValueError(f"the loss of image {bad} is {value[bad].item()}: the model's logits must be finite.")
@@ -68,13 +68,30 @@ def loss_and_input_grad(
     return value.detach(), logits.detach(), gradient
 
 
-def adversarial_loss(logits: Tensor, y: Tensor, loss: str) -> Tensor:
-    """Return what an untargeted attack maximises, (N,): the log-odds against y for "ce", or the margin."""
+def adversarial_loss(logits: Tensor, y: Tensor, loss: str, target: Tensor | None = None) -> Tensor:
+    """Return what an untargeted attack maximises, (N,): the log-odds against y for "ce", the margin, or "dlr".
+
+    With a target the other class is the target; "dlr", the difference of logits ratio, divides the margin by a
+    difference of two logits of the same image, so that it does not depend on their scale.
+    """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     index = y.unsqueeze(1)
-    others = logits.scatter(1, index, -math.inf)
-    strongest = others.logsumexp(1) if loss == "ce" else others.amax(1)
-    return strongest - logits.gather(1, index).squeeze(1)
+    if target is not None:
+        other = logits.gather(1, target.unsqueeze(1)).squeeze(1)
+    else:
+        others = logits.scatter(1, index, -math.inf)
+        other = others.logsumexp(1) if loss == "ce" else others.amax(1)
+    margin = other - logits.gather(1, index).squeeze(1)
+    return margin / _spread(logits, targeted=target is not None) if loss == "dlr" else margin
+
+
+def _spread(logits: Tensor, *, targeted: bool) -> Tensor:
+    """Return what the DLR loss divides by, (N,): z₁ − z₃ of the sorted logits, targeted z₁ − (z₃ + z₄)/2."""
+    wanted = 4 if targeted else 3
+    if logits.shape[1] < wanted:
+        raise ValueError(f'loss="dlr" needs {wanted} classes or more, the model has {logits.shape[1]}: use "margin".')
+    largest = logits.topk(wanted, dim=1).values
+    return (largest[:, 0] - largest[:, 2:].mean(1)).clamp_min(torch.finfo(logits.dtype).tiny)
 
 
 def as_loss(value: Tensor, loss: str) -> Tensor:
@@ -82,19 +99,19 @@ def as_loss(value: Tensor, loss: str) -> Tensor:
     return F.softplus(value) if loss == "ce" else value.clone()
 
 
-def warn_if_masked(outputs: Tensor, gradient: Tensor) -> None:
+def warn_if_masked(outputs: Tensor, gradient: Tensor, *, stacklevel: int = 3) -> None:
     """Warn of outputs that look like probabilities, and of gradients that are exactly zero."""
     total = outputs.sum(1)
     if outputs.min() >= 0 and outputs.max() <= 1 and torch.allclose(total, torch.ones_like(total), atol=1e-3):
         warnings.warn(
             "the model's outputs look like probabilities, not logits: where softmax saturates its gradient is zero "
             "and the attack looks weaker than it is. Attack the model without its last softmax.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     share = gradient.flatten(1).abs().amax(1).eq(0).float().mean().item()
     if share > 0:
         warnings.warn(
             f"{100 * share:.0f} % of the gradients are exactly zero: those images cannot be attacked by following "
             "them. The model hides its gradient (saturation, rounding, a dead layer); it need not be robust.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )

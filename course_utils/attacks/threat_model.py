@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -79,14 +81,46 @@ def draw_in_ball(x: Tensor, eps: float, norm: str, generator: torch.Generator | 
 
 def projected(adv: Tensor, x: Tensor, eps: float, norm: str, clip: Box) -> Tensor:
     """Return adv put back into the ball around x, and into the box."""
-    return _project_linf(adv, x, eps, clip) if norm == "linf" else _project_l2(adv, x, eps, clip)
+    return Neighbourhood(x, eps, norm, clip).project(adv)
 
 
-def _project_linf(adv: Tensor, x: Tensor, eps: float, clip: Box) -> Tensor:
-    adv = clamp(adv.clamp(x - eps, x + eps), clip)
-    while (distance := (adv - x).abs_()).max() > eps:
-        adv = torch.where(distance > eps, torch.nextafter(adv, x), adv)
-    return adv
+class Neighbourhood:
+    """The ball of radius eps around each image, cut with the box: where an attack may go.
+
+    The bounds of an linf ball are computed once, and rounded inwards; so a projection is a single clamp.
+
+    Args:
+        x, eps, norm, clip: see `course_utils.attacks`; eps is a number of x's dtype.
+
+    >>> Neighbourhood(torch.tensor([[0.5, 0.9]]), 0.25, "linf", (0.0, 1.0)).project(torch.tensor([[0.0, 2.0]]))
+    tensor([[0.2500, 1.0000]])
+    """
+
+    def __init__(self, x: Tensor, eps: float, norm: str, clip: Box):
+        self.x, self.eps, self.norm, self.clip = x, eps, norm, clip
+        if norm == "linf":
+            self.low, self.high = (_rounded_inwards(bound, x, eps, clip) for bound in (x - eps, x + eps))
+
+    def project(self, adv: Tensor) -> Tensor:
+        """Return the nearest points to adv, like x, in linf; in l2 those on the way from adv to x, then in the box."""
+        if self.norm == "linf":
+            return adv.clamp(self.low, self.high)
+        return _project_l2(adv, self.x, self.eps, self.clip)
+
+    def __getitem__(self, rows: Tensor) -> Neighbourhood:
+        """Return the neighbourhood of some of the images."""
+        part = copy.copy(self)
+        part.x = self.x[rows]
+        if self.norm == "linf":
+            part.low, part.high = self.low[rows], self.high[rows]
+        return part
+
+
+def _rounded_inwards(bound: Tensor, x: Tensor, eps: float, clip: Box) -> Tensor:
+    bound = clamp(bound, clip)
+    while (beyond := (bound - x).abs_() > eps).any():
+        bound = torch.where(beyond, torch.nextafter(bound, x), bound)
+    return bound
 
 
 def _project_l2(adv: Tensor, x: Tensor, eps: float, clip: Box) -> Tensor:

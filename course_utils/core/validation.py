@@ -39,10 +39,11 @@ def rounded_down(value: float, dtype: torch.dtype) -> float:
     return (nearest if nearest.item() <= value else nearest.nextafter(torch.zeros_like(nearest))).item()
 
 
-def check_loss(loss: str) -> None:
+def check_loss(loss: str, known: tuple[str, ...] = ("ce", "margin")) -> None:
     """Refuse an unknown loss, and inference mode, which has no gradients."""
-    if loss not in ("ce", "margin"):
-        raise ValueError(f'loss must be "ce" or "margin", got {loss!r}.')
+    if loss not in known:
+        choices = " or ".join(f'"{name}"' for name in known)
+        raise ValueError(f"loss must be {choices}, got {loss!r}.")
     if torch.is_inference_mode_enabled():
         raise RuntimeError("attacks need gradients, which torch.inference_mode() forbids: call them outside of it.")
 

@@ -1,21 +1,23 @@
 """Evaluation: what a model or an attack is worth, in shares with their intervals.
 
-- `metrics`: accuracy, robust accuracy, confidence, distances, the worst of several attacks, signs of hidden gradients
+- `attack_ensemble`: robust accuracy, by attacks one after the other on what is left
+- `metrics`: accuracy with and without an attack, confidence, distances, the worst of several attacks, tests of masking
 - `comparison`: models × inputs or attacks × seeds in one table
 - `transfer`: what fools one model on another
 - `physical`: what survives a camera, and patches on photographs that they were not made for
 """
 
+from .attack_ensemble import RobustAccuracy, robust_accuracy
 from .comparison import After, Comparison, compare
 from .metrics import (
     AttackReport,
     accuracy,
+    accuracy_under_attack,
     confidence,
     correct,
     distances,
     evaluate_attack,
     gradient_masking_tests,
-    robust_accuracy,
     worst_case,
 )
 from .physical import patch_success, robustness_to_transformations
@@ -25,7 +27,9 @@ __all__ = [
     "After",
     "AttackReport",
     "Comparison",
+    "RobustAccuracy",
     "accuracy",
+    "accuracy_under_attack",
     "agreement",
     "compare",
     "confidence",

@@ -124,8 +124,8 @@ def compare(
 ) -> Comparison:
     """Show every model every input, and count what it gets right; several models at once.
 
-    Under an attack an image counts if the model is right before and after it, as in `robust_accuracy`. Images that are
-    given count as they are. An attack that draws from the global random stream gets a stream of its own for each
+    Under an attack an image counts if the model is right before and after it. Images that are given count as they are.
+    An attack that draws from the global random stream gets a stream of its own for each
     model, seed and part, which follows from the caller's: the number of workers changes nothing.
 
     Args:

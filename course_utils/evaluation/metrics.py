@@ -61,7 +61,7 @@ def confidence(model: Model, x: Tensor, *, batch_size: int = 512) -> Tensor:
         return predict(own, x, batch_size=batch_size).amax(1)
 
 
-def robust_accuracy(
+def accuracy_under_attack(
     model: Model,
     x: Tensor,
     y: Tensor,
@@ -83,7 +83,7 @@ def robust_accuracy(
     """
     if attack_kwargs.get("targeted"):
         raise ValueError(
-            "robust_accuracy needs the true labels y, a targeted attack the labels to reach: "
+            "accuracy_under_attack needs the true labels y, a targeted attack the labels to reach: "
             "call the attack yourself and evaluate its images with evaluate_attack."
         )
     robust = correct(model, x, y, batch_size=batch_size)

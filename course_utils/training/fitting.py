@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..core.validation import check_batch, check_count, check_images, checked_labels
-from ..evaluation.metrics import accuracy, robust_accuracy
+from ..evaluation.metrics import accuracy, accuracy_under_attack
 from ..models import layers
 from ..models.inference import checked_logits, frozen_eval
 from .adversary import Adversary, Attack
@@ -258,5 +258,5 @@ def _measure(
     if eps is not None:
         norm = getattr(attack, "options", {}).get("norm", "linf")
         generator = torch.Generator(validation[0].device).manual_seed(seed)
-        row["pgd_accuracy"] = robust_accuracy(model, *validation, eps, steps=10, norm=norm, generator=generator)
+        row["pgd_accuracy"] = accuracy_under_attack(model, *validation, eps, steps=10, norm=norm, generator=generator)
     return row
