@@ -8,7 +8,7 @@ from torch import nn
 
 from course_utils.attacks import fgsm, pgd
 from course_utils.core import wilson
-from course_utils.evaluation import After, compare, correct, robust_accuracy, worst_case
+from course_utils.evaluation import After, accuracy_under_attack, compare, correct, worst_case
 from course_utils.training import Adversary
 
 X = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -50,7 +50,7 @@ def test_it_is_the_plain_loop():
             n, right = len(mask), int(mask.sum())
             expected.append((name, i, column, n, right, right / n, *wilson(right, n)))
     assert [tuple(row) for row in found.frame.itertuples(index=False)] == expected
-    robust = [robust_accuracy(net, X, Y, 0.02, attack=fgsm) for net in MODELS["two"]]
+    robust = [accuracy_under_attack(net, X, Y, 0.02, attack=fgsm) for net in MODELS["two"]]
     assert found.by_seed("two", "FGSM") == pytest.approx(robust)
 
 

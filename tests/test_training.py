@@ -503,7 +503,7 @@ def test_validation_columns_are_those_asked_for():
 
 def scripted_validation(monkeypatch, scores):
     scores = iter(scores)
-    monkeypatch.setattr("course_utils.training.fitting.robust_accuracy", lambda *a, **k: next(scores))
+    monkeypatch.setattr("course_utils.training.fitting.accuracy_under_attack", lambda *a, **k: next(scores))
 
 
 def test_early_stopping_keeps_the_best_weights(monkeypatch):
