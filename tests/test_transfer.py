@@ -14,7 +14,7 @@ from torch import nn
 
 from course_utils.attacks import fgsm, pgd
 from course_utils.data import load_images
-from course_utils.evaluation import accuracy, agreement, correct, matrix_title, robust_accuracy, transfer_matrix
+from course_utils.evaluation import accuracy, accuracy_under_attack, agreement, correct, matrix_title, transfer_matrix
 from course_utils.models import ensemble_logits, fit_sklearn, predict, softmax_regression
 from course_utils.training import (
     Oracle,
@@ -89,7 +89,9 @@ def test_the_diagonal_is_the_white_box_attack():
     frame = transfer_matrix(models, models, x, y, EPS)
     both = correct(models["b"], x, y)
     for name, model in models.items():
-        assert frame.loc[name, name] == pytest.approx(1 - robust_accuracy(model, x[both], y[both], EPS, attack=fgsm))
+        assert frame.loc[name, name] == pytest.approx(
+            1 - accuracy_under_attack(model, x[both], y[both], EPS, attack=fgsm)
+        )
 
 
 def test_rows_and_columns_keep_the_order_of_the_models():
