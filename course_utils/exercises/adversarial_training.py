@@ -379,6 +379,8 @@ Exercise(
         Mistake("After the warm-up the radius stays where it was a step before. It is eps.", lambda step, steps, eps, warmup: _eps_schedule(min(step, max(0, math.ceil(warmup * steps) - 1)), steps, eps, warmup)),
         Mistake("That is the share of eps. Multiply by eps.", lambda step, steps, eps, warmup: _eps_schedule(step, steps, 1.0, warmup), lambda step, steps, eps, warmup: eps if step >= warmup * steps else step / (warmup * steps)),
         Mistake("You stop the share at eps. Stop it at 1, then multiply by eps.", lambda step, steps, eps, warmup: min(eps, step / (warmup * steps)) if warmup else eps, lambda step, steps, eps, warmup: min(eps, step / steps)),
+        Mistake("While it grows, the radius is a share of eps: that of the growing steps, not of the whole training.", lambda step, steps, eps, warmup: eps if step >= warmup * steps else eps * step / steps),
+        Mistake("You round the radius. Return it as it is.", *(lambda step, steps, eps, warmup, digits=digits: round(_eps_schedule(step, steps, eps, warmup), digits) for digits in (1, 2, 3))),
         Mistake("The growth is not linear: every step adds the same amount.", *(_reshaped(lambda share, bent=bent: bent(min(1.0, share))) for bent in (lambda s: s**2, lambda s: s**0.5, lambda s: (1 - math.cos(math.pi * s)) / 2))),
     ],
     like="step",

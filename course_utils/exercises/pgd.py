@@ -169,13 +169,13 @@ def _last_step_free(sign: int) -> Callable[..., Tensor]:
     return attack
 
 
-def _adding_up(sign: int) -> Callable[..., Tensor]:
-    """Return an attack that steps along the sum of all gradients so far."""
+def _adding_up(sign: int, decay: float = 1.0) -> Callable[..., Tensor]:
+    """Return an attack that steps along the sum of all gradients so far, of which older ones may count less."""
 
     def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, step_size: float) -> Tensor:
         point, total = x, torch.zeros_like(x)
         for _ in range(steps):
-            total = total + loss_gradient(model, point, y)
+            total = decay * total + loss_gradient(model, point, y)
             point = _project(point + sign * step_size * total.sign(), x, eps)
         return point
 
@@ -223,6 +223,7 @@ def _path_mistakes(sign: int, label: str) -> list[Mistake]:
         Mistake("That is the change alone. Return the changed image.", go(finish=lambda last, x, eps: last - x)),
         Mistake("You compute the gradient only once, at x. Compute it anew in every step, at the point you have reached.", go(stale=True)),
         Mistake("Your gradients add up from step to step, as .backward() adds to .grad. Every step needs the gradient at its own point alone.", _adding_up(sign)),
+        Mistake("Your steps remember earlier gradients, as momentum does. Every step needs the gradient at its own point alone.", _adding_up(sign, 0.9), _adding_up(sign, 0.5)),
         Mistake("Every step starts at x again. Start it at the point the last one has reached.", go(keep=lambda new, last, x, eps: _project(x + new - last, x, eps))),
         Mistake("Every step has the size step_size. You use eps, or a share of it.", *(go(size=size) for size in (lambda eps, steps, size: eps, lambda eps, steps, size: eps / steps, lambda eps, steps, size: 2.5 * eps / steps))),
         Mistake("Every step has the size step_size. You multiply it by eps.", go(size=lambda eps, steps, size: size * eps)),

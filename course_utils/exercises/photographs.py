@@ -145,6 +145,7 @@ Exercise(
         Mistake("You divide by 255 twice.", _fgsm(whole=lambda n: n / 255, finish=_clipped), _fgsm(whole=lambda n: math.floor(n) / 255, finish=_clipped)),
         Mistake("You take a step for every level, each with a gradient of its own. FGSM takes the gradient once, at x.", lambda model, x, y, levels: _saved(pgd(model, x, y, 1.0, math.floor(levels), 1 / 255))),
         Mistake("Every step down is lost: clip the new picture, not the change.", _fgsm(move=lambda g: g.sign().clamp(0, 1))),
+        Mistake("The levels of the picture are k/255, not k/256.", _fgsm(finish=lambda new, x: (256 * new).round().clamp(0, 256) / 256)),
         Mistake("uint8 counts in a circle: 255 + 1 is 0, and 0 − 1 is 255. Add the step to floats, clip, and only then convert.", _fgsm(finish=lambda new, x: (255 * new).round().remainder(256) / 255)),
         Mistake(mistakes.LEFT_OUT.format("black or white: clip"), _fgsm(finish=lambda new, x: torch.where((new - 0.5).abs() <= 0.5, new, x))),
         *_step_mistakes(_fgsm, mistakes.WRONG_SIGN, "y", "x"),
@@ -222,6 +223,7 @@ Exercise(
     mistakes=[
         Mistake("Nothing moved: did you return adv instead of the new picture?", lambda model, x, target, adv, *_: adv),
         Mistake("That is x itself. Return adv after its step.", lambda model, x, *_: x),
+        Mistake("You leave pictures as they are that the model takes for the target already. Every picture takes its step.", lambda model, x, target, adv, *sizes: torch.where(broadcast_like(model(adv).argmax(1) == target), adv, _aimed()(model, x, target, adv, *sizes))),
         Mistake("That is the change alone. Return the picture: x plus the change.", _aimed(put=lambda new, x, eps: project(new, x, eps) - x), _aimed(put=lambda new, x, eps: (new - x).clamp(-eps, eps))),
         Mistake("You start at x again. The step starts at adv, which has moved already.", _from(lambda x, adv: (x, x, x)), _from(lambda x, adv: (x, x, adv))),
         Mistake("You take the gradient at x. The attack has come to adv: take it there.", _from(lambda x, adv: (x, adv, x))),

@@ -592,7 +592,7 @@ Exercise(
         Mistake("You round the confidence. Compare it with sure as it is.", _sure_of(lambda p: p.confidence.round(decimals=1))),
         Mistake("You compare logits, each alone. " + SOFTMAX, _sure_of(lambda p: p.judge.amax(2)), _sure_of(lambda p: p.judge.sigmoid().amax(2))),
         Mistake("You compare the lead over the second class. " + SOFTMAX, _sure_of(lambda p: -p.judge.softmax(2).topk(2, 2).values.diff(dim=2)[..., 0])),
-        Mistake("Your softmax goes over the two images, or over the pairs. " + SOFTMAX, _sure_of(lambda p: p.judge.softmax(0).amax(2)), _sure_of(lambda p: p.judge.softmax(1).amax(2))),
+        Mistake("Your softmax goes over the two images, or over the pairs. " + SOFTMAX, _sure_of(lambda p: p.judge.softmax(0).amax(2)), _sure_of(lambda p: p.judge.softmax(1).amax(2)), *(_verdict(certain=lambda p, dim=dim: (p.judge.softmax(dim).amax(2) >= p.sure).all(0), same=lambda p, dim=dim: p.judge.softmax(dim).argmax(2)[0] == p.judge.softmax(dim).argmax(2)[1]) for dim in (0, 1))),
         Mistake("exp of a large logit overflows, and inf / inf is NaN. Take torch's softmax, which subtracts the largest logit first.", _sure_of(lambda p: (p.judge.exp() / p.judge.exp().sum(2, keepdim=True)).amax(2)), _sure_of(lambda p: (lambda e: (e / e.sum(2, keepdim=True)).amax(2))((p.judge - p.judge.mean(2, keepdim=True)).exp()))),
         Mistake(UNLIKE, _verdict(changed=_always), *_in_one_mask(changed=_always)[:2]),
         Mistake(UNLIKE + " You have it the wrong way round.", _verdict(changed=lambda p: p.said[0] == p.said[1])),

@@ -284,7 +284,7 @@ def share_of_one_step_less(step, steps, eps, warmup):
     return eps if step >= end else eps * step / end
 
 
-@wrong("eps_schedule", "the radius is rounded to two decimals", "While it grows, the radius is a share of eps")
+@wrong("eps_schedule", "the radius is rounded to two decimals", "You round the radius. Return it as it is.")
 def two_decimals(step, steps, eps, warmup):
     return eps if step >= warmup * steps else round(eps * step / (warmup * steps), 2)
 

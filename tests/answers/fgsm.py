@@ -203,7 +203,7 @@ def clipped_step(model, x, target, eps):
     return x + step.clamp(0, 1)
 
 
-@wrong("targeted_fgsm", "all images go to the first target", "Differentiate F.cross_entropy of model(x) and")
+@wrong("targeted_fgsm", "all images go to the first target", "You use the target of the first image for all")
 def first_target_for_all(model, x, target, eps):
     return targeted(model, x, torch.full_like(target, target[0].item()), eps)
 
@@ -447,7 +447,7 @@ def whole_division(model, x, adv, y):
 @wrong(
     "success_rate",
     "one is added below the bar to be safe from a division by zero",
-    "Select first the images that the model gets",
+    "Divide by the number of images that were",
 )
 def one_too_many_below(model, x, adv, y):
     start = is_right(model, x, y)

@@ -111,9 +111,7 @@ def bytes_wrap_around(model, x, y, levels):
 
 
 @wrong(
-    "fgsm_in_levels",
-    "the picture is on a grid of 1/256 instead of 1/255",
-    "Differentiate F.cross_entropy of model(x) and",
+    "fgsm_in_levels", "the picture is on a grid of 1/256 instead of 1/255", "The levels of the picture are k/255, not"
 )
 def grid_of_256(model, x, y, levels):
     adv = (x + int(levels) / 255 * slope(model, x, y).sign()).clamp(0, 1)
@@ -241,7 +239,7 @@ def logit_of_the_target(model, x, target, adv, eps, step_size):
 @wrong(
     "targeted_step",
     "pictures that are taken for the target already are not moved",
-    "Differentiate F.cross_entropy of model(adv)",
+    "You leave pictures as they are that the model",
 )
 def stops_at_the_target(model, x, target, adv, eps, step_size):
     new = step(model, x, target, adv, eps, step_size)

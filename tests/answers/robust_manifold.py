@@ -465,7 +465,7 @@ wrong("label_flipping", "an exact distance of eps does not count", "A distance o
 wrong(
     "label_flipping",
     "the softmax runs over the pairs instead of the classes",
-    "A pair is ambiguous if the judge is unsure of",
+    "Your softmax goes over the two images, or",
 )(lambda c, j, d, eps, sure: sort_out(c, j, d, eps, sure, lambda logits: logits.softmax(1)))
 wrong(
     "label_flipping",
