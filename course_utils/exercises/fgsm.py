@@ -108,11 +108,6 @@ def _step_mistakes(go: Callable[..., Callable], label: str) -> list[Mistake]:
     ]  # fmt: skip
 
 
-def _some_still(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> str:
-    still = (got == x).flatten(1).all(1)
-    return mistakes.SOME_STILL.format(mistakes.listed(still)) if still.any() else ""
-
-
 def _misstepped(size: Callable[[Tensor], Tensor], moved: str) -> Callable[..., str]:
     """Return a function that says in numbers how two steps differ; `size` is that of a change, `moved` in words."""
 
@@ -174,7 +169,7 @@ def _sign_step(name: str, sign: int, reference: Callable[..., Tensor]) -> Exerci
         untouched=("model", "x", label),
         accepts=_within_eps,
         happened=_misstepped(torch.abs, "the pixels changed"),
-        explain=_some_still,
+        explain=mistakes.some_still,
         library=(attacks.fgsm, attacks.pgd),
     )  # fmt: skip
 
@@ -249,7 +244,7 @@ Exercise(
     batched=("x", "y"),
     untouched=("model", "x", "y"),
     happened=_misstepped(norms, "the images moved"),
-    explain=_some_still,
+    explain=mistakes.some_still,
     library=(attacks.fgsm, attacks.pgd),
 ).register()  # fmt: skip
 

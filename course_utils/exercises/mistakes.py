@@ -56,6 +56,12 @@ def listed(mask: Tensor) -> str:
     return ", ".join(map(str, mask.nonzero().flatten().tolist()))
 
 
+def some_still(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, *_: Any) -> str:
+    """Return which images did not move at all, in words, or nothing: what an exercise explains itself by."""
+    still = (got == x).flatten(1).all(1)
+    return SOME_STILL.format(listed(still)) if still.any() else ""
+
+
 def project(images: Tensor, x: Tensor, eps: float) -> Tensor:
     """Return the images projected into the ball around x, and then into [0, 1]."""
     return (x + (images - x).clamp(-eps, eps)).clamp(0, 1)

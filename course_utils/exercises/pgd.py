@@ -192,11 +192,6 @@ def _misstepped(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, y: Tens
     return misplaced(setting, model, y, x, got, right)
 
 
-def _some_still(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, *_: Any) -> str:
-    still = (got == x).flatten(1).all(1)
-    return mistakes.SOME_STILL.format(mistakes.listed(still)) if still.any() else ""
-
-
 def _free(new: Tensor, last: Tensor, x: Tensor, eps: float) -> Tensor:
     return new
 
@@ -292,7 +287,7 @@ def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
         untouched=("model", "x", label),
         typical=partial(_images, 0.2, 3, 0.03),
         happened=_misstepped,
-        explain=_some_still,
+        explain=mistakes.some_still,
         library=(attacks.pgd, attacks.bim),
     )  # fmt: skip
 
