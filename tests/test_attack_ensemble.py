@@ -23,7 +23,7 @@ def task():
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("effort", ["quick", "standard", "thorough"])
+@pytest.mark.parametrize("effort", ["quick", "standard", pytest.param("thorough", marks=pytest.mark.slow)])
 def test_it_says_what_its_images_do(task, norm, effort):
     model, x, y = task
     y = torch.where(torch.arange(len(y)) % 10 == 0, (y + 1) % 6, y)  # some are wrong without any attack
