@@ -16,12 +16,13 @@ import pytest
 import torch
 from conftest import assert_passes
 from mutants import passes, solution, survivors
+from torch import nn
 
 from course_utils.exercises import check, engine
 from course_utils.exercises.error_hints import CheckFailed
 from course_utils.exercises.exercise import NO_RANDOMNESS, Case, Exercise
 from course_utils.exercises.mistakes import Mistake
-from course_utils.exercises.properties import KEEP_APART
+from course_utils.exercises.properties import KEEP_APART, close
 
 CHECKERS = {name: getattr(checker, "__self__", None) for name, (checker, _) in engine._CHECKERS.items()}
 EXERCISES = {name: exercise for name, exercise in CHECKERS.items() if isinstance(exercise, Exercise)}
@@ -110,6 +111,29 @@ def test_each_exercise_has_answers_on_trial():
     for given, least in ((answers.RIGHT, 4), (answers.WRONG, 8)):
         counts = Counter(name for name, *_ in given)
         assert not [name for name in EXERCISES if counts[name] < least]
+
+
+def frozen(value):
+    """Return what tells whether an argument is as it was."""
+    if isinstance(value, nn.Module):
+        modes = [module.training for module in value.modules()]
+        return (
+            modes,
+            [p.requires_grad for p in value.parameters()],
+            {k: v.clone() for k, v in value.state_dict().items()},
+        )
+    if isinstance(value, list):
+        return [frozen(entry) for entry in value]
+    return value.clone() if isinstance(value, torch.Tensor) else str(value)
+
+
+@every_exercise
+def test_a_check_leaves_its_arguments_for_the_next_one(exercise):
+    before = [[frozen(argument) for argument in arguments] for _, arguments in exercise.trials]
+    check(exercise.name, exercise.reference, strict=False)
+    check(exercise.name, exercise.mistakes[0].functions[0], strict=False)
+    after = [[frozen(argument) for argument in arguments] for _, arguments in exercise.trials]
+    assert close(after, before, tolerance=0)
 
 
 @every_exercise

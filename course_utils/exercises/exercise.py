@@ -44,7 +44,7 @@ class Case:
 
     Args:
         label: the property, in words. where: to look for the fault if no known mistake explains the answer.
-        arguments: functions that return the arguments of a call; each check makes its own.
+        arguments: functions that return the arguments of a call. They are called once; answers get copies.
     """
 
     label: str
@@ -69,8 +69,8 @@ class Exercise:
     """What an answer is compared with, on what, and what is said about answers that differ.
 
     Args:
-        name: of the exercise. reference: the right answer. mistakes: wrong ones; of two that explain an answer on
-            equally many cases, the first is named.
+        name: of the exercise. reference: the right answer. mistakes: wrong ones; of two that explain an answer
+            equally well, the first is named.
         cases: in the order of what is asked; those of the last have other sizes. typical: arguments on which the shape
             and the type are asked first; default those of the first case.
         batched: arguments with an entry for each image. untouched: those which the answer may not change.

@@ -149,7 +149,7 @@ def changed_in_place(answer: Callable, names: Iterable[str], arguments: dict[str
 def in_both_modes(answer: Callable, names: str, model: nn.Module, *args: Any) -> None:
     """Refuse side effects, as `no_side_effects` does, in evaluation mode and in training mode."""
     for training in (False, True):
-        no_side_effects(answer, names, model.train(training), *args)
+        no_side_effects(answer, names, copy.deepcopy(model).train(training), *args)
 
 
 def no_side_effects(answer: Callable, names: str, *args: Any) -> None:
