@@ -71,6 +71,20 @@ def test_the_model_keeps_no_trace_and_the_global_stream_its_state(task):
     model.eval()
 
 
+@pytest.mark.parametrize("classes", [2, 3, 30])
+def test_few_and_many_classes(classes):
+    torch.manual_seed(0)
+    model, x = nn.Linear(9, classes), torch.rand(40, 9)
+    y = model(x).argmax(1)
+    found = ask(model, x, y, 0.05, effort="thorough")
+    w = model.weight[y][:, None] - model.weight  # the worst change of a linear model is known, without the box
+    margin = model(x).gather(1, y[:, None]) - model(x) - 0.05 * w.abs().sum(2)
+    sure = margin.scatter(1, y[:, None], torch.inf).amin(1) > 1e-5
+    inside = ((x > 0.05) & (x < 0.95)).all(1)
+    assert found.correct[sure].all()
+    assert not found.correct[~sure & inside].any()
+
+
 def test_no_radius_is_the_accuracy(task):
     model, x, y = task
     found = ask(model, x, y, 0.0)

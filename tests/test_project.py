@@ -1,6 +1,8 @@
 """The house rules: who imports whom, one list of packages, documented and typed functions."""
 
 import ast
+import doctest
+import importlib
 import re
 import stat
 import subprocess
@@ -168,6 +170,16 @@ def ranges():
 def pins(path="requirements.txt"):
     lines = (line.partition("#")[0].strip() for line in (PROJECT / path).read_text(encoding="utf-8").splitlines())
     return {canonicalize_name(r.name): r for r in map(Requirement, filter(None, lines))}
+
+
+EXAMPLES = [path for path in MODULES if ">>>" in path.read_text(encoding="utf-8") and subject(path) != "exercises"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_examples_print_what_they_say(path):
+    module = importlib.import_module(".".join(path.relative_to(PROJECT).with_suffix("").parts))
+    assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize("path", ["requirements.txt", "tests/extras.txt"])

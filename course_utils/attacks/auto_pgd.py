@@ -64,49 +64,23 @@ def apgd(
     check_count("restarts", restarts)
     if eps == 0 or x.numel() == 0:
         return x.detach().clone()
-    asked, given, x = model, x.detach(), x.detach()
+    asked, given = model, x.detach()
+    x = given
     if x.dtype in (torch.float16, torch.bfloat16):  # small steps would be lost in half precision
 
         def asked(points: Tensor) -> Tensor:
             return model(points.to(given.dtype))
 
         x = x.float()
-    found = BestSoFar(x)
+    best = BestSoFar(x)
     ball = Neighbourhood(x, eps, norm, clip)
     with frozen_eval(model), torch.enable_grad():
         for restart in range(restarts):
             start = ball.project(draw_in_ball(x, eps, norm, generator))
             options = {"target": target, "targeted": targeted, "warn": restart == 0}
-            end = ascend(asked, ball, y, start, steps=steps, loss=loss, **options)
-            found.offer(end.best, -end.value, end.fooled)
-    best = found.best
-    return best if best.dtype == given.dtype else projected(best.to(given.dtype), given, eps, norm, clip)
-
-
-@dataclass
-class Ascent:
-    """Where an ascent has come to; every entry has one value for each image."""
-
-    point: Tensor  # (N, ...)
-    previous: Tensor
-    best: Tensor  # the point of the highest loss, or the first that fools
-    best_gradient: Tensor
-    value: Tensor  # the highest loss, (N,)
-    last: Tensor  # the loss of the last point
-    step: Tensor  # its size
-    rises: Tensor  # how often the loss rose since the last checkpoint
-    value_then: Tensor  # the highest loss at the last checkpoint
-    halved_then: Tensor  # whether the step was halved there
-    fooled: Tensor
-    passes: Tensor  # forward passes so far
-
-    def __getitem__(self, rows: Tensor) -> Ascent:
-        return Ascent(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-    def put(self, rows: Tensor, part: Ascent) -> None:
-        """Write what has become of some of the images."""
-        for field in fields(self):
-            getattr(self, field.name)[rows] = getattr(part, field.name)
+            found, _ = ascend(asked, ball, y, start, steps=steps, loss=loss, **options)
+            best.offer(found.best, found.cost, found.success)
+    return best.best if x is given else projected(best.best.to(given.dtype), given, eps, norm, clip)
 
 
 @dataclass
@@ -153,59 +127,76 @@ def ascend(
     targeted: bool = False,
     until_fooled: bool = False,
     warn: bool = True,
-) -> Ascent:
-    """Return where APGD leads from `start`; the model is frozen, and the arguments are checked.
+) -> tuple[BestSoFar, Tensor]:
+    """Return the best point of every image on APGD's way from `start`, its cost the negative loss, and the passes.
 
-    With `until_fooled`, images that are fooled are left out of the batch, every ten steps.
+    The passes (N,) are forward ones; each has a backward one. With `until_fooled`, images that are fooled are left out
+    of the batch, every ten steps. The model is frozen, and the arguments are checked.
     """
-    objective = _Objective(model, loss, y, target, targeted)
-    value, fooled, gradient = objective.at(start, warn=warn)
-    every = _begin(start, value, gradient, 2 * ball.eps, fooled)
-    rows = torch.arange(len(y), device=y.device)
-    now, looked, last = every[rows], checkpoints(steps), 0
+    objective, found = _Objective(model, loss, y, target, targeted), BestSoFar(start)
+    now = _State.begin(objective, ball, start, found, warn=warn)
+    passes, rows = torch.ones_like(y), torch.arange(len(y), device=y.device)
+    looked, last = checkpoints(steps), 0
     for number in range(1, steps + 1):
-        if until_fooled and number % 10 == 1 and now.fooled.any():
-            every.put(rows, now)
-            on = ~now.fooled
-            rows, now, gradient, ball, objective = rows[on], now[on], gradient[on], ball[on], objective[on]
+        if until_fooled and number % 10 == 1:
+            on = ~found.success[rows]
+            rows, now, ball, objective = rows[on], now[on], ball[on], objective[on]
         if len(rows) == 0:
             break
-        gradient = _step(objective, ball, now, gradient, MOMENTUM if number > 1 else 1.0)
+        now.step(objective, ball, found, rows, MOMENTUM if number > 1 else 1.0)
+        passes[rows] += 1
         if number in looked:
-            gradient = _halve(now, gradient, number - last)
+            now.halve(found, rows, number - last)
             last = number
-    every.put(rows, now)
-    return every
+    return found, passes
 
 
-def _begin(start: Tensor, value: Tensor, gradient: Tensor, step: float, fooled: Tensor) -> Ascent:
-    none, yes = torch.zeros_like(value), torch.ones_like(fooled)
-    size = torch.full_like(value, step)
-    begun = Ascent(start, start, start, gradient, value, value, size, none, value, yes, fooled, none + 1)
-    return begun[torch.arange(len(value), device=value.device)]  # copies: no two fields share their memory
+@dataclass
+class _State:
+    """Where an ascent has come to; every entry has one value for each image that is still in the batch."""
 
+    point: Tensor  # (N, ...)
+    gradient: Tensor  # there
+    value: Tensor  # the loss there, (N,)
+    previous: Tensor  # the point before
+    best_gradient: Tensor  # at the best point
+    size: Tensor  # of the next step
+    rises: Tensor  # how often the loss rose since the last checkpoint
+    cost_then: Tensor  # of the best point at the last checkpoint
+    halved_then: Tensor  # whether the step was halved there
 
-def _step(objective: _Objective, ball: Neighbourhood, now: Ascent, gradient: Tensor, momentum: float) -> Tensor:
-    """Take one step, note what it brought, and return the gradient at the new point."""
-    move = broadcast_like(now.step, now.point) * steepest_direction(gradient, ball.norm)
-    new = ball.project(now.point + move)
-    if momentum < 1:
-        new = ball.project(torch.lerp(now.point, new, momentum) + (1 - momentum) * (now.point - now.previous))
-    value, fools, gradient = objective.at(new)
-    better = torch.where(fools == now.fooled, value > now.value, fools)
-    kept = broadcast_like(better, new)
-    now.best, now.best_gradient = torch.where(kept, new, now.best), torch.where(kept, gradient, now.best_gradient)
-    now.value = torch.where(better, value, now.value)
-    now.rises, now.passes = now.rises + (value > now.last), now.passes + 1
-    now.previous, now.point, now.last, now.fooled = now.point, new, value, now.fooled | fools
-    return gradient
+    @classmethod
+    def begin(
+        cls, objective: _Objective, ball: Neighbourhood, start: Tensor, found: BestSoFar, *, warn: bool
+    ) -> _State:
+        """Return the state at the start, which is offered as the best point."""
+        value, fooled, gradient = objective.at(start, warn=warn)
+        found.offer(start, -value, fooled)
+        none, size = torch.zeros_like(value), torch.full_like(value, 2 * ball.eps)
+        return cls(start, gradient, value, start, gradient, size, none, -value, torch.ones_like(fooled))
 
+    def step(self, objective: _Objective, ball: Neighbourhood, found: BestSoFar, rows: Tensor, momentum: float) -> None:
+        """Take one step, and offer the new point."""
+        move = broadcast_like(self.size, self.point) * steepest_direction(self.gradient, ball.norm)
+        new = ball.project(self.point + move)
+        if momentum < 1:
+            back = (1 - momentum) * (self.point - self.previous)
+            new = ball.project(torch.lerp(self.point, new, momentum) + back)
+        value, fooled, gradient = objective.at(new)
+        better = broadcast_like(found.offer(new, -value, fooled, rows), new)
+        self.best_gradient = torch.where(better, gradient, self.best_gradient)
+        self.rises = self.rises + (value > self.value)
+        self.previous, self.point, self.value, self.gradient = self.point, new, value, gradient
 
-def _halve(now: Ascent, gradient: Tensor, steps: int) -> Tensor:
-    """Halve the step of the images whose loss does not rise, and take them and their gradient back to their best."""
-    stuck = (now.rises <= INCREASES * steps) | (~now.halved_then & (now.value <= now.value_then))
-    now.halved_then, now.value_then, now.rises = stuck, now.value, torch.zeros_like(now.rises)
-    now.step = torch.where(stuck, now.step / 2, now.step)
-    back = broadcast_like(stuck, now.point)
-    now.point = torch.where(back, now.best, now.point)
-    return torch.where(back, now.best_gradient, gradient)
+    def halve(self, found: BestSoFar, rows: Tensor, steps: int) -> None:
+        """Halve the step of the images whose loss does not rise, and take them back to their best point."""
+        cost = found.cost[rows]
+        stuck = (self.rises <= INCREASES * steps) | (~self.halved_then & (cost >= self.cost_then))
+        self.halved_then, self.cost_then, self.rises = stuck, cost, torch.zeros_like(self.rises)
+        self.size = torch.where(stuck, self.size / 2, self.size)
+        back = broadcast_like(stuck, self.point)
+        self.point = torch.where(back, found.best[rows], self.point)
+        self.gradient = torch.where(back, self.best_gradient, self.gradient)
+
+    def __getitem__(self, rows: Tensor) -> _State:
+        return _State(*(getattr(self, field.name)[rows] for field in fields(self)))

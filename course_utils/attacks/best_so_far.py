@@ -17,7 +17,8 @@ class BestSoFar:
         start: what is best before anything is offered, (N, ...).
 
     >>> found = BestSoFar(torch.zeros(2, 1))
-    >>> found.offer(torch.ones(2, 1), torch.tensor([3.0, math.inf]))
+    >>> found.offer(torch.ones(2, 1), torch.tensor([3.0, math.inf])).tolist()
+    [True, False]
     >>> found.best.flatten().tolist(), found.success.tolist()
     ([1.0, 0.0], [True, False])
     """
@@ -29,8 +30,8 @@ class BestSoFar:
 
     def offer(
         self, candidates: Tensor, cost: Tensor, success: Tensor | None = None, rows: Tensor | slice = slice(None)
-    ) -> None:
-        """Keep those of the candidates that are better than what their images have.
+    ) -> Tensor:
+        """Keep those of the candidates that are better than what their images have, and return which, (M,).
 
         Args:
             candidates: (M, ...). cost: (M,); infinite, and no success given: never kept.
@@ -43,3 +44,4 @@ class BestSoFar:
         self.best[rows] = torch.where(broadcast_like(better, candidates), candidates, self.best[rows])
         self.cost[rows] = torch.where(better, cost, self.cost[rows])
         self.success[rows] |= success
+        return better

@@ -4,7 +4,7 @@
 - `metrics`: accuracy with and without an attack, confidence, distances, the worst of several attacks, tests of masking
 - `comparison`: models × inputs or attacks × seeds in one table
 - `transfer`: what fools one model on another
-- `physical`: what survives a camera, and patches on photographs that they were not made for
+- `physical`: what a camera leaves of an attack, and patches on photographs that they were not made for
 """
 
 from .attack_ensemble import RobustAccuracy, robust_accuracy

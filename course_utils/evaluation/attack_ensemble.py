@@ -28,6 +28,7 @@ from ..core.validation import Box, Model, check_count, checked_labels, checked_r
 from ..models.inference import batched_logits, checked_logits, frozen_eval
 
 CLEAN = "no attack"
+CANDIDATES = 10  # classes, the likeliest, among which the nearest rivals are looked for
 SUSPICIOUS = 0.01  # share of the images that a black box may find after the gradient-based attacks
 
 
@@ -65,57 +66,49 @@ class Run:
         self.adv[rows], self.correct[rows] = adv, ~fooled
 
 
-Stage = Callable[[Run, Tensor, Any], None]  # attacks images of these numbers, batch by batch
+Batches = Callable[[Tensor], Iterator[Tensor]]  # cuts numbers of images into batches
+Stage = Callable[[Run, Tensor, Batches], None]  # attacks the images of these numbers
 
 
-def _apgd(run: Run, left: Tensor, batches: Any, *, loss: str, steps: int) -> None:
+def _apgd(run: Run, left: Tensor, batches: Batches, *, loss: str, steps: int, goals: Tensor | None = None) -> None:
     starts = run.starts()
     for rows in batches(left):
-        ball = run.ball(rows)
-        found = ascend(
-            run.model, ball, run.y[rows], ball.project(starts[rows]), steps=steps, loss=loss, until_fooled=True
-        )
-        run.passes[rows] += 2 * found.passes.to(run.passes)
-        run.keep(rows, found.best, found.fooled)
+        ball, target = run.ball(rows), None if goals is None else goals[rows]
+        options = {"steps": steps, "loss": loss, "target": target, "until_fooled": True}
+        found, passes = ascend(run.model, ball, run.y[rows], ball.project(starts[rows]), **options)
+        run.passes[rows] += 2 * passes
+        run.keep(rows, found.best, found.success)
 
 
-def _targeted_apgd(run: Run, left: Tensor, batches: Any, *, loss: str, steps: int, targets: int) -> None:
-    rivals = torch.cat([_rivals(run, rows) for rows in left.split(run.batch_size)])
-    run.passes[left] += rivals.shape[1] + 1
-    for number in range(min(targets, rivals.shape[1])):
-        starts, on = run.starts(), run.correct[left]
-        left, rivals = left[on], rivals[on]
+def _targeted_apgd(run: Run, left: Tensor, batches: Batches, *, loss: str, steps: int, rivals: int) -> None:
+    nearest = torch.cat([_rivals(run, rows) for rows in left.split(run.batch_size)])
+    loss = "margin" if nearest.shape[1] < 3 else loss  # DLR takes four classes
+    for goal in nearest.T[:rivals]:
         goals = torch.zeros_like(run.y)
-        goals[left] = rivals[:, number]
-        for rows in batches(left):
-            ball = run.ball(rows)
-            start = ball.project(starts[rows])
-            found = ascend(
-                run.model, ball, run.y[rows], start, steps=steps, loss=loss, target=goals[rows], until_fooled=True
-            )
-            run.passes[rows] += 2 * found.passes.to(run.passes)
-            run.keep(rows, found.best, found.fooled)
+        goals[left] = goal
+        _apgd(run, left[run.correct[left]], batches, loss=loss, steps=steps, goals=goals)
 
 
 def _rivals(run: Run, rows: Tensor) -> Tensor:
-    """Return the other classes of these images, (M, K − 1), the nearest first.
+    """Return the likeliest other classes of these images, (M, 10) at most, the nearest first.
 
     The distance to a class is the margin at x divided by the dual norm of its gradient, as if the model were linear.
     """
     x, y = run.x[rows].clone().requires_grad_(True), run.y[rows]
     logits = checked_logits(run.model, x, y)
     margins = logits.gather(1, y[:, None]) - logits
+    others = margins.detach().scatter(1, y[:, None], torch.inf)
+    likeliest = others.topk(min(CANDIDATES, logits.shape[1] - 1), largest=False).indices
     distances = []
-    for margin in margins.T:
-        (gradient,) = torch.autograd.grad(margin.sum(), x, retain_graph=True, allow_unused=True)
-        gradient = torch.zeros_like(x) if gradient is None else gradient
+    for margin in margins.gather(1, likeliest).T:
+        (gradient,) = torch.autograd.grad(margin.sum(), x, retain_graph=True)
         size = (gradient * steepest_direction(gradient, run.norm)).flatten(1).sum(1)
         distances.append(margin.detach() / size.clamp_min(torch.finfo(size.dtype).tiny))
-    own = torch.stack(distances, 1).scatter(1, y[:, None], torch.inf)
-    return own.argsort(1)[:, :-1]
+    run.passes[rows] += 1 + len(distances)
+    return likeliest.gather(1, torch.stack(distances, 1).argsort(1))
 
 
-def _square(run: Run, left: Tensor, batches: Any, *, queries: int) -> None:
+def _square(run: Run, left: Tensor, _: Batches, *, queries: int) -> None:
     def model(x: Tensor) -> Tensor:  # in batches here, so that the draws of an image do not depend on them
         return torch.cat([run.model(part) for part in x.split(run.batch_size)])
 
@@ -129,16 +122,16 @@ def _square(run: Run, left: Tensor, batches: Any, *, queries: int) -> None:
 BLACK_BOX = "square attack, 200 queries"
 _QUICK: dict[str, Stage] = {
     "APGD, 20 steps": partial(_apgd, loss="ce", steps=20),
-    "targeted APGD, 2 rivals": partial(_targeted_apgd, loss="margin", steps=15, targets=2),
+    "targeted APGD, 2 rivals": partial(_targeted_apgd, loss="margin", steps=15, rivals=2),
 }
 _STANDARD: dict[str, Stage] = {
     "APGD, 100 steps": partial(_apgd, loss="ce", steps=100),
-    "targeted APGD, 4 rivals": partial(_targeted_apgd, loss="margin", steps=50, targets=4),
+    "targeted APGD, 4 rivals": partial(_targeted_apgd, loss="margin", steps=50, rivals=4),
     BLACK_BOX: partial(_square, queries=200),
 }
 _THOROUGH: dict[str, Stage] = {
     **_STANDARD,
-    "targeted APGD on DLR, all rivals": partial(_targeted_apgd, loss="dlr", steps=100, targets=9),
+    "targeted APGD on DLR, 9 rivals": partial(_targeted_apgd, loss="dlr", steps=100, rivals=9),
     "APGD on the margin, 100 steps": partial(_apgd, loss="margin", steps=100),
     "square attack, 2,000 queries": partial(_square, queries=2000),
 }
@@ -200,7 +193,7 @@ class RobustAccuracy:
 
 
 class _MeanOfDraws(nn.Module):
-    """A model that answers differently when asked twice: the logarithm of its mean probability over some draws."""
+    """A model that answers differently when asked twice: its mean probability over some draws, in logits."""
 
     def __init__(self, model: Model, draws: int):
         super().__init__()
@@ -230,6 +223,7 @@ def robust_accuracy(
     Args:
         model, x, y, eps, norm, clip: see `course_utils.attacks`. With `eps=0` the accuracy without attack.
         effort: "quick" for a first look, "standard" for a verdict, "thorough" for one that others may try to break.
+            In l2 there is no black-box stage.
         seed: of all random draws. draws: average the probabilities of a model that draws at random over so many draws.
         batch_size: images that go through the model at once. progress: show a bar.
 
@@ -251,7 +245,7 @@ def robust_accuracy(
     asked = _MeanOfDraws(model, draws) if draws > 1 else model
     logits = batched_logits(asked, x, y, batch_size)
     again = batched_logits(asked, x, y, batch_size) if draws == 1 else logits
-    run = Run(asked, x, y, eps, norm, clip, generator, batch_size, x.clone(), logits.argmax(1) == y, torch.ones(len(x)))
+    run = Run(asked, x, y, eps, norm, clip, generator, batch_size, x.clone(), logits.argmax(1) == y, torch.ones_like(y))
     stage = ["" if right else CLEAN for right in run.correct.tolist()]
     rows = [(CLEAN, run.correct.float().mean().item(), 1.0, time.perf_counter() - begun)]
     said: list[str] = []
@@ -264,7 +258,12 @@ def robust_accuracy(
                 for i in left[~run.correct[left]].tolist():
                     stage[i] = name
                 rows.append(
-                    (name, run.correct.float().mean().item(), run.passes.mean().item(), time.perf_counter() - begun)
+                    (
+                        name,
+                        run.correct.float().mean().item(),
+                        run.passes.float().mean().item(),
+                        time.perf_counter() - begun,
+                    )
                 )
     said += sorted({str(w.message) for w in caught})
     said += _doubts(rows, stage, again, logits)

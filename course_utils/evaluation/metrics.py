@@ -1,4 +1,4 @@
-"""Judge models and attacks: accuracy, robust accuracy, confidence, the report on one attack, the worst of several.
+"""Evaluate models and attacks: accuracy, also under attack, confidence, the report on one attack, the worst of many.
 
 Accuracy is over all images; success rate over the initially correct ones. Every share has its 95 % Wilson interval.
 """
@@ -136,7 +136,7 @@ class AttackReport:
 
 
 def evaluate_attack(model: Model, x: Tensor, adv: Tensor, y: Tensor, *, batch_size: int = 512) -> AttackReport:
-    """Judge the adversarial images themselves, in one pass in eval mode.
+    """Evaluate the adversarial images themselves, in one pass in eval mode.
 
     Args:
         x, adv: clean and adversarial images (N, ...). y: true labels (N,).

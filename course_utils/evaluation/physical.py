@@ -1,4 +1,4 @@
-"""What survives a camera, and patches on photographs that they were not made for."""
+"""What a camera leaves of an attack, and patches on photographs that they were not made for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..core.intervals import wilson
 from ..core.validation import Model, check_batch
 from .metrics import correct
 
-# What survives, and what is made to -----------------------------------------------------------------------------------
+# What a camera leaves, and what is made for it ----------------------------------------------------------------------
 
 
 def robustness_to_transformations(
@@ -46,13 +46,13 @@ def robustness_to_transformations(
     Raises:
         ValueError, TypeError: adversarial images of another shape than x, or no images; labels that do not match.
 
-    >>> flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    >>> flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
     >>> x = torch.rand(4, 3, 8, 8)
     >>> list(robustness_to_transformations(flat, x, {"inverted": 1 - x}, flat(x).argmax(1)).columns)
     ['transformation', 'attack', 'n', 'successes', 'share', 'low', 'high']
 
     Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", 2017: their destruction rate is
-    what does not survive.
+    one minus this share.
     """
     check_batch(x)
     for name, adv in attacks.items():

@@ -40,16 +40,16 @@ def transfer_matrix(
         sources, victims: networks and SklearnClassifiers by name; one name stands for one model.
         x, y, eps: as in `fgsm`.
         attack: called as attack(source, x, y, eps, **attack_kwargs), once for each source and batch; see
-            `victims.generate` for sources that are no network.
+            `attacks.generate` for sources that are no network.
 
     Returns:
         A frame with `attrs`: n (the images that count), eps, rule; see `matrix_title`.
 
     Raises:
         ValueError: no model, a name for two models, no image that all classify correctly, a targeted attack.
-        TypeError: models without names. ValueError, TypeError, RuntimeError: as `victims.generate`.
+        TypeError: models without names. ValueError, TypeError, RuntimeError: as `attacks.generate`.
 
-    >>> line = nn.Linear(2, 2)
+    >>> line = torch.nn.Linear(2, 2)
     >>> x = torch.rand(9, 2)
     >>> transfer_matrix({"line": line}, {"line": line}, x, line(x).argmax(1), eps=0).loc["line", "line"].item()
     0.0
@@ -119,7 +119,7 @@ def agreement(source: Model, victim: Model, adv: Tensor, y: Tensor) -> Agreement
     Raises:
         ValueError, TypeError: as `evaluation.correct`.
 
-    >>> line = nn.Linear(2, 2)
+    >>> line = torch.nn.Linear(2, 2)
     >>> adv = torch.rand(9, 2)
     >>> agreement(line, line, adv, 1 - line(adv).argmax(1)).share
     1.0

@@ -200,9 +200,9 @@ def _seen_share(function: Callable, w: Tensor, b: Tensor, x: Tensor, y: Tensor, 
     return as_share(call_with_copies(function, w, b, x, y, eps), len(x))
 
 
-def _survive(survives: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., float]:
-    """Return an answer with another rule for what survives, from y·(w·x + b), the fall of this margin, and y."""
-    return lambda w, b, x, y, eps: survives(y * (x @ w + b), _fall(w, eps), y).float().mean().item()
+def _stay_right(stays: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., float]:
+    """Return an answer with another rule for which images stay right, from y·(w·x + b), the fall of this margin, and y."""
+    return lambda w, b, x, y, eps: stays(y * (x @ w + b), _fall(w, eps), y).float().mean().item()
 
 
 Exercise(
@@ -210,19 +210,19 @@ Exercise(
     reference=_robust_accuracy,
     cases=[
         Case("is the ordinary accuracy for eps = 0", [partial(_linear_problem, 0.0, n=600)], "The labels y are −1 and +1: image i is right when y_i·(w·x_i + b) is positive."),
-        Case("is the exact accuracy under the worst change of size eps", [partial(_linear_problem, eps, n=600) for eps in (0.03, 0.06, 0.01)], "An image survives when its margin y·(w·x + b) is larger than the worst fall of it, eps·‖w‖₁."),
-        Case("counts an image as wrong if the worst change takes its margin to 0", [_on_the_border], "An image survives if something of its margin is left."),
+        Case("is the exact accuracy under the worst change of size eps", [partial(_linear_problem, eps, n=600) for eps in (0.03, 0.06, 0.01)], "An image stays right when its margin y·(w·x + b) is larger than the worst fall of it, eps·‖w‖₁."),
+        Case("counts an image as wrong if the worst change takes its margin to 0", [_on_the_border], "An image stays right if something of its margin is left."),
         Case("works for other sizes of images and other numbers of them", [partial(_linear_problem, 0.03, 7, 90, seed=20), partial(_linear_problem, 0.01, 7, 1, seed=20)], IGNORES_EPS),
     ],
     mistakes=[
         *_margin_mistakes(_positive),
-        Mistake("The labels y are −1 and +1, not 0 and 1. Image i is right when y_i·(w·x_i + b) is positive.", _survive(lambda m, fall, y: (y * m > fall) == y), _survive(lambda m, fall, y: (m > fall) == y)),
-        Mistake("You count the wrong ones, or those that the attack can break. Count the images that survive.", _survive(lambda m, fall, y: m < fall), _survive(lambda m, fall, y: m <= fall)),
+        Mistake("The labels y are −1 and +1, not 0 and 1. Image i is right when y_i·(w·x_i + b) is positive.", _stay_right(lambda m, fall, y: (y * m > fall) == y), _stay_right(lambda m, fall, y: (m > fall) == y)),
+        Mistake("You count the wrong ones, or those that the attack can break. Count the images that stay right.", _stay_right(lambda m, fall, y: m < fall), _stay_right(lambda m, fall, y: m <= fall)),
         Mistake("You divide by the images that are right without an attack. An accuracy is a share of all images, and one that is wrong without any attack counts as wrong.", lambda *a: _robust_accuracy(*a) / _robust_accuracy(*a[:4], 0)),
-        Mistake("You count an image as right although its worst margin is 0, where nothing is left of it: compare with > and not with >=.", _survive(lambda m, fall, y: m >= fall), _survive(lambda m, fall, y: torch.where(y > 0, m >= fall, m > fall))),
+        Mistake("You count an image as right although its worst margin is 0, where nothing is left of it: compare with > and not with >=.", _stay_right(lambda m, fall, y: m >= fall), _stay_right(lambda m, fall, y: torch.where(y > 0, m >= fall, m > fall))),
         Mistake("That is a mean of margins, or of their signs. Count how many of them are positive.", lambda *a: _worst_margins(*a).mean(), lambda *a: _worst_margins(*a).sign().mean()),
-        Mistake("You tell only whether all of the images survive, or any, as .all() and .any() do, and a division with //. Take the share of them.", lambda *a: _robust_accuracy(*a) // 1, lambda *a: -(-_robust_accuracy(*a) // 1)),
-        Mistake("You count only one of the two classes. Count the images of both.", _survive(lambda m, fall, y: (m > fall) & (y < 0)), *(lambda w, b, x, y, eps, k=k: _robust_accuracy(w, b, x[y == k], y[y == k], eps) for k in (1, -1))),
+        Mistake("You tell only whether all of the images stay right, or any, as .all() and .any() do, and a division with //. Take the share of them.", lambda *a: _robust_accuracy(*a) // 1, lambda *a: -(-_robust_accuracy(*a) // 1)),
+        Mistake("You count only one of the two classes. Count the images of both.", _stay_right(lambda m, fall, y: (m > fall) & (y < 0)), *(lambda w, b, x, y, eps, k=k: _robust_accuracy(w, b, x[y == k], y[y == k], eps) for k in (1, -1))),
     ],
     untouched=("w", "b", "x", "y"),
     typical=partial(_linear_problem, 0.03, n=90),
@@ -276,7 +276,7 @@ Exercise(
     cases=[
         Case("black is 0 and white is 255", [lambda: (torch.tensor([0.0, 0.31, 0.75, 1.0]).view(2, 1, 1, 2),)], "Multiply by 255: the levels go from 0 to 255."),
         Case("a dark image stays dark, and a bright one bright", [lambda: (torch.tensor([[0.2, 0.31], [0.4, 0.2]]),), lambda: (torch.tensor([[0.71, 0.6], [1.0, 0.8]]),)], IN_RANGE + "A pixel's level does not depend on the other pixels."),
-        Case("all 256 levels k/255 survive the way there and back", [lambda: _pixels(torch.arange(256), (1, 8, 16))], NEAREST_LEVEL),
+        Case("all 256 levels k/255 come back as they were", [lambda: _pixels(torch.arange(256), (1, 8, 16))], NEAREST_LEVEL),
         Case("a step of 8/255 stays a step of 8 levels", [partial(_stepped, 8), partial(_stepped, -8)], NEAREST_LEVEL),
         Case("values between two levels go to the nearest one", [lambda: _pixels(torch.arange(1, 255), (127,), 0.498)], NEAREST_LEVEL),
         Case("works for images of every shape", [lambda: _pixels(torch.arange(60, 210), (3, 5, 5), 0.4), lambda: _pixels(torch.arange(100, 122), (11,), 0.4)], "Take nothing but x."),

@@ -132,7 +132,7 @@ def parse_values(text: str, default: Any) -> Sequence[Any]:
         ValueError: no values, or a range without end.
 
     >>> parse_values("8/255, 0.1", 0.3), parse_values("0:3", 0), parse_values("[1,2],[3]", [0])
-    ([0.03137254901960784, 0.1], [0, 1, 2], [[1, 2], [3]])
+    ([0.03137254901960784, 0.1], range(0, 3), [[1, 2], [3]])
     """
     bounds = _BOUNDS.fullmatch(text.strip())
     if bounds and not isinstance(default, str | list | tuple):

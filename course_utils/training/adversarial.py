@@ -42,6 +42,8 @@ def adversarial_fit(
     Raises:
         ValueError: unknown recipe, "advprop" for a network without dual batch norm, or as `fit`.
 
+    >>> import torch
+    >>> from course_utils.models import networks
     >>> images, labels = torch.rand(8, 1, 28, 28), torch.arange(8)
     >>> history = adversarial_fit(networks.mlp(), images, labels, eps=0.1, recipe="fgsm_mix", epochs=1, progress=False)
     >>> history.to_frame().gradient_passes.tolist()

@@ -33,6 +33,8 @@ class Adversary:
     Raises:
         ValueError: unknown attack, or a warmup that is no share. TypeError: an option that the attack does not have.
 
+    >>> import torch
+    >>> from course_utils import models
     >>> images = torch.rand(2, 1, 28, 28)
     >>> Adversary("pgd", 0.1, {"steps": 2})(models.mlp(), images, torch.tensor([3, 8])).shape
     torch.Size([2, 1, 28, 28])
