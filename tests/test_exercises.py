@@ -1,9 +1,7 @@
 """Exercises as data: what holds for each of them, and what the engine makes of them."""
 
 import ast
-import importlib
 import inspect
-import pkgutil
 import random
 from collections import Counter
 from dataclasses import replace
@@ -35,13 +33,7 @@ MISTAKES = [
     for i, function in enumerate(mistake.functions)
 ]
 
-RIGHT: list = []  # of our own, beside those of the readers
-for module in pkgutil.iter_modules(answers.__path__):
-    tables = vars(importlib.import_module(f"answers.{module.name}"))
-    RIGHT += [(name, answer) for name, given in tables.get("RIGHT", {}).items() for answer in given]
-    answers.WRONG += [
-        (name, says, says, answer) for name, given in tables.get("WRONG", {}).items() for answer, says in given
-    ]
+answers.load()
 
 every_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES.keys())
 every_mistake = pytest.mark.parametrize(("name", "words", "function"), MISTAKES)
@@ -83,23 +75,21 @@ def test_no_mistake_is_right_and_no_two_are_the_same(exercise):
     assert not [(a, b) for (a, one), (b, other) in combinations(tried, 2) if a != b and same(exercise, one, other)]
 
 
-@pytest.mark.parametrize(("name", "answer"), [pytest.param(n, a, id=f"{n} {a.__name__}") for n, a in answers.RIGHT])
+def on_trial(readers, own):
+    """Return answers for a test; those of the readers are tried in the fast tests."""
+    rows = [(row, []) for row in readers] + [(row, [pytest.mark.slow]) for row in own]
+    return [
+        pytest.param(name, *known[1:], answer, id=f"{name} {known[0] if known else answer.__name__}", marks=marks)
+        for (name, *known, answer), marks in rows
+    ]
+
+
+@pytest.mark.parametrize(("name", "answer"), on_trial(answers.RIGHT, answers.OWN_RIGHT))
 def test_right_answers_pass(name, answer):
     assert_passes(name, answer)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "answer"), [pytest.param(n, a, id=f"{n} {a.__name__}") for n, a in RIGHT])
-def test_further_right_answers_pass(name, answer):
-    assert_passes(name, answer)
-
-
-def on_trial(name, fault, says, answer):
-    """Return a wrong answer for a test; those of the readers are tried in the fast tests."""
-    return pytest.param(name, says, answer, id=f"{name} {fault}", marks=[pytest.mark.slow] * (fault == says))
-
-
-@pytest.mark.parametrize(("name", "says", "answer"), [on_trial(*row) for row in answers.WRONG])
+@pytest.mark.parametrize(("name", "says", "answer"), on_trial(answers.WRONG, answers.OWN_WRONG))
 def test_wrong_answers_are_refused_and_told_why(name, says, answer):
     result = check(name, answer, strict=False)
     assert result.status == "failed", result
@@ -108,7 +98,7 @@ def test_wrong_answers_are_refused_and_told_why(name, says, answer):
 
 
 def test_each_exercise_has_answers_on_trial():
-    for given, least in ((answers.RIGHT, 4), (answers.WRONG, 8)):
+    for given, least in ((answers.RIGHT + answers.OWN_RIGHT, 4), (answers.WRONG + answers.OWN_WRONG, 8)):
         counts = Counter(name for name, *_ in given)
         assert not [name for name in EXERCISES if counts[name] < least]
 
