@@ -30,6 +30,20 @@ MAX_MEDIAN_LINES = 10
 MIN_WORDS_PER_CODE_LINE = 8
 MIN_CHECKED_CELLS = 3
 CELLS = (30, 60)
+REBUILT = ()  # the chapters to which STRICT_RULES apply, by number: ("00", "01")
+MAX_WORDS = {"chapter": 2800, "core": 2000}
+MAX_LINES = {"chapter": 220, "core": 150}
+MAX_MEDIAN_OF_REBUILT = 9
+MAX_FOLDED_CELLS, MAX_FOLDED_LINES = 3, 25
+MAX_SIDE_TRIPS = 3
+WORDS_A_MINUTE, LINES_A_MINUTE, SESSION = 200, 12, 60
+QUESTIONS = 5
+GOING_FURTHER = "## Going further"
+TIMES = re.compile(
+    r"^\*Reading: (?P<reading>\d+) minutes?\. Running: (?P<running>\d+) (?P<unit>second|minute)s?\. "
+    r"Exercises: (?:none|(?P<exercises>\d+) minutes?)\. You need: ",
+    re.MULTILINE,
+)
 SENTENCE = re.compile(r'\s*(?:\+ )?f?"[^"]*"\s*[,)]?')
 HOME_FOLDERS = r"(?:home|root|Users|tmp|usr|opt|var|mnt|srv|private)"
 NETWORK = r"\b(?:requests|urllib|httpx|wget|curl|urlopen|urlretrieve|socket)\b|download\s*=\s*True|https?://"
@@ -65,8 +79,64 @@ def code_lines(cell):
 
 def visible_code(nb):
     """The code that a student sees: stubs instead of solutions."""
-    shown = [cell for cell in code_cells(nb) if not cell.metadata.get("jupyter", {}).get("source_hidden")]
+    shown = [cell for cell in code_cells(nb) if not is_folded(cell)]
     return [{"source": student_version.hide_solutions(cell.source)} for cell in shown]
+
+
+def is_folded(cell):
+    return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
+
+
+def words(nb):
+    """Words that a reader meets: of the text, its folds too, and of the sentences that code puts out."""
+    shown = re.sub(r"<[^>]*>|(?<=\])\([^)\s]*\)", " ", "\n".join(prose(nb)))  # without tags and the targets of links
+    sentences = [line for c in code_cells(nb) for line in c.source.splitlines() if SENTENCE.fullmatch(line)]
+    return sum(bool(re.search(r"\w", word)) for text in (shown, *sentences) for word in text.split())
+
+
+def lines(nb):
+    return sum(len(code_lines(cell)) for cell in visible_code(nb))
+
+
+def part(nb, cells):
+    return new_notebook(cells=cells)
+
+
+def start_of_going_further(nb):
+    return next((n for n, c in enumerate(nb.cells) if c.source.startswith(GOING_FURTHER)), len(nb.cells))
+
+
+def core(nb):
+    return part(nb, nb.cells[: start_of_going_further(nb)])
+
+
+def side_trips(nb):
+    """The sections of "Going further", each a notebook that begins with its heading; it keeps its exercises."""
+    cells, found = nb.cells[start_of_going_further(nb) :], []
+    for cell in cells:
+        if re.search(r"^### (?!Exercise)", cell.source, re.MULTILINE) and cell.cell_type == "markdown":
+            found.append([])
+        if found and "results" not in tags(cell):
+            found[-1].append(cell)
+    return [part(nb, trip) for trip in found]
+
+
+def exercise_minutes(nb):
+    """Minutes that the box of each exercise states; None where it states none."""
+    boxes = [text for text in prose(nb) if re.search(r"^### Exercise\b", text, re.MULTILINE)]
+    found = [re.search(r"^> \*\*[^*]* · (\d+) minutes?\.\*\*", box, re.MULTILINE) for box in boxes]
+    return [int(minutes[1]) if minutes else None for minutes in found]
+
+
+def reading_minutes(nb):
+    return words(nb) / WORDS_A_MINUTE + lines(nb) / LINES_A_MINUTE
+
+
+def section(nb, heading):
+    """The text under a heading of the second level, up to the next one."""
+    text = "\n".join(map(without_fences, prose(nb)))
+    found = re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    return found[1] if found else ""
 
 
 def without_fences(text):
@@ -191,10 +261,8 @@ def has_the_right_length(nb):
 
 
 def explains_its_code(nb):
-    words = len(" ".join(prose(nb)).split())
-    lines = sum(len(code_lines(cell)) for cell in visible_code(nb))
-    if words < MIN_WORDS_PER_CODE_LINE * lines:
-        return [f"{words / lines:.1f} words for each line of code, at least {MIN_WORDS_PER_CODE_LINE}"]
+    if words(nb) < MIN_WORDS_PER_CODE_LINE * lines(nb):
+        return [f"{words(nb) / lines(nb):.1f} words for each line of code, at least {MIN_WORDS_PER_CODE_LINE}"]
     return []
 
 
@@ -255,11 +323,114 @@ RULES = [
     is_readable_python,
     makes_an_offline_page,
 ]
+
+
+# Rules for the chapters that are one session of an hour
+
+
+def has_few_words(nb):
+    counts = {"chapter": words(nb), "core": words(core(nb))}
+    return [f"{n} words in the {name}, at most {MAX_WORDS[name]}" for name, n in counts.items() if n > MAX_WORDS[name]]
+
+
+def has_little_code(nb):
+    counts = {"chapter": lines(nb), "core": lines(core(nb))}
+    found = [f"{n} lines in the {name}, at most {MAX_LINES[name]}" for name, n in counts.items() if n > MAX_LINES[name]]
+    median = statistics.median(len(code_lines(cell)) for cell in visible_code(nb))
+    if median > MAX_MEDIAN_OF_REBUILT:
+        found.append(f"the median code cell has {median} lines, at most {MAX_MEDIAN_OF_REBUILT}")
+    return found
+
+
+def folds_little_code(nb):
+    lengths = [len(code_lines(cell)) for cell in code_cells(nb) if is_folded(cell)]
+    found = [f"a folded cell of {n} lines, at most {MAX_FOLDED_LINES}" for n in lengths if n > MAX_FOLDED_LINES]
+    many = [f"{len(lengths)} folded cells, at most {MAX_FOLDED_CELLS}"] if len(lengths) > MAX_FOLDED_CELLS else []
+    return found + many
+
+
+def leaves_bookkeeping_to_the_package(nb):
+    nodes = [node for cell in code_cells(nb) for node in ast.walk(ast.parse(cell.source))]
+    return [f"{ast.unparse(node)} in code" for node in nodes if is_bookkeeping(node)]
+
+
+def is_bookkeeping(node):
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name) | ast.keyword(arg=str(name)):
+            return "parallel" in name
+        case ast.Call(func=ast.Name(id="zip"), args=arguments):
+            return any(isinstance(argument, ast.Starred) for argument in arguments)
+        case ast.Lambda(args=arguments):
+            return any(argument.arg == "job" for argument in arguments.args)
+        case ast.DictComp():
+            inner = [n for n in ast.walk(node) if isinstance(n, ast.DictComp | ast.ListComp | ast.SetComp)]
+            return len(inner) > 1 or len(node.generators) > 1
+    return False
+
+
+def tells_its_minutes(nb):
+    times = TIMES.search(nb.cells[0].source)
+    if not times:
+        return ["the head has no line *Reading: 20 minutes. Running: 30 seconds. Exercises: 30 minutes. You need: …*"]
+    exercises = exercise_minutes(core(nb))
+    if None in exercises:
+        return ["an exercise whose box does not begin with > **Easy · 8 minutes.**"]
+    reading, stated = reading_minutes(core(nb)), int(times["reading"])
+    found = [] if abs(reading - stated) <= 1 else [f"the head says {stated} minutes to read, it takes {reading:.1f}"]
+    if int(times["exercises"] or 0) != sum(exercises):
+        found.append(f"the head says {times['exercises']} minutes for exercises, the boxes {sum(exercises)}")
+    running = int(times["running"]) / (60 if times["unit"] == "second" else 1)
+    if stated + sum(exercises) + running > SESSION:
+        found.append(f"{stated} + {sum(exercises)} + {running:.1f} minutes, at most {SESSION} together")
+    return found
+
+
+def ends_with_short_side_trips(nb):
+    text = "\n".join(map(without_fences, prose(nb)))
+    found = [] if text.count(f"\n{GOING_FURTHER}") <= 1 else ["more than one section goes further"]
+    trips = side_trips(nb)
+    if any(re.search(r"^## (?!Going further$)", t, re.MULTILINE) for t in prose(nb)[len(prose(core(nb))) :]):
+        found.append("a section follows the side trips")
+    if start_of_going_further(nb) == len(nb.cells) and f"\n{GOING_FURTHER}" in text:
+        found.append(f"{GOING_FURTHER!r} does not begin its cell")
+    if len(trips) > MAX_SIDE_TRIPS:
+        found.append(f"{len(trips)} side trips, at most {MAX_SIDE_TRIPS}")
+    for trip in trips:
+        stated = re.search(r"(\d+) minutes?\b", trip.cells[0].source)
+        needed = reading_minutes(trip) + sum(filter(None, exercise_minutes(trip)))
+        if not stated or abs(int(stated[1]) - needed) > 1:
+            title = trip.cells[0].source.splitlines()[0]
+            found.append(f"{title!r} says {stated and stated[0]}, it takes {needed:.1f} minutes")
+    return found
+
+
+def asks_questions_with_folded_answers(nb):
+    folds = len(re.findall(r"<details\b", section(nb, "Questions")))
+    return [] if folds == QUESTIONS else [f"{folds} questions with folded answers, expected {QUESTIONS}"]
+
+
+STRICT_RULES = [
+    has_few_words,
+    has_little_code,
+    folds_little_code,
+    leaves_bookkeeping_to_the_package,
+    tells_its_minutes,
+    ends_with_short_side_trips,
+    asks_questions_with_folded_answers,
+]
+
+
+def rules_for(path):
+    return RULES + (STRICT_RULES if path.name[:2] in REBUILT else [])
+
+
 FOR_CHAPTERS_ONLY = {has_one_parameters_cell, stores_what_is_compared, has_the_right_length, explains_its_code}
 
 
-@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
-@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.__name__)
+@pytest.mark.parametrize(
+    ("path", "rule"),
+    [pytest.param(path, rule, id=f"{rule.__name__}-{path.stem}") for path in SOLUTIONS for rule in rules_for(path)],
+)
 def test_chapter(path, rule):
     complaints = rule(chapters.read_notebook(path))
     assert not complaints, "\n".join(complaints)
@@ -308,19 +479,27 @@ def good_notebook():
         "display_data", data={"image/png": "AAAA"}, metadata={"image/png": {"alt": "three blurred digits"}}
     )
     words = "word " * 40
+    times = "*Reading: 5 minutes. Running: 30 seconds. Exercises: 8 minutes. You need: 00.*"
     cells = [
-        new_markdown_cell(f"# 01 Title\n\n{words}\n\n```\n# no heading\n<details>\n```"),
+        new_markdown_cell(f"# 01 Title\n\n{words}\n\n{times}\n\n```\n# no heading\n<details>\n```"),
         new_code_cell("eps = 0.1  # 0 to 1\nname = 'a'", metadata={"tags": ["parameters"]}),
         new_markdown_cell(f"## Section\n\n{words} $x^2$ [paper](https://arxiv.org/abs/1) ![a digit](a.png)"),
         new_code_cell("plot()", outputs=[picture]),
-        new_markdown_cell("### Exercise – one\n\n<details><summary>Hint</summary>\n\nThink.\n\n</details>"),
+        new_markdown_cell(
+            "### Exercise – one\n\n> **Easy · 8 minutes.** Why.\n\n"
+            "<details><summary>Hint</summary>\n\nThink.\n\n</details>"
+        ),
         new_code_cell("### BEGIN SOLUTION\na = 1\n### END SOLUTION\ncheck('a', a)", metadata={"tags": ["exercise"]}),
     ]
     for _ in range(12):
         cells += [new_markdown_cell(words), new_code_cell("print('done')", outputs=list(printed))]
     for cell in cells[-1:-7:-2]:
         cell.metadata["tags"] = ["nbval-check-output"]
-    cells.append(new_code_cell("record(a=a)", metadata={"tags": ["results"]}))
+    cells += [
+        new_markdown_cell("## Questions\n" + "<details><summary>Why?</summary>So.</details>\n" * QUESTIONS),
+        new_markdown_cell(f"{GOING_FURTHER}\n\n### A side trip\n\n*1 minute.* {words}"),
+        new_code_cell("record(a=a)", metadata={"tags": ["results"]}),
+    ]
     nb = chapters.tidy(new_notebook(cells=cells))
     for count, cell in enumerate(code_cells(nb), 1):
         cell.execution_count = count
@@ -353,6 +532,26 @@ def output(number, kind="display_data", **content):
         code_cells(nb)[number].outputs = [new_output(kind, **content)]
 
     return change
+
+
+def fold(*numbers):
+    def change(nb):
+        for number in numbers:
+            code_cells(nb)[number].metadata["jupyter"] = {"source_hidden": True}
+
+    return change
+
+
+def replace(old, new):
+    def change(nb):
+        for cell in nb.cells:
+            cell.source = cell.source.replace(old, new)
+
+    return change
+
+
+def without(text):
+    return replace(text, "")
 
 
 def cells(change):
@@ -403,17 +602,45 @@ BAD = [
     (has_short_cells, cells(lambda cells: cells * 25)),
     (has_the_right_length, cells(lambda cells: cells[:10])),
     (has_the_right_length, cells(lambda cells: cells * 3)),
-    (explains_its_code, code(4, "a = 1\n" * 60)),
+    (explains_its_code, code(4, "a = 1\n" * 90)),
     (checks_its_exercises, code(2, "### BEGIN SOLUTION\na = 1\n### END SOLUTION")),
     (checks_its_exercises, code(2, "check('a', 1)")),
     (closes_its_folds, markdown(2, "\n<details>")),
     (is_readable_python, code(4, "def f(:")),
     (makes_an_offline_page, markdown(1, " $\\unknowncommand$")),
     (makes_an_offline_page, markdown(1, "\n\n<img alt='a' src='https://example.org/a.png'>")),
+    (has_few_words, markdown(1, "word " * MAX_WORDS["core"])),
+    (has_few_words, markdown(-1, "word " * MAX_WORDS["chapter"])),
+    (has_few_words, code(4, 'Markdown(\n    "' + "word " * MAX_WORDS["core"] + '"\n)')),
+    (has_little_code, code(4, "a = 1\n" * MAX_LINES["core"])),
+    (has_little_code, code(-1, "a = 1\n" * MAX_LINES["chapter"])),
+    (has_little_code, lambda nb: [c.update(source="a = 1\n" * 10) for c in code_cells(nb)]),
+    (folds_little_code, fold(1, 2, 3, 4)),
+    (folds_little_code, lambda nb: (fold(4)(nb), code(4, "a = 1\n" * (MAX_FOLDED_LINES + 1))(nb))),
+    (leaves_bookkeeping_to_the_package, code(4, "rows = parallel_map(f, jobs)")),
+    (leaves_bookkeeping_to_the_package, code(4, "rows = parallel.map(f, jobs)")),
+    (leaves_bookkeeping_to_the_package, code(4, "rows = zip(*jobs, strict=True)")),
+    (leaves_bookkeeping_to_the_package, code(4, "rows = map(lambda job: job(), jobs)")),
+    (leaves_bookkeeping_to_the_package, code(4, "rows = {a: {b: f(a, b) for b in y} for a in x}")),
+    (leaves_bookkeeping_to_the_package, code(4, "rows = {(a, b): f(a, b) for a in x for b in y}")),
+    (tells_its_minutes, without("*Reading:")),
+    (tells_its_minutes, markdown(1, "word " * 500)),
+    (tells_its_minutes, code(4, "a = 1\n" * 25)),
+    (tells_its_minutes, replace("Exercises: 8 minutes", "Exercises: none")),
+    (tells_its_minutes, replace("> **Easy · 8 minutes.**", "> **Easy.**")),
+    (tells_its_minutes, replace("8 minutes", "60 minutes")),
+    (tells_its_minutes, replace("30 seconds", "50 minutes")),
+    (ends_with_short_side_trips, markdown(-1, "\n\n## Summary")),
+    (ends_with_short_side_trips, replace(GOING_FURTHER, f"Words.\n\n{GOING_FURTHER}")),
+    (ends_with_short_side_trips, replace("*1 minute.* ", "")),
+    (ends_with_short_side_trips, replace("*1 minute.*", "*9 minutes.*")),
+    (ends_with_short_side_trips, cells(lambda cells: [*cells, *[new_markdown_cell("### More\n\n*1 minute.*")] * 3])),
+    (asks_questions_with_folded_answers, markdown(-2, "<details><summary>One more?</summary>Yes.</details>")),
+    (asks_questions_with_folded_answers, replace("## Questions", "## Answers")),
 ]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.__name__)
+@pytest.mark.parametrize("rule", RULES + STRICT_RULES, ids=lambda r: r.__name__)
 def test_rule_accepts_a_good_notebook(rule):
     assert rule(good_notebook()) == []
 
@@ -426,7 +653,22 @@ def test_rule_refuses_a_bad_notebook(rule, spoil):
 
 
 def test_every_rule_is_tested():
-    assert {rule for rule, _ in BAD} == set(RULES)
+    assert {rule for rule, _ in BAD} == {*RULES, *STRICT_RULES}
+
+
+def test_rebuilt_chapters_exist():
+    assert set(REBUILT) <= {path.name[:2] for path in SOLUTIONS}
+
+
+def test_the_words_that_count():
+    nb = new_notebook(cells=[new_markdown_cell("| a | b |\n|---|---|\n<details>c</details> [d e](f.ipynb) $x$ – g")])
+    nb.cells.append(new_code_cell('Markdown(\n    f"h i {j}."\n)'))
+    assert words(nb) == 10  # a b c d e x g h i {j}
+
+
+def test_minutes_count_text_code_and_exercises():
+    nb = new_notebook(cells=[new_markdown_cell("word " * 400), new_code_cell("a = 1\n" * 24)])
+    assert reading_minutes(nb) == 4
 
 
 def test_paths_and_addresses_that_are_fine():
