@@ -1,7 +1,8 @@
 """Evaluation: what a model or an attack is worth, in shares with their intervals.
 
 - `attack_ensemble`: robust accuracy, by attacks one after the other on what is left
-- `metrics`: accuracy with and without an attack, confidence, distances, the worst of several attacks, tests of masking
+- `metrics`: accuracy with and without an attack, confidence, distances, the worst of several attacks
+- `masking`: whether such a number can be trusted
 - `comparison`: models × inputs or attacks × seeds in one table
 - `transfer`: what fools one model on another
 - `physical`: what a camera leaves of an attack, and patches on photographs that they were not made for
@@ -9,6 +10,7 @@
 
 from .attack_ensemble import RobustAccuracy, robust_accuracy
 from .comparison import After, Comparison, compare
+from .masking import masking_tests
 from .metrics import (
     AttackReport,
     accuracy,
@@ -17,7 +19,6 @@ from .metrics import (
     correct,
     distances,
     evaluate_attack,
-    gradient_masking_tests,
     worst_case,
 )
 from .physical import patch_success, robustness_to_transformations
@@ -36,7 +37,7 @@ __all__ = [
     "correct",
     "distances",
     "evaluate_attack",
-    "gradient_masking_tests",
+    "masking_tests",
     "matrix_title",
     "patch_success",
     "robust_accuracy",

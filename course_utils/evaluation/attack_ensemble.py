@@ -11,20 +11,23 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..attacks import square
 from ..attacks.auto_pgd import ascend
+from ..attacks.gradients import loss_and_input_grad, warn_if_masked
 from ..attacks.threat_model import Neighbourhood, broadcast_like, draw_in_ball, steepest_direction
 from ..core.intervals import percent, wilson
 from ..core.validation import Box, Model, check_count, checked_labels, checked_radius
+from ..models.ensemble import ensemble_logits
 from ..models.inference import batched_logits, checked_logits, frozen_eval
 
 CLEAN = "no attack"
@@ -47,6 +50,56 @@ class Run:
     adv: Tensor
     correct: Tensor  # (N,)
     passes: Tensor  # (N,), one for each image that goes forward, and one for each that goes back
+    agrees: bool  # whether the model answers the same when it is asked twice
+    stage: list[str]  # which stage fooled each image
+    trace: list[tuple[str, float, float, float]] = field(default_factory=list)
+    begun: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def begin(
+        cls,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        eps: float,
+        *,
+        norm: str,
+        clip: Box,
+        batch_size: int,
+        seed: int,
+        twice: bool,
+    ) -> Run:
+        """Return the state before any attack; with `twice` it is known whether the model answers the same again."""
+        generator, begun, x = torch.Generator(x.device).manual_seed(seed), time.perf_counter(), x.detach()
+        logits = batched_logits(model, x, y, batch_size)
+        again = batched_logits(model, x, y, batch_size) if twice else logits
+        agrees, correct = torch.allclose(logits, again, rtol=1e-4, atol=1e-5), logits.argmax(1) == y
+        stage, passes = ["" if right else CLEAN for right in correct.tolist()], torch.full_like(y, 1 + twice)
+        state = (model, x, y, eps, norm, clip, generator, batch_size, x.clone(), correct, passes, agrees, stage)
+        run = cls(*state, begun=begun)
+        run.note(CLEAN)
+        return run
+
+    def note(self, name: str) -> None:
+        """Add what is left now to the trace."""
+        accuracy, passes = (values.float().mean().item() for values in (self.correct, self.passes))
+        self.trace.append((name, accuracy, passes, time.perf_counter() - self.begun))
+
+    def warn_if_masked(self) -> None:
+        """Look at the first batch's gradients: the stages themselves say nothing."""
+        x, y = self.x[: self.batch_size], self.y[: self.batch_size]
+        _, logits, gradient = loss_and_input_grad(self.model, x, y, "ce")
+        warn_if_masked(logits, gradient)
+        self.passes[: self.batch_size] += 2
+
+    def attack(self, name: str, attack: Stage, *, progress: bool) -> None:
+        """Let a stage attack what is left, and note what it fooled."""
+        left = self.correct.nonzero().squeeze(1)
+        if len(left) and (self.norm == "linf" or attack.func is not _square):
+            attack(self, left, partial(self.batches, stage=name, progress=progress))
+            for i in left[~self.correct[left]].tolist():
+                self.stage[i] = name
+            self.note(name)
 
     def batches(self, left: Tensor, stage: str, progress: bool) -> Iterator[Tensor]:
         """Yield the numbers of the images of each batch, with a progress bar."""
@@ -74,7 +127,7 @@ def _apgd(run: Run, left: Tensor, batches: Batches, *, loss: str, steps: int, go
     starts = run.starts()
     for rows in batches(left):
         ball, target = run.ball(rows), None if goals is None else goals[rows]
-        options = {"steps": steps, "loss": loss, "target": target, "until_fooled": True}
+        options = {"steps": steps, "loss": loss, "target": target, "until_fooled": True, "warn": False}
         found, passes = ascend(run.model, ball, run.y[rows], ball.project(starts[rows]), **options)
         run.passes[rows] += 2 * passes
         run.keep(rows, found.best, found.success)
@@ -192,16 +245,18 @@ class RobustAccuracy:
         return "\n".join([*head, *rows, "", "\n\n".join(notes)])
 
 
-class _MeanOfDraws(nn.Module):
-    """A model that answers differently when asked twice: its mean probability over some draws, in logits."""
+def asked_often(model: Model, draws: int) -> Model:
+    """Return the model itself or, for several draws, the mean of as many answers of a model that is random."""
+    check_count("draws", draws)
+    return model if draws == 1 else ensemble_logits([model] * draws)
 
-    def __init__(self, model: Model, draws: int):
-        super().__init__()
-        self.model, self.draws = model, draws
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, ...) to (N, K)."""
-        return torch.stack([self.model(x).log_softmax(1) for _ in range(self.draws)]).logsumexp(0)
+@contextmanager
+def fixed_draws(x: Tensor, seed: int) -> Iterator[None]:
+    """Let a model that draws from the global random stream repeat itself, and leave that stream as it was."""
+    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def robust_accuracy(
@@ -237,44 +292,26 @@ def robust_accuracy(
     """
     eps = checked_radius(x, eps, norm, clip)
     y = checked_labels(y, x)
-    check_count("draws", draws)
+    asked = asked_often(model, draws)
     if effort not in EFFORTS:
         raise ValueError(f"effort must be one of {', '.join(map(repr, EFFORTS))}, got {effort!r}.")
-    begun, x = time.perf_counter(), x.detach()
-    generator = torch.Generator(x.device).manual_seed(seed)
-    asked = _MeanOfDraws(model, draws) if draws > 1 else model
-    logits = batched_logits(asked, x, y, batch_size)
-    again = batched_logits(asked, x, y, batch_size) if draws == 1 else logits
-    run = Run(asked, x, y, eps, norm, clip, generator, batch_size, x.clone(), logits.argmax(1) == y, torch.ones_like(y))
-    stage = ["" if right else CLEAN for right in run.correct.tolist()]
-    rows = [(CLEAN, run.correct.float().mean().item(), 1.0, time.perf_counter() - begun)]
-    said: list[str] = []
-    with frozen_eval(model), torch.enable_grad(), warnings.catch_warnings(record=True) as caught:
+    with frozen_eval(model), torch.enable_grad(), fixed_draws(x, seed), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for name, attack in EFFORTS[effort].items() if eps > 0 else ():
-            left = run.correct.nonzero().squeeze(1)
-            if len(left) and (norm == "linf" or attack.func is not _square):
-                attack(run, left, partial(run.batches, stage=name, progress=progress))
-                for i in left[~run.correct[left]].tolist():
-                    stage[i] = name
-                rows.append(
-                    (
-                        name,
-                        run.correct.float().mean().item(),
-                        run.passes.float().mean().item(),
-                        time.perf_counter() - begun,
-                    )
-                )
-    said += sorted({str(w.message) for w in caught})
-    said += _doubts(rows, stage, again, logits)
-    trace = pd.DataFrame(rows, columns=["stage", "accuracy", "passes", "seconds"])
-    return RobustAccuracy(run.correct, run.adv, stage, trace, tuple(said))
+        options = {"norm": norm, "clip": clip, "batch_size": batch_size, "seed": seed, "twice": draws == 1}
+        run = Run.begin(asked, x, y, eps, **options)
+        if eps > 0:
+            run.warn_if_masked()
+            for name, attack in EFFORTS[effort].items():
+                run.attack(name, attack, progress=progress)
+    trace = pd.DataFrame(run.trace, columns=["stage", "accuracy", "passes", "seconds"])
+    said = *dict.fromkeys(str(warning.message) for warning in caught), *_doubts(run)
+    return RobustAccuracy(run.correct, run.adv, run.stage, trace, said)
 
 
-def _doubts(rows: list[tuple], stage: list[str], again: Tensor, logits: Tensor) -> Iterator[str]:
+def _doubts(run: Run) -> Iterator[str]:
     """Yield what speaks against the accuracy."""
-    if not torch.allclose(again, logits, rtol=1e-4, atol=1e-5):
+    if not run.agrees:
         yield "the model answers differently when asked twice; ask for its mean over some draws, with draws=20."
-    found = stage.count(BLACK_BOX)
-    if found > max(1, SUSPICIOUS * len(stage)):
+    found = run.stage.count(BLACK_BOX)
+    if found > max(1, SUSPICIOUS * len(run.stage)):
         yield f"the square attack, which needs no gradient, fooled {found} more images: gradients are masked."

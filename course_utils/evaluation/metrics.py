@@ -8,16 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from ..attacks.gradient_based import pgd
-from ..attacks.gradients import input_gradient
-from ..attacks.query_based import square
-from ..attacks.threat_model import project, random_in_ball
 from ..core.intervals import percent, wilson
 from ..core.validation import Model, check_adversarial, check_images, checked_labels
 from ..models.inference import batched_logits, frozen_eval, is_fooled, predict
@@ -204,70 +199,3 @@ def worst_case(*correct_masks: Tensor) -> Tensor:
     if any(m.dtype != torch.bool for m in correct_masks):
         raise TypeError(f"masks must be boolean, got {[m.dtype for m in correct_masks]}.")
     return torch.stack(correct_masks).all(0)
-
-
-def gradient_masking_tests(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    eps: float,
-    *,
-    source: Model | None = None,
-    steps: int = 40,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Test whether a robust accuracy measured with PGD can be trusted: a model that hides its gradient fails.
-
-    All shares are of the initially correct images. A model can fail one test and still be robust, and a model that
-    passes all five can still be broken by a better attack.
-
-    Args:
-        model, x, y: as everywhere; 100 to 200 images are enough. eps: radius of the Linf ball, pixel units.
-        source: another model of the same task, whose adversarial images are tried on this one; without it the black box
-            is the square attack with 200 queries.
-        steps: of PGD. seed: of all random draws.
-
-    Returns:
-        one row for each test: test, value, passed.
-
-    Raises:
-        ValueError: eps is 0, or no image is classified correctly. ValueError, TypeError: as `attacks.pgd`.
-
-    >>> line = torch.nn.Linear(2, 2)
-    >>> x = torch.rand(20, 2)
-    >>> len(gradient_masking_tests(line, x, line(x).argmax(1), 0.1))
-    5
-
-    Carlini et al., "On evaluating adversarial robustness", 2019.
-    """
-    right = correct(model, x, y)
-    if eps == 0 or not right.any():
-        raise ValueError(f"expected eps > 0 and images that the model classifies as y; got eps={eps}, {right.sum()}.")
-    x, y = x[right], y.to(x.device)[right]
-    generator = torch.Generator(x.device).manual_seed(seed)
-
-    def fooled(adv: Tensor) -> float:
-        return 1 - accuracy(model, adv, y)
-
-    def white_box(eps: float, steps: int) -> float:
-        return fooled(pgd(model, x, y, eps, steps=steps, generator=generator))
-
-    by_steps = [white_box(eps, count) for count in (1, max(1, steps // 4), steps)]
-    attack = by_steps[-1]
-    noise = fooled(project(random_in_ball(x, eps, generator=generator), x, eps))
-    black_box = fooled(
-        square(model, x, y, eps, queries=200, generator=generator)
-        if source is None
-        else pgd(source, x, y, eps, steps=steps, generator=generator)
-    )
-    gain = min(later - earlier for earlier, later in pairwise(by_steps))
-    unbounded = white_box(max(eps, 1.0), steps)  # any image can be reached
-    zero = input_gradient(model, x, y, loss="margin").flatten(1).eq(0).all(1).float().mean().item()
-    rows = [
-        ("random noise fools fewer than PGD", attack - noise, attack > noise or attack == noise == 0),
-        ("more steps fool no fewer", gain, gain >= -0.05),  # random starts decide about a few
-        ("a radius of 1 fools all", unbounded, unbounded >= 0.99),
-        ("a black box fools no more than PGD", attack - black_box, attack >= black_box - 1 / len(x)),
-        ("share of gradients that are exactly 0", zero, zero == 0),
-    ]
-    return pd.DataFrame(rows, columns=["test", "value", "passed"])
