@@ -1,5 +1,7 @@
 """Robust accuracy by an ensemble of attacks: what it returns, where it may go, and what it warns of."""
 
+from functools import partial
+
 import matplotlib.figure
 import pytest
 import torch
@@ -8,7 +10,7 @@ from test_auto_pgd import crowded
 from torch import nn
 
 from course_utils.attacks import pgd
-from course_utils.evaluation import correct, distances, robust_accuracy
+from course_utils.evaluation import attack_ensemble, correct, distances, robust_accuracy
 
 EPS = 0.03
 
@@ -162,3 +164,26 @@ def test_bad_input_is_refused(change, message):
 def test_no_images():
     with pytest.raises(ValueError, match="at least one image"):
         ask(network(), torch.rand(0, 1, 4, 4), torch.zeros(0, dtype=torch.int64))
+
+
+def test_long_stages_attack_those_that_are_nearest_to_being_fooled(task, monkeypatch):
+    model, x, y = task
+    attacked = []
+
+    def watch(run, left, batches):
+        margins = run.margin[run.correct]
+        attacked.append((len(left), run.margin[left].min(), margins.sort(descending=True).values))
+
+    first = attack_ensemble.EFFORTS["quick"]["APGD, 20 steps"]
+    stages = {"first": first, "half": attack_ensemble.Stage(partial(watch), nearest=0.5)}
+    monkeypatch.setitem(attack_ensemble.EFFORTS, "quick", stages)
+    found = ask(model, x, y, effort="quick")
+    ((count, least, margins),) = attacked
+    assert count == max(-(-len(margins) // 2), attack_ensemble.ENOUGH) < len(margins)
+    assert least == margins[count - 1]
+    assert torch.equal(found.correct, margins.new_tensor([m < 0 for m in _margins(model, found.adv, y)]).bool())
+
+
+def _margins(model, x, y):
+    logits = model(x)
+    return (logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]).tolist()
