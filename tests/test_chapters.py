@@ -1,5 +1,7 @@
 """Chapters are found by any of their names, and stored as they should be."""
 
+import re
+
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -18,7 +20,7 @@ def test_a_chapter_is_found_by_its_path(notebook):
 
 OPENING = """# 01 Small changes
 
-*Reading: 35 minutes. Running: under a minute (a first run, longer), later less. You need: chapter 00.*
+*Reading: 35 minutes. Running: under a minute (a first run, longer), later less. Exercises: 20 minutes. You need: 00.*
 
 **The promise.** A *sum* of 784
 small terms.
@@ -30,24 +32,46 @@ small terms.
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (OPENING, ("01 Small changes", "Why should it?", "A sum of 784 small terms.", "35 minutes", "under a minute")),
-        ("# A title\n\nWords. Reading: nothing.", ("A title", "", "Words. Reading: nothing.", "", "")),
-        ("# A title", ("A title", "", "", "", "")),
-        ("**The question.** No heading", ("01_a", "", "", "", "")),
-        ("", ("01_a", "", "", "", "")),
+        (
+            OPENING,
+            (
+                "01 Small changes",
+                "Why should it?",
+                "A sum of 784 small terms.",
+                "35 minutes",
+                "20 minutes",
+                "under a minute",
+            ),
+        ),
+        ("# A title\n\nWords. Reading: nothing.", ("A title", "", "Words. Reading: nothing.", "", "", "")),
+        ("# A title", ("A title", "", "", "", "", "")),
+        ("**The question.** No heading", ("01_a", "", "", "", "", "")),
+        ("", ("01_a", "", "", "", "", "")),
     ],
 )
 def test_what_a_chapter_says_of_itself(tmp_path, text, said):
     chapters.write_notebook(chapters.tidy(new_notebook(cells=[new_markdown_cell(text)])), tmp_path / "01_a.ipynb")
     c = chapters.Chapter.at(tmp_path / "01_a.ipynb")
-    assert (c.title, c.question, c.promise, c.reading, c.running) == said
+    assert (c.title, c.question, c.promise, c.reading, c.exercises, c.running) == said
 
 
 @pytest.mark.parametrize("chapter", chapters.chapters(), ids=lambda c: c.name)
 def test_every_chapter_has_a_question_and_says_how_long_it_takes(chapter):
     assert chapter.question.endswith("?")
     assert "minute" in chapter.reading
-    assert "minute" in chapter.running
+    assert re.search("minute|second", chapter.running)
+
+
+def test_the_map_lists_the_chapters_with_what_they_say_of_themselves(course):
+    path = course / "solutions" / "01_linear_models.ipynb"
+    nb = chapters.read_notebook(path)
+    nb.cells.insert(0, new_markdown_cell(OPENING))
+    chapters.write_notebook(nb, path)
+    rows = chapters.course_map().splitlines()
+    first = "| [01 Small changes](01_linear_models.ipynb) | Why should it? | 35 minutes | 20 minutes | under a minute |"
+    assert rows[2] == first
+    assert rows[3] == "| [01 Linear models](02_fgsm.ipynb) | Small changes add up. | – | – | – |"  # as its head says
+    assert len({row.count("|") for row in rows}) == 1
 
 
 @pytest.mark.parametrize(("text", "near"), [("fgms", "'fgsm'"), ("linear", "'01_linear_models'"), ("77", "02_fgsm")])

@@ -6,5 +6,5 @@
 - `paper_claims`: the papers' figures beside ours; `margins`: how far our figures are from leaving their bands
 - `reports`: the page of all chapters; `html_export` and `slides`: a chapter as a page or as slides
 
-A chapter uses `paper_claims`; the example of a sweep uses `sweeps`.
+A chapter uses `paper_claims`, the first one also `chapters.course_map`; the example of a sweep uses `sweeps`.
 """

@@ -46,6 +46,7 @@ class Chapter:
     question = property(lambda self: self._opening["question"], doc='The paragraph that begins with "The question."')
     promise = property(lambda self: self._opening["promise"], doc='That with "The promise.", else the first one.')
     reading = property(lambda self: self._opening["reading"], doc='How long it takes to read: "35 minutes".')
+    exercises = property(lambda self: self._opening["exercises"], doc='How long its exercises take: "30 minutes".')
     running = property(lambda self: self._opening["running"], doc='How long it takes to run: "under a minute".')
 
     @classmethod
@@ -66,6 +67,7 @@ class Chapter:
             "question": _plain(_first(paragraphs, _QUESTION).removeprefix(_QUESTION)),
             "promise": _plain((_first(paragraphs, _PROMISE) or first).removeprefix(_PROMISE)),
             "reading": _time(times, "Reading"),
+            "exercises": _time(times, "Exercises"),
             "running": _time(times, "Running"),
         }
 
@@ -96,6 +98,22 @@ def chapters(student: bool = False) -> list[Chapter]:
             f"no chapters in {folder}. Work in the course's checkout and install it with `pip install -e .`."
         )
     return found
+
+
+def course_map() -> str:
+    """Return a Markdown table of the chapters that there are, with what the head of each says: its question and times.
+
+    The links are for a page that lies beside the chapters.
+
+    Raises:
+        ValueError: as `chapters`.
+    """
+    rows = ["| chapter | question | reading | exercises | running |", "| --- | --- | --- | --- | --- |"]
+    for chapter in chapters():
+        cells = [f"[{chapter.title}]({chapter.path.name})", chapter.question or chapter.promise]
+        times = (chapter.reading, chapter.exercises, chapter.running)
+        rows.append(f"| {' | '.join(cells + [time or '–' for time in times])} |")
+    return "\n".join(rows)
 
 
 def find_chapter(text: str, student: bool = False) -> Chapter:
