@@ -178,6 +178,7 @@ NO_GRAPH = "a sum of gradients has no graph"
 ALSO_SURVIVES = "any attack will do: this one survives JPEG, too, with more, fewer, longer or shorter steps"
 SYMMETRIC = "the uniform distribution from −eps to eps is symmetric"
 EQUIVALENT = {  # changes to a solution that make no difference, and why
+    ("largest_change", "return (x - adv).abs().flatten(1).amax(1)"): "a difference and its negative have the same size",
     ("pgd", "return adv"): LAST_IS_FREE,
     ("pgd", "adv = adv + step_size * gradient.sign()"): KEEPS_GRAPH,
     ("targeted_pgd", "return adv"): LAST_IS_FREE,

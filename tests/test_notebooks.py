@@ -30,7 +30,7 @@ MAX_MEDIAN_LINES = 10
 MIN_WORDS_PER_CODE_LINE = 8
 MIN_CHECKED_CELLS = 3
 CELLS = (30, 60)
-REBUILT = ()  # the chapters to which STRICT_RULES apply, by number: ("00", "01")
+REBUILT = ("00",)  # the chapters to which STRICT_RULES apply, by number
 MAX_WORDS = {"chapter": 2800, "core": 2000}
 MAX_LINES = {"chapter": 220, "core": 150}
 MAX_MEDIAN_OF_REBUILT = 9
@@ -453,6 +453,31 @@ def test_links_lead_somewhere(path):
     chapters_to_come = [t for t in local if re.fullmatch(r"\d\d_\w+\.ipynb", t) and t[:2] > SOLUTIONS[-1].name[:2]]
     missing = [t for t in local if not (path.parent / t).exists() and t not in chapters_to_come]
     assert not missing
+
+
+def headings(path):
+    """What may stand after # in a link to a notebook: its headings, as Jupyter writes them."""
+    text = "\n".join(map(without_fences, prose(chapters.read_notebook(path))))
+    return {heading.strip().replace(" ", "-") for heading in re.findall(r"^#{1,6} (.+)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("path", [*SOLUTIONS, *EXAMPLES], ids=lambda p: p.stem)
+def test_links_into_a_notebook_lead_to_a_heading(path):
+    links = re.findall(
+        r"\]\(([\w./]*\.ipynb|)#([^)\s]+)\)", "\n".join(map(without_fences, prose(chapters.read_notebook(path))))
+    )
+    targets = [(path.parent / file if file else path, anchor) for file, anchor in links]
+    assert not [(t.name, anchor) for t, anchor in targets if t.exists() and anchor not in headings(t)]
+
+
+def test_other_chapters_can_link_to_the_notation_and_the_glossary():
+    assert {"Notation", "Glossary"} <= headings(SOLUTIONS[0])
+
+
+def test_the_map_says_what_the_chapters_say():
+    start = chapters.read_notebook(SOLUTIONS[0])
+    shown = [o.data.get("text/markdown") for _, o in outputs(start) if "data" in o]
+    assert chapters.course_map() in shown, "the map is of an earlier day: `course build 00`"
 
 
 def test_students_have_what_the_solutions_give():

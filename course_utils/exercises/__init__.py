@@ -7,7 +7,7 @@
 - one file for the exercises of each chapter
 """
 
-from . import adversarial_training, engine, fgsm, linear_models, pgd, photographs, robust_manifold, transfer
+from . import adversarial_training, engine, fgsm, linear_models, pgd, photographs, robust_manifold, start_here, transfer
 from .engine import CheckResult
 from .originals import sealed
 
@@ -22,5 +22,6 @@ __all__ = [
     "pgd",
     "photographs",
     "robust_manifold",
+    "start_here",
     "transfer",
 ]
