@@ -1,5 +1,6 @@
 """Robust accuracy by an ensemble of attacks: what it returns, where it may go, and what it warns of."""
 
+from copy import deepcopy
 from functools import partial
 
 import matplotlib.figure
@@ -187,3 +188,13 @@ def test_long_stages_attack_those_that_are_nearest_to_being_fooled(task, monkeyp
 def _margins(model, x, y):
     logits = model(x)
     return (logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(task, dtype):
+    model, x, y = task
+    model, x = deepcopy(model).to(dtype), x[:100].to(dtype)
+    found = ask(model, x, y[:100], effort="standard")
+    assert found.adv.dtype == dtype
+    assert torch.equal(correct(model, found.adv, y[:100]) & correct(model, x, y[:100]), found.correct)
+    assert (found.adv - x).abs().max() <= torch.tensor(EPS, dtype=dtype)

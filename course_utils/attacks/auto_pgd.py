@@ -64,14 +64,8 @@ def apgd(
     check_count("restarts", restarts)
     if eps == 0 or x.numel() == 0:
         return x.detach().clone()
-    asked, given = model, x.detach()
-    x = given
-    if x.dtype in (torch.float16, torch.bfloat16):  # small steps would be lost in half precision
-
-        def asked(points: Tensor) -> Tensor:
-            return model(points.to(given.dtype))
-
-        x = x.float()
+    given = x.detach()
+    asked, x = in_single_precision(model, given)
     best = BestSoFar(x)
     ball = Neighbourhood(x, eps, norm, clip)
     with frozen_eval(model), torch.enable_grad():
@@ -81,6 +75,13 @@ def apgd(
             found, _ = ascend(asked, ball, y, start, steps=steps, loss=loss, **options)
             best.offer(found.best, found.cost, found.success)
     return best.best if x is given else projected(best.best.to(given.dtype), given, eps, norm, clip)
+
+
+def in_single_precision(model: Model, x: Tensor) -> tuple[Model, Tensor]:
+    """Return model and images as they are or, in half precision, where small steps would be lost, in float32."""
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return model, x
+    return (lambda points: model(points.to(x.dtype))), x.float()
 
 
 @dataclass

@@ -25,9 +25,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..attacks import square
-from ..attacks.auto_pgd import ascend
+from ..attacks.auto_pgd import ascend, in_single_precision
 from ..attacks.gradients import adversarial_loss, loss_and_input_grad, warn_if_masked
-from ..attacks.threat_model import Neighbourhood, broadcast_like, draw_in_ball, steepest_direction
+from ..attacks.threat_model import Neighbourhood, broadcast_like, draw_in_ball, projected, steepest_direction
 from ..core.intervals import percent, wilson
 from ..core.validation import Box, Model, check_count, checked_labels, checked_radius
 from ..models.ensemble import ensemble_logits
@@ -75,13 +75,14 @@ class Run:
         twice: bool,
     ) -> Run:
         """Return the state before any attack; with `twice` it is known whether the model answers the same again."""
-        generator, begun, x = torch.Generator(x.device).manual_seed(seed), time.perf_counter(), x.detach()
+        generator, begun = torch.Generator(x.device).manual_seed(seed), time.perf_counter()
+        adv, (model, x) = x.detach().clone(), in_single_precision(model, x.detach())
         logits = batched_logits(model, x, y, batch_size)
         again = batched_logits(model, x, y, batch_size) if twice else logits
         agrees, correct = torch.allclose(logits, again, rtol=1e-4, atol=1e-5), logits.argmax(1) == y
         margin = adversarial_loss(logits, y, "margin")
         stage, passes = ["" if right else CLEAN for right in correct.tolist()], torch.full_like(y, 1 + twice)
-        state = (model, x, y, eps, norm, clip, generator, batch_size, x.clone(), correct)
+        state = (model, x, y, eps, norm, clip, generator, batch_size, adv, correct)
         run = cls(*state, margin, passes, agrees, stage, begun=begun)
         run.note(CLEAN)
         return run
@@ -125,6 +126,8 @@ class Run:
 
     def keep(self, rows: Tensor, adv: Tensor) -> None:
         """Keep what an attack made of images where it is better than what was there, and which it fooled."""
+        if adv.dtype != self.adv.dtype:  # what counts is the image in the precision that was asked for
+            adv = projected(adv.to(self.adv.dtype), self.x[rows].to(self.adv.dtype), self.eps, self.norm, self.clip)
         logits = batched_logits(self.model, adv, self.y[rows], self.batch_size)
         margin, fooled = adversarial_loss(logits, self.y[rows], "margin"), logits.argmax(1) != self.y[rows]
         better = fooled | (margin > self.margin[rows])
