@@ -224,7 +224,11 @@ def has_no_absolute_path(nb):
     pattern = rf"(?<![\w.~:/<])/{HOME_FOLDERS}/|\b[A-Z]:\\|{re.escape(str(settings.PROJECT))}"
     shown = [(n, str(o.get("text", "")) + str(without_pictures(o.get("data", {})))) for n, o in outputs(nb)]
     sources = [(n, cell.source) for n, cell in enumerate(nb.cells, 1)]
-    return [f"cell {n} holds an absolute path" for n, text in sources + shown if re.search(pattern, text)]
+    found = [n for n, text in sources + shown if re.search(pattern, text)]
+    # What is printed shows any folder of the machine that ran it; HTML and prose have other uses for slashes
+    printed = [(n, str(o.get("text", "")) + str(o.get("data", {}).get("text/plain", ""))) for n, o in outputs(nb)]
+    found += [n for n, text in printed if re.search(r"(?<![\w.~:/<])/\w[\w.-]*/\w", text)]
+    return [f"cell {n} holds an absolute path" for n in dict.fromkeys(found)]
 
 
 def without_pictures(data):
@@ -611,6 +615,7 @@ BAD = [
     (has_no_absolute_path, code(4, "open('/home/me/data')")),
     (has_no_absolute_path, code(4, "open('C:\\\\data')")),
     (has_no_absolute_path, output(4, "stream", name="stderr", text="/tmp/ipykernel_1/1.py:3: UserWarning")),
+    (has_no_absolute_path, output(4, "stream", name="stdout", text="data mirror /lab/data")),
     (has_no_absolute_path, output(4, data={"text/html": "<pre>/usr/lib/python3</pre>"})),
     (needs_no_network, code(4, "from urllib.request import urlopen")),
     (needs_no_network, code(4, "requests.get(url)")),
