@@ -47,6 +47,9 @@ build: .venv/.ready ## Re-execute notebooks/solutions/ in place, then write note
 extras: .venv/.ready ## Install what only some tests need: other people's attacks, a browser's driver
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r tests/extras.txt
 
+bench: .venv-bench/.ready ## Measure the attacks beside other people's (hours; ARGS=--quick: two minutes)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests .venv-bench/bin/python -m bench $(ARGS)
+
 margins: .venv/.ready ## Measure how far the claims are from failing, over seeds and simulated machines (an hour and more)
 	$(BIN)/course margins $(ARGS)
 
@@ -55,12 +58,21 @@ clean: ## Remove what was built; downloads in data/cache and .venv stay
 	find course_utils tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # One call of pip for both: torch, once chosen by the pinned list, cannot be replaced by another build.
+define set_up
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "The course needs Python 3.11 or newer. Name one: make PYTHON=python3.12" >&2; exit 1; }
+@echo "Setting up $(@D): a few minutes, once."
+$(PYTHON) -m venv $(@D)
+$(@D)/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -e .
+endef
+
 .venv/.ready: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "The course needs Python 3.11 or newer. Name one: make PYTHON=python3.12" >&2; exit 1; }
-	@echo "Setting up .venv: a few minutes, once."
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt -e .
+	$(set_up)
 	@touch $@
 
-.PHONY: help course lab demo test long check lint html student build extras margins clean
+.venv-bench/.ready: requirements.txt pyproject.toml tests/bench/requirements.txt
+	$(set_up)
+	.venv-bench/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r tests/bench/requirements.txt
+	@touch $@
+
+.PHONY: help course lab demo test long check lint html student build extras bench margins clean
