@@ -165,6 +165,7 @@ def test_the_command_measures_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(contestants, "ENSEMBLES", constant)
     monkeypatch.setitem(contestants.GROUPS, "ensemble", constant)
     monkeypatch.setattr(contestants, "version", lambda name: "1")
+    monkeypatch.setattr(contestants, "load", lambda: None)
     monkeypatch.setattr(networks, "tasks", lambda names, images: {name: task(images) for name in names})
     options = ["--images", "20", "--networks", "pgd,free", "--norms", "l2", "--only", "ensemble"]
     command.main([*options, "--folder", str(tmp_path)])

@@ -66,7 +66,7 @@ def plan(options: argparse.Namespace) -> Iterable[tuple[str, str, str, str]]:
 
 def path_of(options: argparse.Namespace, *parts: object) -> Path:
     """Return the file of what these words and numbers stand for; with --fresh it is gone."""
-    name = "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in (*parts, options.images))
+    name = "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in parts)
     path = options.folder / f"{name}.json"
     if options.fresh:
         path.unlink(missing_ok=True)
@@ -77,7 +77,7 @@ def measured(task: Task, options: argparse.Namespace, network: str, group: str, 
     """Return one cell, from its file if that is still valid."""
     key = key_of(task, network, group, norm, name, task.radii[norm], contestants.version(name))
     attack = contestants.GROUPS[group][name]
-    path = path_of(options, network, norm, group, name)
+    path = path_of(options, network, norm, group, name, len(task.x))
     cell = Cell(**resumed(path, key, lambda: attacked(task, attack, network, group, norm, name)))
     left = 100 * sum(cell.correct) / len(cell.correct)
     print(f"{network}, {norm}, {group}, {name}: {left:.1f} % left, {cell.seconds:.1f} s", flush=True)
@@ -88,7 +88,7 @@ def overhead(task: Task, options: argparse.Namespace, network: str) -> dict[str,
     """Return how long each PGD takes beside bare passes, from its file if that is still valid."""
     attacks = {name: a for name, a in contestants.PGD.items() if not options.skip or options.skip not in name}
     key = key_of(task, options.rounds, [contestants.version(name) for name in attacks])
-    path = path_of(options, network, "pgd", options.rounds)
+    path = path_of(options, network, "pgd", options.rounds, len(task.x))
     return resumed(path, key, lambda: {"ratios": pgd_overhead(task, attacks, options.rounds)})["ratios"]
 
 
@@ -96,6 +96,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """Measure, then write and print the tables; a run that was killed goes on after its last cell."""
     options = arguments(given)
     torch.set_num_threads(1)
+    contestants.load()
     tasks = networks.tasks(tuple(options.networks), options.images)
     cells = [measured(tasks[cell[0]], options, *cell) for cell in plan(options)]
     parts = [f"{describe(torch.device('cpu'))}, {options.images} digits.", NOTES]

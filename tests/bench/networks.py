@@ -125,4 +125,6 @@ def tasks(names: tuple[str, ...], images: int) -> dict[str, Task]:
     if PHOTOGRAPHS in names:
         model, photos = load_classifier(), preprocess(load_photos())
         made[PHOTOGRAPHS] = Task(model, photos, predict(model, photos).argmax(1), PHOTOS)  # there is no other label
+    for task in made.values():  # foolbox and ART would otherwise compute the gradients of the weights, too
+        task.model.requires_grad_(False)
     return {name: made[name] for name in names}
