@@ -134,7 +134,7 @@ DEEPFOOL: dict[str, Attack] = {
 CARLINI_WAGNER: dict[str, Attack] = {
     OURS: lambda model, x, y, *_: attacks.carlini_wagner(model, x, y, search_steps=SEARCHES, steps=STEPS, lr=LR),
     FOOLBOX: foolbox({"l2": "L2CarliniWagnerAttack"}, binary_search_steps=SEARCHES, steps=STEPS, stepsize=LR),
-    "torchattacks": torchattacks("CW", lambda eps: {"c": 1, "steps": SEARCHES * STEPS, "lr": 0.01}),
+    "torchattacks": torchattacks("CW", lambda eps: {"c": 10, "steps": SEARCHES * STEPS, "lr": 0.01}),
 }
 GROUPS = {"ensemble": ENSEMBLES, "pgd": PGD, "deepfool": DEEPFOOL, "carlini_wagner": CARLINI_WAGNER}
 MODULES = ("pyautoattack", "torchattacks", "foolbox", "art.attacks.evasion", "art.estimators.classification")
