@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,39 +61,46 @@ def output_bounds(network: nn.Sequential, low: Tensor, high: Tensor) -> tuple[Te
 
 
 class Bounded(nn.Module):
-    """A network that in training returns its logits, their lower and their upper bounds, (N, 3·K)."""
+    """A network that in training returns its logits, their lower and their upper bounds, (N, 3·K).
 
-    def __init__(self, network: nn.Sequential, eps: float, ramp: int):
+    From 10 to 60 % of the steps the radius grows, and the loss moves from the logits to the bounds.
+    """
+
+    def __init__(self, network: nn.Sequential, eps: float, steps: int):
         super().__init__()
-        self.network, self.eps, self.ramp, self.steps = network, eps, ramp, 0
+        self.network, self.eps, self.steps, self.done = network, eps, steps, 0
+
+    @property
+    def share(self) -> float:
+        """How far the radius has grown, from 0 to 1."""
+        return min(1.0, max(0.0, (self.done / self.steps - 0.1) / 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, 3·K) in training, where the radius grows during the first steps; else to (N, K)."""
+        """(N, C, H, W) to (N, 3·K) in training, else to (N, K)."""
         if not self.training:
             return self.network(x)
-        self.steps += 1
-        radius = self.eps * min(1.0, self.steps / self.ramp)
+        self.done += 1
+        radius = self.eps * self.share
         low, high = output_bounds(self.network, (x - radius).clamp(0, 1), (x + radius).clamp(0, 1))
         return torch.cat([self.network(x), low, high], dim=1)
 
-
-def worst_case_loss(outputs: Tensor, y: Tensor) -> Tensor:
-    """Return half the loss of the images, and half that of the worst logits which their bounds admit."""
-    logits, low, high = outputs.chunk(3, dim=1)
-    worst = torch.where(F.one_hot(y, logits.shape[1]).bool(), low, high)
-    return (F.cross_entropy(logits, y) + F.cross_entropy(worst, y)) / 2
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return the mean loss of the logits, and of the worst logits that the bounds admit."""
+        logits, low, high = outputs.chunk(3, dim=1)
+        worst = torch.where(F.one_hot(y, logits.shape[1]).bool(), low, high)
+        return (1 - self.share) * F.cross_entropy(logits, y) + self.share * F.cross_entropy(worst, y)
 
 
 def interval_trained(x: Tensor, y: Tensor) -> nn.Module:
     """Return a small CNN trained with interval bounds, from the cache if it was trained before."""
-    options = {"epochs": 20, "lr": 3e-3, "batch_size": 64}
-    ramp = options["epochs"] * len(x) // options["batch_size"] // 2
+    options = {"epochs": 20, "lr": 3e-3, "batch_size": 64, "augmented": True}
 
     def train(network: nn.Sequential) -> None:
-        fit(Bounded(network, EPS, ramp), x, y, loss=worst_case_loss, progress=False, **options)
+        bounded = Bounded(network, EPS, options["epochs"] * math.ceil(len(x) / options["batch_size"]))
+        fit(bounded, x, y, loss=bounded.loss, progress=False, **options)
 
-    recipe = options | {"eps": EPS, "ramp": ramp}
-    return load_or_train(small_cnn(width=8, dropout=0.0), train, name="bench_interval", data=(x, y), recipe=recipe)
+    network, recipe = small_cnn(width=8, dropout=0.0), options | {"eps": EPS, "radius": "10 to 60 %"}
+    return load_or_train(network, train, name="bench_interval", data=(x, y), recipe=recipe)
 
 
 RECIPES: dict[str, Callable[[Tensor, Tensor], Any]] = {
