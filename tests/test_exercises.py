@@ -186,7 +186,7 @@ EQUIVALENT = {  # changes to a solution that make no difference, and why
     ("l2_step", "loss = F.cross_entropy(model(x), y)"): "the length takes the mean's factor out",
     ("success_rate", "return (before & ~after).sum() / before.sum().item()"): ONE_NUMBER,
     ("success_rate", "return (before & ~after).sum().item() / before.sum()"): ONE_NUMBER,
-    ("robust_accuracy", "return stays_right.float().mean()"): ONE_NUMBER,
+    ("exact_accuracy", "return stays.float().mean()"): ONE_NUMBER,
     ("projection_step", "z = z.clone().requires_grad_()"): OWN_Z,
     ("projection_step", "z = z.detach().requires_grad_()"): OWN_Z,
     ("projection_step", "distance = (x - generator(z)).square().sum()"): SQUARED,

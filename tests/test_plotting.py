@@ -43,6 +43,17 @@ def test_lines_differ_in_more_than_colour():
     assert len(styles) == len(plotting.COLOURS)
 
 
+def test_curves_are_drawn_over_one_axis_and_of_one_length():
+    fig = plotting.curves([0, 1, 2], {"a": [1, 2, 3], "b": [3, 2, 1]}, xlabel="steps", ylim=(0, 4))
+    (ax,) = fig.axes
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[1, 2, 3], [3, 2, 1]]
+    assert (ax.get_xlabel(), ax.get_ylim()) == ("steps", (0, 4))
+    with pytest.raises(ValueError, match="3 values"):
+        plotting.curves([0, 1, 2], {"a": [1, 2]})
+    with pytest.raises(ValueError, match="none"):
+        plotting.curves([0, 1, 2], {})
+
+
 def test_signed_images_have_white_at_zero_and_symmetric_limits():
     _, ax = plotting.figure()
     plotting.show_image(ax, torch.tensor([[[-0.1, 0.0], [0.3, 0.0]]]), signed=True)

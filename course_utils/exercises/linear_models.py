@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.linear import exact_accuracy, worst_case_loss
 from . import mistakes
 from .engine import expect
 from .exercise import Case, Exercise
@@ -67,7 +68,7 @@ def _is_worst(got: Tensor, right: Tensor, w: Tensor, eps: float) -> bool:
 def _gain(got: Tensor, right: Tensor, w: Tensor, eps: float) -> str:
     beyond = ", more than eps" if got.abs().max() > eps + 1e-6 else ""
     i = int(((got - right).abs() * (w != 0)).argmax())
-    return f"with {len(w)} weights and eps = {eps} an entry changes by up to {got.abs().max():.3g}{beyond}; w·η is {w @ got:.4g}, right is {w @ right:.4g}; where w is {w[i]:.3g} the change is {got[i]:.3g}, right is {right[i]:.3g}."
+    return f"with {len(w)} weights and eps = {eps} an entry changes by up to {got.abs().max():.3g}{beyond}; w·δ is {w @ got:.4g}, right is {w @ right:.4g}; where w is {w[i]:.3g} the change is {got[i]:.3g}, right is {right[i]:.3g}."
 
 
 EVERY_ENTRY = "Every entry must have the size eps: "
@@ -77,7 +78,7 @@ Exercise(
     "worst_perturbation",
     reference=_worst_perturbation,
     cases=[
-        Case("makes w·η as large as it can be, and changes no entry by more than eps", [partial(_weights, 0.1, 50)], "w·η is largest when every η_i has the sign of w_i and the full size eps."),
+        Case("makes w·δ as large as it can be, and changes no entry by more than eps", [partial(_weights, 0.1, 50)], "w·δ is largest when every δ_i has the sign of w_i and the full size eps."),
         Case("works for every eps and every number of weights; eps = 0 changes nothing", [partial(_weights, *other) for other in ((0.5, 1), (0.007, 784), (2.0, 9), (0.0, 20))], mistakes.ONLY_ARGUMENTS.format("eps and the number of weights")),
         Case("gives a small weight the whole eps", [partial(_small_weights, 1e-2, 1e-4), partial(_small_weights, 1e-9, 1e-14)], SMALL_WEIGHT + "Only for 0 itself any change will do."),
     ],
@@ -86,7 +87,7 @@ Exercise(
         Mistake("You go against the weights, so the output falls: leave out the minus.", lambda w, eps: -eps * w.sign(), lambda w, eps: -w.sign()),
         Mistake("You use w itself. Take its sign, times eps: how far a pixel may move does not depend on its weight.", lambda w, eps: eps * w, lambda w, eps: w, lambda w, eps: -eps * w),
         Mistake("You forgot to multiply by eps.", lambda w, eps: w.sign()),
-        Mistake("You divide by the length of w: that is the best change of the length ‖η‖₂ = eps. Here each entry alone has a limit: take the sign, times eps.", lambda w, eps: eps * w / w.norm(), lambda w, eps: w / w.norm()),
+        Mistake("You divide by the length of w: that is the best change of the length ‖δ‖₂ = eps. Here each entry alone has a limit: take the sign, times eps.", lambda w, eps: eps * w / w.norm(), lambda w, eps: w / w.norm()),
         Mistake("You move only the entries with weights of one sign. A negative weight helps when its entry goes down by eps, a positive one when it goes up.", lambda w, eps: eps * (w > 0), lambda w, eps: -eps * (w < 0)),
         Mistake("Only the largest weight gets the whole eps that way: take the sign, do not divide by the largest weight.", lambda w, eps: eps * w / w.abs().max()),
         Mistake("You share eps out among the entries. Each of them may have the whole eps: take the sign.", lambda w, eps: eps * w / w.abs().sum()),
@@ -98,8 +99,8 @@ Exercise(
         Mistake(EVERY_ENTRY + "yours is twice or half as large.", lambda w, eps: 2 * eps * w.sign(), lambda w, eps: eps / 2 * w.sign()),
         Mistake(EVERY_ENTRY + "do not divide by the number of entries, or by its root.", lambda w, eps: eps * w.sign() / len(w), lambda w, eps: eps * w.sign() / len(w) ** 0.5),
         Mistake(EVERY_ENTRY + "it is in pixel units already, so do not divide by 255.", lambda w, eps: eps / 255 * w.sign()),
-        Mistake("That number is the gain w·η. Return the change η itself, one entry for each weight.", _fall, lambda w, eps: eps * w.sign() @ w, lambda w, eps: _fall(w, eps).item()),
-        Mistake("That is w after the change. Return the change η alone: eps times a sign.", lambda w, eps: w + eps * w.sign()),
+        Mistake("That number is the gain w·δ. Return the change δ itself, one entry for each weight.", _fall, lambda w, eps: eps * w.sign() @ w, lambda w, eps: _fall(w, eps).item()),
+        Mistake("That is w after the change. Return the change δ alone: eps times a sign.", lambda w, eps: w + eps * w.sign()),
         Mistake(SMALL_WEIGHT + "A smooth step such as tanh is no sign.", *(lambda w, eps, k=k: eps * (k * w).tanh() for k in (1, 10, 100, 1000)), lambda w, eps: eps * w / (1 + w.abs())),
         Mistake(SMALL_WEIGHT + "Your guard against a division by 0 takes it away: the sign needs no division.", *(lambda w, eps, tiny=tiny: eps * w / (w.abs() + tiny) for tiny in TINY), *(lambda w, eps, tiny=tiny: eps * w / w.abs().clamp_min(tiny) for tiny in TINY)),
         Mistake(SMALL_WEIGHT + "Do not treat it as 0.", *(lambda w, eps, tiny=tiny: eps * w.sign() * (w.abs() > tiny) for tiny in TINY)),
@@ -113,7 +114,7 @@ Exercise(
 ).register()  # fmt: skip
 
 
-# --- margins, of which robust_accuracy counts and robust_loss takes the loss ------------------------------------------
+# --- margins, of which robust_loss takes the loss ---------------------------------------------------------------------
 
 
 def _from_score(margins: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Callable[..., Tensor]:
@@ -172,63 +173,128 @@ FALL = "The attack lowers every margin y·(w·x + b) by eps·‖w‖₁."
 IGNORES_EPS = mistakes.ONLY_ARGUMENTS.format("sizes, labels and eps")
 
 
-# --- robust_accuracy --------------------------------------------------------------------------------------------------
+# --- exact_accuracy ---------------------------------------------------------------------------------------------------
 
 
-def _positive(margins: Tensor) -> float:
-    return (margins > 0).float().mean().item()
+def _classes_problem(
+    eps: float, classes: int = 4, d: int = 12, n: int = 300, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """Return a linear model, weight (classes, d) and bias, with images x (n, d), labels y and eps.
+
+    The model is wrong about some images, and no lead is within rounding of 0 or of its worst fall. The classes' weights
+    differ in size, so that the nearest rival of an image is not always the one with the next logit.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(classes, d, generator=generator) * torch.linspace(0.3, 1.7, classes)[:, None]
+    bias = 0.4 * torch.randn(classes, generator=generator) - 0.5 * weight.sum(1)
+    x = torch.rand(6 * n, d, generator=generator)
+    logits = x @ weight.T + bias
+    y = (logits + 0.4 * torch.randn(len(x), classes, generator=generator)).argmax(1)
+    leads, falls = _leads(weight, bias, x, y), _falls(weight, y, eps)
+    others = F.one_hot(y, classes) == 0
+    clear = ((leads.abs() > 1e-3) & ((leads - falls).abs() > 1e-3) | ~others).all(1)
+    return weight, bias, x[clear][:n], y[clear][:n], eps
 
 
-def _robust_accuracy(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
-    return _positive(_worst_margins(w, b, x, y, eps))
+def _leads(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return z_y − z_j (n, classes)."""
+    logits = x @ weight.T + bias
+    return logits.gather(1, y[:, None]) - logits
 
 
-def _by_class(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
-    """Return the same by the rule that f(x) = 0 is a 3, so that such an image with y = −1 is right."""
-    worst = y * _worst_margins(w, b, x, y, eps)
-    return ((worst > 0) == (y > 0)).float().mean().item()
+def _falls(weight: Tensor, y: Tensor, eps: float) -> Tensor:
+    """Return by how much each z_y − z_j can fall (n, classes)."""
+    return eps * (weight[y][:, None] - weight).abs().sum(2)
 
 
-def _on_the_border() -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    """Return a problem without rounding, in which the worst change takes images of both classes to f(x) = 0."""
-    x = torch.tensor([[1, 0.5, 0.75], [0, 0, 0.25], [0.25, 0.5, 0.25], [1, 0, 1], [0, 1, 0], [0.5, 0, 0.5]])
-    y = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0, 1.0])
-    return torch.tensor([1.0, -0.5, 0.25]), torch.tensor(-0.5), x.repeat(100, 1), y.repeat(100), 0.25
+def _all_rivals(stays: Tensor, y: Tensor) -> float:
+    """Return the share of images that stay ahead (n, classes) of each class but their own."""
+    return stays.scatter(1, y[:, None], True).all(1).float().mean().item()
 
 
-def _seen_share(function: Callable, w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
-    return as_share(call_with_copies(function, w, b, x, y, eps), len(x))
+def _fallen(falls: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[..., float]:
+    """Return an answer in which z_y − z_j falls by something else, from weight, y and eps."""
+    return lambda weight, bias, x, y, eps: _all_rivals(_leads(weight, bias, x, y) > falls(weight, y, eps), y)
 
 
-def _stay_right(stays: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., float]:
-    """Return an answer with another rule for which images stay right, from y·(w·x + b), the fall of this margin, and y."""
-    return lambda w, b, x, y, eps: stays(y * (x @ w + b), _fall(w, eps), y).float().mean().item()
+def _of_leads(count: Callable[[Tensor, Tensor, Tensor], Any]) -> Callable[..., Any]:
+    """Return an answer that counts otherwise, from the worst leads (n, classes), the clean ones and y."""
+
+    def answer(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, eps: float) -> Any:
+        leads = _leads(weight, bias, x, y)
+        return count(leads - _falls(weight, y, eps), leads, y)
+
+    return answer
 
 
+def _runner_up(worst: Tensor, leads: Tensor, y: Tensor) -> float:
+    """Return the share of images that stay ahead of the class with the largest other logit."""
+    rival = leads.scatter(1, y[:, None], float("inf")).argmin(1)
+    return _positive(worst.gather(1, rival[:, None]))
+
+
+def _attacked(change: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> Callable[..., float]:
+    """Return the accuracy on changed images; `change` gives the changes from weight, logits, x, y and eps."""
+
+    def answer(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
+        changed = x + change(weight, x @ weight.T + bias, x, y, eps)
+        return ((changed @ weight.T + bias).argmax(1) == y).float().mean().item()
+
+    return answer
+
+
+def _one_step(weight: Tensor, logits: Tensor, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    return eps * ((logits.softmax(1) - F.one_hot(y, len(weight))) @ weight).sign()
+
+
+def _positive(values: Tensor) -> float:
+    return (values > 0).float().mean().item()
+
+
+def _seen_accuracy(function: Callable, weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
+    return as_share(call_with_copies(function, weight, bias, x, y, eps), len(x))
+
+
+LEAD_FALLS = "What can fall is the lead over class j, by eps·‖w_y − w_j‖₁."
+OTHER_SIZES = mistakes.ONLY_ARGUMENTS.format("sizes, classes, labels and eps")
 Exercise(
-    "robust_accuracy",
-    reference=_robust_accuracy,
+    "exact_accuracy",
+    reference=exact_accuracy,
     cases=[
-        Case("is the ordinary accuracy for eps = 0", [partial(_linear_problem, 0.0, n=600)], "The labels y are −1 and +1: image i is right when y_i·(w·x_i + b) is positive."),
-        Case("is the exact accuracy under the worst change of size eps", [partial(_linear_problem, eps, n=600) for eps in (0.03, 0.06, 0.01)], "An image stays right when its margin y·(w·x + b) is larger than the worst fall of it, eps·‖w‖₁."),
-        Case("counts an image as wrong if the worst change takes its margin to 0", [_on_the_border], "An image stays right if something of its margin is left."),
-        Case("works for other sizes of images and other numbers of them", [partial(_linear_problem, 0.03, 7, 90, seed=20), partial(_linear_problem, 0.01, 7, 1, seed=20)], IGNORES_EPS),
+        Case("is the ordinary accuracy for eps = 0", [partial(_classes_problem, 0.0)], "An image is right when its label has the largest logit."),
+        Case("is the exact accuracy under the worst change of size eps", [partial(_classes_problem, eps) for eps in (0.03, 0.06, 0.01)], "An image stays right when its label leads over each other class by more than this lead can fall."),
+        Case("works for other numbers of classes, pixels and images", [partial(_classes_problem, 0.02, 2, 9, 80, seed=3), partial(_classes_problem, 0.01, 10, 30, 120, seed=5), partial(_classes_problem, 0.03, 5, 7, 1, seed=1)], OTHER_SIZES),
     ],
     mistakes=[
-        *_margin_mistakes(_positive),
-        Mistake("The labels y are −1 and +1, not 0 and 1. Image i is right when y_i·(w·x_i + b) is positive.", _stay_right(lambda m, fall, y: (y * m > fall) == y), _stay_right(lambda m, fall, y: (m > fall) == y)),
-        Mistake("You count the wrong ones, or those that the attack can break. Count the images that stay right.", _stay_right(lambda m, fall, y: m < fall), _stay_right(lambda m, fall, y: m <= fall)),
-        Mistake("You divide by the images that are right without an attack. An accuracy is a share of all images, and one that is wrong without any attack counts as wrong.", lambda *a: _robust_accuracy(*a) / _robust_accuracy(*a[:4], 0)),
-        Mistake("You count an image as right although its worst margin is 0, where nothing is left of it: compare with > and not with >=.", _stay_right(lambda m, fall, y: m >= fall), _stay_right(lambda m, fall, y: torch.where(y > 0, m >= fall, m > fall))),
-        Mistake("That is a mean of margins, or of their signs. Count how many of them are positive.", lambda *a: _worst_margins(*a).mean(), lambda *a: _worst_margins(*a).sign().mean()),
-        Mistake("You tell only whether all of the images stay right, or any, as .all() and .any() do, and a division with //. Take the share of them.", lambda *a: _robust_accuracy(*a) // 1, lambda *a: -(-_robust_accuracy(*a) // 1)),
-        Mistake("You count only one of the two classes. Count the images of both.", _stay_right(lambda m, fall, y: (m > fall) & (y < 0)), *(lambda w, b, x, y, eps, k=k: _robust_accuracy(w, b, x[y == k], y[y == k], eps) for k in (1, -1))),
+        Mistake("eps takes no part in it: that is the accuracy without an attack. " + LEAD_FALLS, _fallen(lambda weight, y, eps: torch.zeros(len(y), len(weight)))),
+        Mistake("You let the logit of the label fall alone. The same change also lifts the other logit: take the difference of the two rows of weights.", _fallen(lambda weight, y, eps: eps * weight[y].abs().sum(1, keepdim=True).expand(-1, len(weight)))),
+        Mistake("You lift the rival's logit alone. The same change also lowers the logit of the label: take the difference of the two rows of weights.", _fallen(lambda weight, y, eps: eps * weight.abs().sum(1).expand(len(y), -1))),
+        Mistake("You add the two rows' sums of absolute weights. Where both weights have one sign, no change of the pixel does the worst to both: subtract the rows first.", _fallen(lambda weight, y, eps: eps * (weight[y].abs().sum(1, keepdim=True) + weight.abs().sum(1)))),
+        Mistake("You subtract the two sums of absolute weights. Subtract the rows first, then take absolute values, then the sum.", _fallen(lambda weight, y, eps: eps * (weight[y].abs().sum(1, keepdim=True) - weight.abs().sum(1)).abs()), _fallen(lambda weight, y, eps: eps * (weight[y].abs().sum(1, keepdim=True) - weight.abs().sum(1)))),
+        Mistake("Differences of other sign cancel in your sum: take absolute values before it.", _fallen(lambda weight, y, eps: eps * (weight[y][:, None] - weight).sum(2)), _fallen(lambda weight, y, eps: eps * (weight[y][:, None] - weight).sum(2).abs())),
+        Mistake("That is the Euclidean length of the difference. For a limit on every single pixel the sum of its absolute values counts.", _fallen(lambda weight, y, eps: eps * (weight[y][:, None] - weight).norm(dim=2))),
+        Mistake("That is the largest difference alone, but all pixels change at once.", _fallen(lambda weight, y, eps: eps * (weight[y][:, None] - weight).abs().amax(2))),
+        Mistake("You take the mean of the absolute differences. All pixels change at once, so take the sum.", _fallen(lambda weight, y, eps: eps * (weight[y][:, None] - weight).abs().mean(2))),
+        Mistake("The lead falls by eps·‖w_y − w_j‖₁: by twice as much, or half of it, in yours.", _fallen(lambda weight, y, eps: 2 * _falls(weight, y, eps)), _fallen(lambda weight, y, eps: _falls(weight, y, eps) / 2)),
+        Mistake("You multiply by eps twice.", _fallen(lambda weight, y, eps: eps * _falls(weight, y, eps))),
+        Mistake("You subtract eps itself, without the weights.", _fallen(lambda weight, y, eps: torch.full((len(y), len(weight)), eps))),
+        Mistake("You raise the lead: the attack helps the model.", _fallen(lambda weight, y, eps: -_falls(weight, y, eps))),
+        Mistake("You ask the class with the next logit alone. Another one, farther behind, may come nearer for the same eps: ask all of them.", _of_leads(_runner_up)),
+        Mistake("No image is left. Either eps is forgotten, or the label is among its own rivals: it never leads itself, so leave it out.", _of_leads(lambda worst, leads, y: (worst > 0).all(1).float().mean().item()), _fallen(lambda weight, y, eps: _falls(weight, y, 1.0))),
+        Mistake("An image is safe only if it stays ahead of every other class. You ask whether it stays ahead of any.", _of_leads(lambda worst, leads, y: (worst > 0).any(1).float().mean().item())),
+        Mistake("You count pairs of an image and a rival. Count images: one counts if it stays ahead of all its rivals.", _of_leads(lambda worst, leads, y: _positive(worst[F.one_hot(y, worst.shape[1]) == 0])), _of_leads(lambda worst, leads, y: (worst > 0).scatter(1, y[:, None], True).float().mean().item())),
+        Mistake("You count the images that the attack can break. Count those that stay right.", _of_leads(lambda worst, leads, y: 1 - _all_rivals(worst > 0, y))),
+        Mistake("You divide by the images that are right without an attack. An accuracy is a share of all images.", _of_leads(lambda worst, leads, y: _all_rivals(worst > 0, y) / max(_all_rivals(leads > 0, y), 1e-9))),
+        Mistake("You ask whether the model's answer stays as it is, and not whether it stays right: take the label y.", lambda weight, bias, x, y, eps: exact_accuracy(weight, bias, x, (x @ weight.T + bias).argmax(1), eps)),
+        Mistake("That is the accuracy under one gradient step, which is not always the worst change. Use the formula for each rival.", _attacked(_one_step)),
+        Mistake("You attack the logit of the label alone, with the signs of its weights.", _attacked(lambda weight, logits, x, y, eps: -eps * weight[y].sign())),
+        Mistake("You clip the images. Here the change has no limit but eps.", _attacked(lambda weight, logits, x, y, eps: (x + _one_step(weight, logits, x, y, eps)).clamp(0, 1) - x)),
+        Mistake("Did you forget the bias? The logits are weight·x + bias.", lambda weight, bias, x, y, eps: exact_accuracy(weight, 0 * bias, x, y, eps)),
     ],
-    untouched=("w", "b", "x", "y"),
-    typical=partial(_linear_problem, 0.03, n=90),
+    untouched=("weight", "bias", "x", "y"),
+    typical=partial(_classes_problem, 0.03, n=90),
     returns="one share between 0 and 1",
-    observe=_seen_share,
-    accepts=lambda got, right, *arguments: close(got, right, 1e-6) or close(got, _by_class(*arguments), 1e-6),
+    observe=_seen_accuracy,
     tolerance=1e-6,
 ).register()  # fmt: skip
 
@@ -315,10 +381,6 @@ def _mean_loss(margins: Tensor) -> Tensor:
     return F.softplus(-margins).mean()
 
 
-def _robust_loss(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    return _mean_loss(_worst_margins(w, b, x, y, eps))
-
-
 def _loss_and_gradients(function: Callable, w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> dict[str, Any]:
     value = as_number(call_with_copies(function, w, b, x, y, eps))
     w, b = w.clone().requires_grad_(), b.clone().requires_grad_()
@@ -352,7 +414,7 @@ PASSED_IN = (
 )
 Exercise(
     "robust_loss",
-    reference=_robust_loss,
+    reference=worst_case_loss,
     cases=[
         Case("is the mean logistic loss for eps = 0", [partial(_linear_problem, 0.0)], FORM),
         Case("is the loss under the worst change of size eps", [partial(_linear_problem, 0.1), partial(_linear_problem, 0.03)], FALL + " The gradient for w comes through w·x and through ‖w‖₁."),
@@ -364,13 +426,13 @@ Exercise(
         Mistake(LIMITED, *(_mean(lambda m, k=k: torch.log(1 + torch.exp((-m).clamp(max=k)))) for k in (10, 20, 50, 80, 88))),
         Mistake(LIMITED, *(_mean(lambda m, tiny=tiny: -torch.log(torch.sigmoid(m) + tiny)) for tiny in (1e-6, 1e-8, 1e-10, 1e-12)), lambda *a: F.binary_cross_entropy(torch.sigmoid(_worst_margins(*a)), torch.ones_like(a[3]))),
         *_margin_mistakes(_mean_loss),
-        Mistake("Take the mean over the images, not the sum.", lambda *a: _robust_loss(*a) * len(a[2])),
+        Mistake("Take the mean over the images, not the sum.", lambda *a: worst_case_loss(*a) * len(a[2])),
         Mistake("Take the mean over the images, not the largest loss: the worst case is over the change of each image.", lambda *a: F.softplus(-_worst_margins(*a)).max()),
         Mistake("Take the mean last: the mean of the losses is not the loss of the mean margin.", lambda *a: F.softplus(-_worst_margins(*a).mean())),
         Mistake("Check the sign: a large margin is good and must give a small loss.", _mean(F.softplus)),
         Mistake("The sign is wrong: a loss is small when the model is right, and never negative.", _mean(lambda m: -F.softplus(-m)), _mean(lambda m: -F.softplus(m))),
-        Mistake("You add eps·‖w‖₁ to the loss or subtract it, as an ordinary penalty. It belongs inside the loss: the attack lowers every margin by it.", *(lambda w, b, x, y, eps, k=k: _robust_loss(w, b, x, y, 0) + k * _fall(w, eps) for k in (1, -1))),
-        Mistake("You take the mean of the losses with and without the attack. Asked for is the one under the worst change alone.", lambda *a: (_robust_loss(*a) + _robust_loss(*a[:4], 0)) / 2),
+        Mistake("You add eps·‖w‖₁ to the loss or subtract it, as an ordinary penalty. It belongs inside the loss: the attack lowers every margin by it.", *(lambda w, b, x, y, eps, k=k: worst_case_loss(w, b, x, y, 0) + k * _fall(w, eps) for k in (1, -1))),
+        Mistake("You take the mean of the losses with and without the attack. Asked for is the one under the worst change alone.", lambda *a: (worst_case_loss(*a) + worst_case_loss(*a[:4], 0)) / 2),
         Mistake("That is the mean of −margin. " + FORM, _mean(lambda m: -m)),
         Mistake("relu cuts the loss off at 0, as in the hinge loss. " + FORM, _mean(lambda m: F.relu(1 - m)), _mean(lambda m: F.relu(-m))),
         Mistake("That is exp(−margin), without log(1 + …). " + FORM, _mean(lambda m: torch.exp(-m))),

@@ -1,6 +1,7 @@
 """Models: images in [0, 1] in, logits (N, K) out; normalisation is a layer inside.
 
 - `networks`: the course's classifiers of digits; `layers`: what they are made of; `ensemble`: several as one
+- `linear`: what the worst change does to a linear classifier, by formula
 - `pretrained`: classifiers of photographs, trained on ImageNet
 - `generative`: a VAE, a GAN, and the deep image prior
 - `sklearn_models`: scikit-learn's classifiers behind the same interface, and their differentiable surrogates
@@ -9,6 +10,7 @@
 They are trained in the room `training`.
 """
 
+from . import linear
 from .ensemble import ensemble_logits
 from .generative import GAN, VAE, decoder, deep_image_prior, sample, sample_quality
 from .inference import predict
@@ -39,6 +41,7 @@ __all__ = [
     "imagenet_index",
     "imagenet_labels",
     "independent_loss",
+    "linear",
     "load_classifier",
     "load_state",
     "load_weights",

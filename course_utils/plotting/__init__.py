@@ -3,6 +3,6 @@
 - `figures`: axes, images, bars, lines, heat maps
 """
 
-from .figures import COLOURS, class_bars, figure, heatmap, image_grid, line, show, show_image
+from .figures import COLOURS, class_bars, curves, figure, heatmap, image_grid, line, show, show_image
 
-__all__ = ["COLOURS", "class_bars", "figure", "heatmap", "image_grid", "line", "show", "show_image"]
+__all__ = ["COLOURS", "class_bars", "curves", "figure", "heatmap", "image_grid", "line", "show", "show_image"]

@@ -6,7 +6,7 @@ Nothing here touches pyplot's global state: `figure` makes a plain Figure, `show
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,6 +150,29 @@ def line(
         ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
     ax.legend(fontsize=8)
     return ax
+
+
+def curves(x: Sequence[float], values: Mapping[str, Sequence[float]], *, width: float = 5.2, **labels: Any) -> Figure:
+    """Return a figure with a labelled curve for each name, all over the same x.
+
+    Args:
+        x: where the values were measured. values: by name, one number for each x. width: in inches.
+        **labels: of the axes, as in Axes.set: xlabel, ylabel, title, ylim, xscale.
+
+    Raises:
+        ValueError: no curve, or one of another length than x.
+
+    >>> curves([0, 0.1], {"MLP": [0.97, 0.13]}, xlabel="ε", ylabel="accuracy").axes[0].get_xlabel()
+    'ε'
+    """
+    lengths = {name: len(each) for name, each in values.items()}
+    if set(lengths.values()) != {len(x)}:
+        raise ValueError(f"expected curves of {len(x)} values, one for each x; got {lengths or 'none'}.")
+    fig, ax = figure(width=width, height=3.0)
+    for name, each in values.items():
+        line(ax, x, each, name)
+    ax.set(**labels)
+    return fig
 
 
 def heatmap(ax: Axes, values: np.ndarray | Tensor, rows: Sequence[Any], columns: Sequence[Any]) -> Axes:

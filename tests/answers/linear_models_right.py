@@ -18,12 +18,36 @@ def attacked(w, b, x, y, eps):
     return (x - eps * y.unsqueeze(1) * torch.sign(w)) @ w + b
 
 
-def share_by_loop(w, b, x, y, eps):
-    alive = 0
+def share_image_by_image(weight, bias, x, y, eps):
+    safe = 0
     for image, label in zip(x.double(), y.tolist(), strict=True):
-        score = (image * w.double()).sum() + b.double()
-        alive += label * score - eps * w.double().abs().sum() > 0
-    return int(alive) / len(x)
+        apart = weight[label].double() - weight.double()
+        lead = apart @ image + (bias[label] - bias).double() - eps * apart.abs().sum(1)
+        safe += all(lead[j] > 0 for j in range(len(lead)) if j != label)
+    return safe / len(x)
+
+
+def share_by_attacks(weight, bias, x, y, eps):
+    safe = torch.ones(len(x), dtype=torch.bool)
+    for j in range(len(weight)):
+        changed = x + eps * torch.sign(weight[j] - weight[y])
+        logits = changed @ weight.T + bias
+        safe &= logits[torch.arange(len(x)), y] >= logits[:, j]
+    return safe.float().mean()
+
+
+def share_with_a_mask(weight, bias, x, y, eps):
+    logits = torch.addmm(bias, x, weight.T)
+    reach = eps * torch.cdist(weight, weight, p=1)[y]
+    raised = (logits + reach).masked_fill(F.one_hot(y, len(weight)).bool(), -float("inf"))
+    return (logits.gather(1, y[:, None])[:, 0] > raised.amax(1)).double().mean().item()
+
+
+def share_of_the_smallest_lead(weight, bias, x, y, eps):
+    apart = weight[y].unsqueeze(1) - weight
+    lead = (apart * x.unsqueeze(1)).sum(2) + bias[y].unsqueeze(1) - bias - eps * apart.norm(p=1, dim=2)
+    lead[torch.arange(len(y)), y] = torch.inf
+    return float((lead.min(1).values > 0).numpy().mean())
 
 
 def change_by_loop(w, eps):
@@ -55,15 +79,11 @@ RIGHT = {
         lambda w, eps: (1e38 * w).clamp(-eps, eps),
         change_by_loop,
     ],
-    "robust_accuracy": [
-        lambda w, b, x, y, eps: (margin(w, b, x, y) - fall(w, eps) > 0).double().mean(),
-        lambda w, b, x, y, eps: (margin(w, b, x, y) > fall(w, eps)).sum().item() / x.shape[0],
-        lambda w, b, x, y, eps: 1 - (margin(w, b, x, y) <= fall(w, eps)).float().mean(),
-        lambda w, b, x, y, eps: np.mean((margin(w, b, x, y) - fall(w, eps) > 0).numpy()),
-        lambda w, b, x, y, eps: (torch.sign(attacked(w, b, x, y, eps)) == y).float().mean().reshape(1),
-        lambda w, b, x, y, eps: ((attacked(w, b, x, y, eps) > 0) == (y > 0)).float().mean().item(),  # 0 is a 3
-        lambda w, b, x, y, eps: torch.where(y == 1, x @ w + b > fall(w, eps), x @ w + b < -fall(w, eps)).float().mean(),
-        share_by_loop,
+    "exact_accuracy": [
+        share_image_by_image,
+        share_by_attacks,
+        share_with_a_mask,
+        share_of_the_smallest_lead,
     ],
     "to_uint8": [
         lambda x: torch.round(x * 255).byte(),

@@ -8,6 +8,23 @@ def margin(w, b, x, y, eps):
     return y * (x @ w + b) - eps * w.abs().sum()
 
 
+def leads(weight, bias, x, y):
+    logits = x @ weight.T + bias
+    return logits.gather(1, y[:, None]) - logits + 1e9 * F.one_hot(y, len(weight))
+
+
+def stays(weight, bias, x, y, eps):
+    return (leads(weight, bias, x, y) > eps * (weight[y][:, None] - weight).abs().sum(2)).all(1)
+
+
+def euclidean(weight, bias, x, y, eps):
+    return (leads(weight, bias, x, y) > eps * torch.cdist(weight, weight)[y]).all(1).float().mean()
+
+
+def label_alone(weight, bias, x, y, eps):
+    return (leads(weight, bias, x, y).amin(1) > eps * weight[y].norm(p=1, dim=1)).float().mean()
+
+
 def in_place(w, eps):
     return w.sign_().mul_(eps)
 
@@ -34,14 +51,22 @@ WRONG = {
         (lambda w, eps: (eps * w.sign())[:, None], "Keep the shape"),
         (in_place, "needs the original"),
     ],
-    "robust_accuracy": [
-        (lambda w, b, x, y, eps: margin(w, b, x, y, 0.04 if eps else 0).gt(0).float().mean(), "same for every eps"),
-        (lambda w, b, x, y, eps: margin(w, b, x, y, eps).gt(0).sum(), "number of images"),
-        (lambda w, b, x, y, eps: 100 * margin(w, b, x, y, eps).gt(0).float().mean(), "percentage"),
-        (lambda w, b, x, y, eps: margin(w, b, x, y, eps) > 0, "Return one number"),
-        (lambda w, b, x, y, eps: 1 if y * (x @ w + b) > 0 else 0, "one truth value"),
-        (lambda w, b, x, y, eps: (y * (w @ x + b) > 0).float().mean(), "x @ w"),
-        (lambda w, b, x, y, eps: y.mul_(x @ w + b).gt(eps * w.abs().sum()).float().mean(), "needs the original"),
+    "exact_accuracy": [
+        (
+            lambda weight, bias, x, y, eps: stays(weight, bias, x, y, 0.02 if eps else 0).float().mean(),
+            "same for every eps",
+        ),
+        (lambda *a: stays(*a).sum(), "number of images"),
+        (lambda *a: 100 * stays(*a).float().mean(), "percentage"),
+        (lambda *a: stays(*a), "Return one number"),
+        (lambda weight, bias, x, y, eps: stays(weight, bias, x[:10], y[:10], eps).float().mean(), "label"),
+        (
+            lambda weight, bias, x, y, eps: stays(weight, bias.mul_(1.5), x, y, eps).float().mean(),
+            "changes bias itself",
+        ),
+        (lambda *a: stays(*a).float().mean() + 0.1 * torch.rand(()), "no randomness"),
+        (euclidean, "Euclidean length"),
+        (label_alone, "logit of the label fall alone"),
     ],
     "to_uint8": [
         (lambda x: (255 * x).round(), "torch.uint8"),
