@@ -74,7 +74,17 @@ ipywidgets.VBox([slider, image])
 """
 
 # Chapters, and the first slider of each
-WITH_SLIDER = {"01": "ε", "02": "ε", "03": "step", "04": "ε", "05": "steps", "06": "way", "07": "ε in 1/255"}
+WITH_SLIDER = {
+    "00": "ε",
+    "01": "ε",
+    "02": "ε",
+    "03": "step",
+    "05": "ε",
+    "07": "steps",
+    "08": "steps",
+    "09": "way",
+    "10": "ε in 1/255",
+}
 
 # A gallery of the same small demos
 GALLERY = (

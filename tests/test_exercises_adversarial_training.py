@@ -1,4 +1,4 @@
-"""Exercises of chapter 05: luck and rounding decide nothing, and the step on two branches is the course's own."""
+"""Exercises of chapters 06 and 07: luck and rounding decide nothing; the step on two branches is the course's own."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What the exercises of chapter 07 are tried on, and what no comparison with their references tells."""
+"""What the exercises of chapters 10 and 11 are tried on, and what no comparison with their references tells."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The exercises of chapter 06: their answers are what the library does, and their pairs are what their names say."""
+"""Exercises of chapters 08 and 09: their answers are what the library does, and their pairs what their names say."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the checks of chapter 04 hold for beside what all exercises do: neither luck nor rounding decides."""
+"""What the checks of chapter 05 hold for beside what all exercises do: neither luck nor rounding decides."""
 
 import random
 

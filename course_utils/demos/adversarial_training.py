@@ -1,4 +1,4 @@
-"""Networks that were trained against attacks, side by side (chapter 05)."""
+"""Networks that were trained against attacks, side by side (chapters 06 and 07)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ATTACK_STEPS = (1, 2, 3, 5, 10, 20, 40)
 
 
 def accuracy_curves(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, largest: float = 0.3) -> Demo:
-    """Show accuracy against eps for several models; the slider sets how many steps the attack takes (chapter 05).
+    """Show accuracy against eps for several models; the slider sets how many steps the attack takes (chapter 07).
 
     One step is FGSM, more are PGD from a random start. The accuracies of each number of steps are kept.
 
@@ -76,7 +76,7 @@ def model_comparer(
     steps: int = 10,
     names: Sequence[str] | None = None,
 ) -> Demo:
-    """Show one image as attacked on each model, and the probability that the model gives to the truth (chapter 05).
+    """Show one image as attacked on each model, and the probability that the model gives to the truth (chapter 06).
 
     All positions of the slider are computed at once for each image and attack.
 
@@ -138,7 +138,7 @@ SIDEWAYS = ("PGD", "random signs")
 
 
 def loss_tilt(models: Mapping[str, nn.Module], x: Tensor, y: Tensor, *, eps: float = 0.3) -> Demo:
-    """Show the loss over the plane of FGSM's direction and another one; the slider turns a line in it (chapter 05).
+    """Show the loss over the plane of FGSM's direction and another one; the slider turns a line in it (chapter 07).
 
     A network that hides its gradient is flat along FGSM's own direction: turn away from it, and its loss rises.
 

@@ -1,4 +1,4 @@
-"""Attacks on one image: in one step (chapter 02) and step by step (chapter 03)."""
+"""Attacks on one image: in one step (chapter 02), step by step (chapter 03), as little as possible (chapter 04)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def optimised_noise_slider(
     lr: float = 0.3,
     names: Sequence[str] | None = None,
 ) -> Demo:
-    """Show the noise r that minimises c·‖r‖² + cross-entropy(x + r, target); the slider sets c (chapter 03).
+    """Show the noise r that minimises c·‖r‖² + cross-entropy(x + r, target); the slider sets c (chapter 04).
 
     All positions of the slider are one batch of gradient descent, computed once for each model, image and target.
 

@@ -1,4 +1,4 @@
-"""Photographs under attack, and one of your own (chapter 07)."""
+"""Photographs under attack, and one of your own (chapter 10)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def photo_lab(
     targets: Sequence[str],
     steps: int = 10,
 ) -> Demo:
-    """Show a photo under attack: the picture, the magnified change, the five most likely classes (chapter 07).
+    """Show a photo under attack: the picture, the magnified change, the five most likely classes (chapter 10).
 
     The label is what the model says on the clean photo. A photo can be uploaded; it is cut to the size of the others.
     What an attack makes is kept: FGSM asks for one gradient of each photo, PGD for `steps` at each position.

@@ -87,12 +87,6 @@ def _draw_digit() -> Demo:
     return draw_digit({"CNN": _network("cnn"), "MLP": _network("mlp")}, example=x[0])
 
 
-@_listed("Optimised noise", "03")
-def _optimised_noise_slider() -> Demo:
-    """Lower c: length costs less, until the target is reached. Which targets are near, which model needs more?"""
-    return optimised_noise_slider({"MLP": _network("mlp"), "CNN": _network("cnn")}, *load_images(split="test", n=20))
-
-
 @_listed("PGD step by step", "03")
 def _pgd_scrubber() -> Demo:
     """Drag through the steps: when does the answer change, and when does the loss stop rising?
@@ -104,7 +98,13 @@ def _pgd_scrubber() -> Demo:
     return pgd_scrubber(models, *load_images(split="test", n=20), eps=0.2)
 
 
-@_listed("One cell of the transfer matrix", "04")
+@_listed("Optimised noise", "04")
+def _optimised_noise_slider() -> Demo:
+    """Lower c: length costs less, until the target is reached. Which targets are near, which model needs more?"""
+    return optimised_noise_slider({"MLP": _network("mlp"), "CNN": _network("cnn")}, *load_images(split="test", n=20))
+
+
+@_listed("One cell of the transfer matrix", "05")
 def _transfer_picker() -> Demo:
     """Choose a source and a victim, and raise ε. Which source fools the most victims, and which victim falls last?"""
     networks = {name: _network(name) for name in ("cnn", "mlp", "softmax", "rbf")}
@@ -114,26 +114,26 @@ def _transfer_picker() -> Demo:
     return transfer_picker(zoo, *load_images(split="test", n=60))
 
 
-@_listed("Accuracy against ε", "05")
-def _accuracy_curves() -> Demo:
-    """One step, then more: which curves stay where they are, and which networks only looked robust?"""
-    return accuracy_curves(_hardened(), *load_images(split="test", n=40))
-
-
-@_listed("Several models, one image", "05")
+@_listed("Several models, one image", "06")
 def _model_comparer() -> Demo:
     """Raise ε under FGSM, then under PGD. Which network holds out against the one, and falls to the other?"""
     return model_comparer(_hardened(), *load_images(split="test", n=20))
 
 
-@_listed("Tilt the loss surface", "05")
+@_listed("Accuracy against ε", "07")
+def _accuracy_curves() -> Demo:
+    """One step, then more: which curves stay where they are, and which networks only looked robust?"""
+    return accuracy_curves(_hardened(), *load_images(split="test", n=40))
+
+
+@_listed("Tilt the loss surface", "07")
 def _loss_tilt() -> Demo:
     """Turn the line away from FGSM's direction: the network trained on FGSM is flat there, and steep elsewhere."""
     models = {name: _hardened()[name] for name in ("none", "FGSM at .3", "PGD")}
     return loss_tilt(models, *load_images(split="test", n=20))
 
 
-@_listed("The projection", "06")
+@_listed("The projection", "08")
 def _projection_slider() -> Demo:
     """How many steps does the projection need before it says the true class? Do more restarts help?"""
     (x, y), (vae, cnn) = load_images(split="test", n=12), _vae_and_cnn()
@@ -141,7 +141,7 @@ def _projection_slider() -> Demo:
     return projection_slider(cnn, vae.generator, adv, y)
 
 
-@_listed("A walk in the latent space", "06")
+@_listed("A walk in the latent space", "09")
 def _latent_walk() -> Demo:
     """Walk slowly: where does the class change, and would you have changed your mind there?"""
     (x, y), (vae, cnn) = load_images(split="test", n=16), _vae_and_cnn()
@@ -150,7 +150,7 @@ def _latent_walk() -> Demo:
     return latent_walk(cnn, vae.generator, pairs.z[near], pairs.z_prime[near])
 
 
-@_listed("The photo lab", "07")
+@_listed("The photo lab", "10")
 def _photo_lab() -> Demo:
     """Half a level is enough to change the answer. Aim at a class of your choice, and then try a photo of your own."""
     photos = {name: preprocess(photo, 224)[0] for name, photo in load_photos().items()}
@@ -164,7 +164,7 @@ def _network(name: str, **options: object) -> nn.Module:
 
 @cache
 def _hardened() -> dict[str, nn.Module]:
-    """Return networks of chapter 05: trained on clean images, on one step, on several; and one that hides its gradient.
+    """Return networks of chapter 06: trained on clean images, on one step, on several; and one that hides its gradient.
 
     The last one has seen few images, and a radius that FGSM alone cannot teach.
     """
@@ -180,7 +180,7 @@ def _hardened() -> dict[str, nn.Module]:
 
 
 def _vae_and_cnn() -> tuple[VAE, nn.Module]:
-    """Return chapter 06's VAE, and its CNN, which has seen what the VAE draws."""
+    """Return chapter 08's VAE, and its CNN, which has seen what the VAE draws."""
     x, y = load_images()
     vae = trained_vae(x, latent=32)
     redrawn = vae.sample_reconstruction(x, generator_rng=torch.Generator().manual_seed(0))

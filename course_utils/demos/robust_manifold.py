@@ -1,4 +1,4 @@
-"""The range of a generator: the projection onto it, and walks in it (chapter 06)."""
+"""The range of a generator: the projection onto it, and walks in it (chapters 08 and 09)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def projection_slider(
     restarts: int = 6,
     names: Sequence[str] | None = None,
 ) -> Demo:
-    """Show the projection of one attacked image after so many steps from so many random starts (chapter 06).
+    """Show the projection of one attacked image after so many steps from so many random starts (chapter 08).
 
     The starts of an image are drawn once: with one restart more, the earlier ones stay as they were.
 
@@ -87,7 +87,7 @@ def projection_slider(
 def latent_walk(
     classifier: nn.Module, generator: nn.Module, z: Tensor, z_prime: Tensor, *, names: Sequence[str] | None = None
 ) -> Demo:
-    """Walk on the straight line from z to z' and show the image at each point and its class (chapter 06).
+    """Walk on the straight line from z to z' and show the image at each point and its class (chapter 09).
 
     Args:
         classifier: maps images to logits. generator: maps z to images; has an attribute `latent`.

@@ -1,4 +1,4 @@
-"""How adversarial examples transfer from one model to another (chapter 04)."""
+"""How adversarial examples transfer from one model to another (chapter 05)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def transfer_picker(
     largest: float = 0.3,
     names: Sequence[str] | None = None,
 ) -> Demo:
-    """Show one cell of the transfer matrix, source × victim × eps, and one of its images (chapter 04).
+    """Show one cell of the transfer matrix, source × victim × eps, and one of its images (chapter 05).
 
     The images that a source makes and the answers of a victim are kept.
 

@@ -1,4 +1,4 @@
-"""Exercises of chapter 05: the losses of adversarial training, its one-step attack, and how its results are read."""
+"""Exercises of chapters 06 and 07: the losses of adversarial training, its one-step attack, and how its results are read."""
 
 from __future__ import annotations
 

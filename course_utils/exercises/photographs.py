@@ -1,4 +1,4 @@
-"""Exercises of chapter 07: attacks on photographs, in levels of 255, and attacks that survive what is done to a picture."""
+"""Exercises of chapters 10 and 11: attacks on photographs, in levels of 255, and attacks that survive what is done to a picture."""
 
 from __future__ import annotations
 

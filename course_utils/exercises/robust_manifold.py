@@ -1,4 +1,4 @@
-"""Exercises of chapter 06: the projection onto a generator's range, how it is attacked, and what its pairs are."""
+"""Exercises of chapters 08 and 09: the projection onto a generator's range, how it is attacked, and what its pairs are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exercises of chapter 04: attacks on a model whose gradient nobody shows."""
+"""Exercises of chapter 05: attacks on a model whose gradient nobody shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 05, by readers who had not seen the checks."""
+"""Answers to the exercises of chapters 06 and 07, by readers who had not seen the checks."""
 
 import contextlib
 import copy

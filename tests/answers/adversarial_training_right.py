@@ -1,4 +1,4 @@
-"""Right answers to the exercises of chapter 05, unlike the solutions."""
+"""Right answers to the exercises of chapters 06 and 07, unlike the solutions."""
 
 import copy
 import itertools

@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of chapter 05 beside their known mistakes, and what is said about them."""
+"""Wrong answers to the exercises of chapters 06 and 07 beside their known mistakes, and what is said about them."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 03, by readers who had not seen the checks."""
+"""Answers to the exercises of chapters 03 and 04, by readers who had not seen the checks."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 07, by readers who had not seen the checks."""
+"""Answers to the exercises of chapters 10 and 11, by readers who had not seen the checks."""
 
 import copy
 import math

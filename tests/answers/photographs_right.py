@@ -1,5 +1,5 @@
 # ruff: noqa: E501 (one line for each answer)
-"""Right answers to the exercises of chapter 07 that differ from one another."""
+"""Right answers to the exercises of chapters 10 and 11 that differ from one another."""
 
 import copy
 import math

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 (one line for each answer)
-"""Wrong answers to the exercises of chapter 07 that none of their mistakes gives, and what the check says about them."""
+"""Wrong answers to the exercises of chapters 10 and 11 that none of their mistakes gives, and what the check says about them."""
 
 import math
 

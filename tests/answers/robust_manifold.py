@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 06, by readers who had not seen the checks."""
+"""Answers to the exercises of chapters 08 and 09, by readers who had not seen the checks."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Right answers to the exercises of chapter 06, each in another way."""
+"""Right answers to the exercises of chapters 08 and 09, each in another way."""
 
 import copy
 

@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Wrong answers to the exercises of chapter 06 that no mistake of theirs is, and words that the hint must contain."""
+"""Wrong answers to the exercises of chapters 08 and 09 that no mistake of theirs is, and words that the hint must contain."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 04, by readers who had not seen the checks."""
+"""Answers to the exercises of chapter 05, by readers who had not seen the checks."""
 
 import heapq
 import itertools

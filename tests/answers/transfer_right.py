@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Right answers to the exercises of chapter 04, none like another."""
+"""Right answers to the exercises of chapter 05, none like another."""
 
 import copy
 import heapq

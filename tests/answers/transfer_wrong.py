@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Wrong answers to the exercises of chapter 04 that are none of the known mistakes."""
+"""Wrong answers to the exercises of chapter 05 that are none of the known mistakes."""
 
 import copy
 import random
