@@ -8,6 +8,7 @@ from torch import nn
 
 from course_utils.attacks import fgsm, pgd
 from course_utils.core import wilson
+from course_utils.core.intervals import paired_difference
 from course_utils.evaluation import After, accuracy_under_attack, compare, correct, worst_case
 from course_utils.training import Adversary
 
@@ -182,3 +183,14 @@ def test_the_caller_draws_one_number():
     torch.manual_seed(3)
     torch.randint(2**31, ())
     assert torch.equal(after, torch.rand(1))
+
+
+def test_a_difference_is_that_of_the_accuracies_and_counts_pairs():
+    found = quiet(MODELS, X, Y, {"clean": X, "FGSM": FGSM, "few": X[:7]})
+    clean, attacked = found.mask("two", "clean", 1), found.mask("two", "FGSM", 1)
+    expected = paired_difference(int((attacked & ~clean).sum()), int((clean & ~attacked).sum()), len(X))
+    assert found.difference("two", "clean", "FGSM", 1) == expected
+    assert expected.value == pytest.approx(found.by_seed("two", "FGSM")[1] - found.by_seed("two", "clean")[1])
+    assert found.difference("one", "FGSM", "FGSM").value == 0
+    with pytest.raises(ValueError, match="'clean' has 40, 'few' 7"):
+        found.difference("one", "clean", "few")

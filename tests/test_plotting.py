@@ -101,3 +101,39 @@ def test_heatmap_shows_every_share_and_leaves_gaps_empty():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
     with pytest.raises(ValueError, match="shape"):
         plotting.heatmap(ax, [[0.1, 1.0]], ["a", "b"], ["cnn", "mlp"])
+
+
+def test_class_curves_show_the_true_class_alone_in_colour():
+    z = torch.arange(8.0).view(4, 2)
+    fig = plotting.class_curves(range(4), {"one": z, "other": -z}, true=1, xlabel="t")
+    assert [ax.get_title() for ax in fig.axes] == ["one", "other"]
+    for ax, values in zip(fig.axes, (z, -z), strict=True):
+        *others, true = ax.lines
+        assert list(true.get_ydata()) == values[:, 1].tolist()
+        assert true.get_linewidth() > max(each.get_linewidth() for each in others)
+        assert true.get_color() not in {each.get_color() for each in others}
+
+
+@pytest.mark.parametrize(("logits", "true"), [({}, 0), ({"a": torch.ones(3, 2)}, 0), ({"a": torch.ones(4, 2)}, 2)])
+def test_class_curves_refuse_what_does_not_fit(logits, true):
+    with pytest.raises(ValueError, match="expected logits of shape"):
+        plotting.class_curves(range(4), logits, true=true)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_changes_show_each_image_above_its_change_on_one_scale(channels):
+    x = torch.full((3, channels, 4, 4), 0.5)
+    adv = x + torch.tensor([0.1, -0.3, 0.2]).view(3, 1, 1, 1)
+    fig = plotting.changes(x, adv, ["a", "b", "c"])
+    upper, lower = fig.axes[:3], fig.axes[3:]
+    assert [ax.get_title() for ax in upper] == ["a", "b", "c"]
+    assert lower[1].get_title() == "−0.30 to −0.30"
+    assert all(ax.images[0].get_clim() == pytest.approx((-0.3, 0.3)) for ax in lower)
+
+
+@pytest.mark.parametrize(
+    ("x", "adv"), [(torch.ones(0, 1, 4, 4),) * 2, (torch.ones(2, 1, 4, 4), torch.ones(3, 1, 4, 4))]
+)
+def test_changes_refuse_images_without_a_partner(x, adv):
+    with pytest.raises(ValueError, match="before and after"):
+        plotting.changes(x, adv)

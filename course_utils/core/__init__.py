@@ -4,7 +4,7 @@
 - `machine`: cores and GPUs; `parallel`: several small trainings or attacks side by side
 - `files`: files that are written whole or not at all
 - `validation`: what images, labels, radii and counts must be, for attacks and all others
-- `intervals`: shares with their 95 % intervals
+- `intervals`: shares, and differences of pairs, with their 95 % intervals
 - `suggestions`: "did you mean …?"
 - `templates`: the pages that are written, from the folder `templates`
 - `vision`: the only place that imports torchvision

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of `successes` out of `n` (Wilson 1927).
@@ -33,3 +35,41 @@ def percent(share: float, n: int | None = None) -> str:
         return f"{100 * share:.1f} %"
     low, high = wilson(round(share * n), n)
     return f"{100 * share:.1f} % ({100 * low:.1f}–{100 * high:.1f}, n = {n})"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference of two shares of the same n images, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        value, low, high = (f"{100 * share:+.1f}".replace("-", "−") for share in (self.value, self.low, self.high))
+        return f"{value} points ({low} to {high}, n = {self.n}, paired)"
+
+
+def paired_difference(gained: int, lost: int, n: int) -> Difference:
+    """Return how much larger the second of two shares of the same n things is, with its 95 % interval.
+
+    What both count, or neither, makes the interval no wider: only the images on which the two disagree do.
+
+    Args:
+        gained: how many only the second counts. lost: how many only the first counts. n: all.
+
+    Raises:
+        ValueError: n < 1, or numbers that do not fit into n.
+
+    >>> print(paired_difference(2, 38, 1000))
+    −3.6 points (−4.8 to −2.4, n = 1000, paired)
+
+    Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data",
+    2012.
+    """
+    if n < 1 or min(gained, lost) < 0 or gained + lost > n:
+        raise ValueError(f"expected counts that fit into n >= 1, got {gained} gained and {lost} lost of {n}.")
+    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = 1.959964 * ((up + down - (up - down) ** 2) / (n + 2)) ** 0.5
+    return Difference((gained - lost) / n, up - down - half, up - down + half, n)

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.intervals import wilson
+from ..core.intervals import Difference, paired_difference, wilson
 from ..core.parallel import parallel_map
 from ..core.validation import Model, check_adversarial, check_count, check_images, checked_labels
 from .metrics import correct
@@ -77,6 +77,17 @@ class Comparison:
     def mask(self, model: Hashable, name: Hashable, seed: int = 0) -> Tensor:
         """Return which images (n,) a model got right."""
         return self.masks[model, name, seed]
+
+    def difference(self, model: Hashable, first: Hashable, second: Hashable, seed: int = 0) -> Difference:
+        """Return a model's accuracy on a second input minus that on a first, image by image, with its 95 % interval.
+
+        Raises:
+            KeyError: no such model or input. ValueError: the inputs hold different numbers of images.
+        """
+        before, after = self.mask(model, first, seed), self.mask(model, second, seed)
+        if len(before) != len(after):
+            raise ValueError(f"a pair needs the same images: {first!r} has {len(before)}, {second!r} {len(after)}.")
+        return paired_difference(int((after & ~before).sum()), int((before & ~after).sum()), len(before))
 
     def masks_of(self, model: Hashable, seed: int = 0) -> list[Tensor]:
         """Return the masks (n,) of all inputs of a model, in their order: what `worst_case` takes."""

@@ -1,4 +1,4 @@
-"""Exercises of chapter 02: one gradient step, and the share of images that it fools."""
+"""Exercises of chapter 02: one gradient step, a loss that does not fade, and the share of images that a step fools."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import attacks, evaluation
 from . import inputs, mistakes
+from .engine import expect
 from .exercise import Case, Exercise
 from .mistakes import Mistake, gradient_step, l2_norm, l2_normalized, max_normalized
 from .properties import as_share, broadcast_like, call_with_copies, close, loss_gradient, misplaced, norms
@@ -128,7 +129,7 @@ IN_BOX = Case("stays inside [0, 1]", [partial(_images, 0.09, low=0.0)], "Take th
 EVERY_IMAGE = Case("moves every image, whatever the model makes of it", [partial(_images, 0.003, n=2), partial(_images, 0.09, part=slice(2, None))], "Every image takes its step, whether the model is right about it or wrong.")  # fmt: skip
 
 
-# --- fgsm and targeted_fgsm -------------------------------------------------------------------------------------------
+# --- targeted_fgsm -----------------------------------------------------------------------------------------------------
 
 
 def _within_eps(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> bool:
@@ -137,53 +138,157 @@ def _within_eps(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, y: Tens
     return close(torch.where(free, right, got), right)
 
 
-def _sign_step(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
-    label, direction = ("target", "towards the target") if sign < 0 else ("y", "uphill")
-    go, take = partial(_stepping, sign), "Take its sign, times eps: every pixel moves by eps."
-    clipped = partial(go, size=lambda eps: 1.0, finish=lambda new, x, eps: mistakes.project(new, x, eps))
-    return Exercise(
-        name,
-        reference=reference,
-        cases=[
-            Case(f"moves every pixel by eps, {direction}", [partial(_images, 0.09)], f"Differentiate F.cross_entropy of model(x) and {label} with respect to x; only the sign of that counts, and the direction."),
-            EVERY_EPS,
-            IN_BOX,
-            EVERY_IMAGE,
-            Case("moves no pixel by more than eps, not even one that the loss does not depend on", [partial(_images, 0.09, blind=9)], "Where the gradient is 0, its sign is 0, too: the pixel may stay."),
-            Case("moves every pixel by eps where the gradient is small", [partial(_images, 0.09, slope=1e-10)], f"Only the sign of the gradient counts, however small it is. {take}"),
-            *([Case(mistakes.NO_CHANCE, [partial(_images, 0.09, slope=400.0, part=slice(2, None))], "A logarithm of 0 is −∞, and its gradient NaN. Which loss starts from logits?")] if sign < 0 else []),
-            Case("works for other sizes of images and numbers of classes", [_others], mistakes.FROM_MODEL),
-        ],
-        mistakes=[
-            *_step_mistakes(go, label),
-            *mistakes.sign_mistakes(go, "eps"),
-            *([Mistake(mistakes.LOG_OF_ZERO, go(loss=mistakes.log_of_softmax))] if sign < 0 else []),
-            Mistake(mistakes.EATEN, *(go(move=lambda g, tiny=tiny: g / (g.abs() + tiny)) for tiny in (1e-6, 1e-8)), go(move=lambda g: g / g.abs().clamp_min(1e-8)), go(move=lambda g: g.sign() * (g.abs() > 1e-6))),
-            Mistake(f"You add the gradient itself. {take}", go(move=lambda g: g, size=lambda eps: 1.0), go(move=lambda g: g / len(g), size=lambda eps: 1.0)),
-            Mistake(f"You divide the gradient by a number of the whole batch. {take}", *(go(move=move) for move in (lambda g: g / g.norm(), lambda g: g / g.abs().max(), lambda g: g / g.abs().mean(), lambda g: g / g.std()))),
-            Mistake("You take several steps. Here it is one, of the size eps.", *(lambda model, x, y, eps, n=n, size=size: mistakes.pgd(model, x, y, eps, n, sign * size(eps, n)) for n in (2, 3, 5, 10, 20, 40) for size in (lambda eps, n: eps / n, lambda eps, n: eps))),
-            Mistake(f"You clip the gradient to ±eps, which leaves small entries small. {take}", clipped(move=lambda g: g), clipped(move=lambda g: g / len(g))),
-            Mistake(f"You clip the gradient to ±1, which leaves small entries small. {take}", go(move=lambda g: g.clamp(-1, 1)), go(move=lambda g: (g / len(g)).clamp(-1, 1))),
-        ],
-        batched=("x", label),
-        untouched=("model", "x", label),
-        accepts=_within_eps,
-        happened=_misstepped(torch.abs, "the pixels changed"),
-        explain=mistakes.some_still,
-        library=(attacks.fgsm, attacks.pgd),
-    )  # fmt: skip
-
-
-def _fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    return gradient_step(model, x, y, eps).clamp(0, 1)
+TAKE = "Take its sign, times eps: every pixel moves by eps."
+_towards = partial(_stepping, -1)
+_into_ball = partial(_towards, size=lambda eps: 1.0, finish=lambda new, x, eps: mistakes.project(new, x, eps))
 
 
 def _targeted_fgsm(model: nn.Module, x: Tensor, target: Tensor, eps: float) -> Tensor:
     return gradient_step(model, x, target, -eps).clamp(0, 1)
 
 
-_sign_step("fgsm", 1, _fgsm).register()
-_sign_step("targeted_fgsm", -1, _targeted_fgsm).register()
+Exercise(
+    "targeted_fgsm",
+    reference=_targeted_fgsm,
+    cases=[
+        Case("moves every pixel by eps, towards the target", [partial(_images, 0.09)], "Differentiate F.cross_entropy of model(x) and target with respect to x; only the sign of that counts, and the direction."),
+        EVERY_EPS,
+        IN_BOX,
+        EVERY_IMAGE,
+        Case("moves no pixel by more than eps, not even one that the loss does not depend on", [partial(_images, 0.09, blind=9)], "Where the gradient is 0, its sign is 0, too: the pixel may stay."),
+        Case("moves every pixel by eps where the gradient is small", [partial(_images, 0.09, slope=1e-10)], f"Only the sign of the gradient counts, however small it is. {TAKE}"),
+        Case(mistakes.NO_CHANCE, [partial(_images, 0.09, slope=400.0, part=slice(2, None))], "A logarithm of 0 is −∞, and its gradient NaN. Which loss starts from logits?"),
+        Case("works for other sizes of images and numbers of classes", [_others], mistakes.FROM_MODEL),
+    ],
+    mistakes=[
+        *_step_mistakes(_towards, "target"),
+        *mistakes.sign_mistakes(_towards, "eps"),
+        Mistake(mistakes.LOG_OF_ZERO, _towards(loss=mistakes.log_of_softmax)),
+        Mistake(mistakes.EATEN, *(_towards(move=lambda g, tiny=tiny: g / (g.abs() + tiny)) for tiny in (1e-6, 1e-8)), _towards(move=lambda g: g / g.abs().clamp_min(1e-8)), _towards(move=lambda g: g.sign() * (g.abs() > 1e-6))),
+        Mistake(f"You add the gradient itself. {TAKE}", _towards(move=lambda g: g, size=lambda eps: 1.0), _towards(move=lambda g: g / len(g), size=lambda eps: 1.0)),
+        Mistake(f"You divide the gradient by a number of the whole batch. {TAKE}", *(_towards(move=move) for move in (lambda g: g / g.norm(), lambda g: g / g.abs().max(), lambda g: g / g.abs().mean(), lambda g: g / g.std()))),
+        Mistake("You take several steps. Here it is one, of the size eps.", *(lambda model, x, y, eps, n=n, size=size: mistakes.pgd(model, x, y, eps, n, -size(eps, n)) for n in (2, 3, 5, 10, 20, 40) for size in (lambda eps, n: eps / n, lambda eps, n: eps))),
+        Mistake(f"You clip the gradient to ±eps, which leaves small entries small. {TAKE}", _into_ball(move=lambda g: g), _into_ball(move=lambda g: g / len(g))),
+        Mistake(f"You clip the gradient to ±1, which leaves small entries small. {TAKE}", _towards(move=lambda g: g.clamp(-1, 1)), _towards(move=lambda g: (g / len(g)).clamp(-1, 1))),
+    ],
+    batched=("x", "target"),
+    untouched=("model", "x", "target"),
+    accepts=_within_eps,
+    happened=_misstepped(torch.abs, "the pixels changed"),
+    explain=mistakes.some_still,
+    library=(attacks.fgsm, attacks.pgd),
+).register()  # fmt: skip
+
+
+# --- log_odds ---------------------------------------------------------------------------------------------------------
+
+
+def _logits(n: int, classes: int, spread: float = 3.0, shift: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return logits (n, classes) with this spread around a shift, and labels that are not always the largest."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = shift + spread * torch.randn(n, classes, generator=generator)
+    return logits, (logits.argmax(1) + torch.arange(n) % 2 * (1 + torch.arange(n) % (classes - 1))) % classes
+
+
+def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    return attacks.gradients.adversarial_loss(logits, y, "ce")
+
+
+def _observed_log_odds(answer: Callable[..., Any], logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-odds (N,) of an answer and their gradient (N, K), or refuse what is no loss of each image."""
+    leaf = logits.clone().requires_grad_()
+    value = call_with_copies(answer, leaf, y)
+    expect(
+        isinstance(value, Tensor),
+        f"it returned a {type(value).__name__}.",
+        "Return a tensor with one number for each image.",
+    )
+    shapes = f"of {len(y)} images you return the shape {tuple(value.shape)}, right is ({len(y)},)."
+    expect(
+        value.shape == y.shape,
+        shapes,
+        "Return one number for each image: no mean and no sum over the images, and .squeeze(1) after a gather.",
+    )
+    far = "A probability has rounded to 0 or 1, or an exponential has become infinite. Stay with the logits: torch.logsumexp takes care of both."
+    expect(value.isfinite().all(), "the result contains NaN or infinite values.", far)
+    expect(
+        value.requires_grad,
+        "the result has no gradient.",
+        "An attack differentiates it: no .detach(), .item(), NumPy or no_grad.",
+    )
+    (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    expect(gradient.isfinite().all(), "its gradient contains NaN or infinite values.", far)
+    return value.detach(), gradient
+
+
+def _misjudged(got: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], logits: Tensor, y: Tensor) -> str:
+    """Return in words on which image the log-odds, or else their gradient, are farthest from right."""
+    what, mine, best = ("log-odds", got[0], right[0])
+    if close(mine, best, 1e-4):
+        what, mine, best = ("gradient", got[1], right[1])
+    image = int((mine - best).abs().view(len(y), -1).amax(1).argmax())
+    return f"for the logits {_few(logits[image])}, … and y = {y[image]} your {what} is {_few(mine[image])}, right is {_few(best[image])}."
+
+
+def _few(values: Tensor) -> str:
+    return ", ".join(f"{v:.3g}" for v in values.reshape(-1)[:4].tolist())
+
+
+def _without(logits: Tensor, y: Tensor, instead: float = -torch.inf) -> Tensor:
+    """Return the logits with another number in the place of the label's."""
+    return logits.scatter(1, y.unsqueeze(1), instead)
+
+
+def _of_label(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.gather(1, y.unsqueeze(1)).squeeze(1)
+
+
+def _from_probability(guard: float) -> Callable[..., Tensor]:
+    """Return an answer that goes by way of the probability of the label."""
+
+    def answer(logits: Tensor, y: Tensor) -> Tensor:
+        p = _of_label(logits.softmax(1), y)
+        return (1 - p + guard).log() - (p + guard).log()
+
+    return answer
+
+
+OTHERS = "The sum goes over all classes but y, "
+Exercise(
+    "log_odds",
+    reference=_log_odds,
+    cases=[
+        Case("is the logarithm of the odds against y", [partial(_logits, 6, 10), partial(_logits, 6, 10, 1.0, 0.5, 1)], OTHERS + "of the exponentials of their logits; its logarithm minus the logit of y."),
+        Case("does not fade where the model is very sure", [partial(_logits, 6, 10, 60.0), partial(_logits, 4, 10, 300.0, seed=2)], "Stay with the logits: what is computed from a rounded probability has lost its gradient."),
+        Case("is the same when all logits rise or fall together", [partial(_logits, 6, 10, 3.0, shift) for shift in (-500.0, 500.0)], "Only differences of logits count: no number of your own stands among them."),
+        Case("works for other numbers of classes", [partial(_logits, 5, 3), partial(_logits, 3, 2)], "Take the number of classes from logits."),
+    ],
+    mistakes=[
+        Mistake("That is the cross-entropy, whose sum runs over all classes. Leave out y before you sum.", lambda z, y: z.logsumexp(1) - _of_label(z, y), lambda z, y: F.softplus(_log_odds(z, y))),
+        Mistake("Your sign is turned round: a step up this loss would make y more likely.", lambda z, y: -_log_odds(z, y)),
+        Mistake("That is the negative cross-entropy: the logarithm of y's own probability.", lambda z, y: _of_label(z, y) - z.logsumexp(1)),
+        Mistake("That is the margin: you look at the largest other logit. " + OTHERS + "small ones too.", lambda z, y: _without(z, y).amax(1) - _of_label(z, y), lambda z, y: _of_label(z, y) - _without(z, y).amax(1)),
+        Mistake("You compute it from probabilities, and where the model is sure these round to 0 or 1. Stay with the logits.", *map(_from_probability, (0.0, 1e-30, 1e-12, 1e-8, 1e-6)), lambda z, y: torch.expm1(z.logsumexp(1) - _of_label(z, y)).log(), lambda z, y: -torch.logit(_of_label(z.softmax(1), y))),
+        Mistake("You put probabilities where logits belong: no softmax before the sum.", lambda z, y: _log_odds(z.softmax(1), y)),
+        Mistake("The logit of y still counts: you have set it to a number, whose exponential is part of the sum. What has the exponential 0?", *(lambda z, y, instead=instead: _without(z, y, instead).logsumexp(1) - _of_label(z, y) for instead in (0.0, -1.0, -10.0, -100.0)), lambda z, y: (z * (1 - F.one_hot(y, z.shape[1]))).logsumexp(1) - _of_label(z, y)),
+        Mistake("An exponential becomes infinite where logits are large. torch.logsumexp takes care of that.", lambda z, y: (z.exp().sum(1) - _of_label(z, y).exp()).log() - _of_label(z, y), lambda z, y: _without(z, y).exp().sum(1).log() - _of_label(z, y)),
+        Mistake("You use the model's own prediction as the label. Use the y that was passed in.", lambda z, y: _log_odds(z, z.argmax(1))),
+        Mistake("The logit of y is missing: subtract it.", lambda z, y: _without(z, y).logsumexp(1)),
+        Mistake("You add the logit of y. Odds are a quotient, and their logarithm is a difference.", lambda z, y: _without(z, y).logsumexp(1) + _of_label(z, y)),
+        Mistake("The logarithm is missing: these are the odds themselves.", lambda z, y: _log_odds(z, y).exp()),
+        Mistake("You add up the other logits, without exponentials.", lambda z, y: _without(z, y, 0.0).sum(1) - _of_label(z, y), lambda z, y: _without(z, y, 0.0).sum(1) / (z.shape[1] - 1) - _of_label(z, y)),
+        Mistake("You divide by the number of images. Each image has a loss of its own.", lambda z, y: _log_odds(z, y) / len(y)),
+        Mistake("You use the y of the first image for all of them. Each image has its own.", lambda z, y: _log_odds(z, y[:1].expand(len(y)))),
+    ],
+    batched=("logits", "y"),
+    untouched=("logits", "y"),
+    like="logits",
+    returns="one number for each image, with a gradient",
+    observe=_observed_log_odds,
+    happened=_misjudged,
+    tolerance=1e-4,
+    library=(attacks.gradients.adversarial_loss,),
+).register()  # fmt: skip
 
 
 # --- l2_step ----------------------------------------------------------------------------------------------------------

@@ -134,6 +134,36 @@ def image_grid(
     return fig
 
 
+def changes(x: Tensor, adv: Tensor, titles: Sequence[str] = (), *, size: float = 1.25) -> Figure:
+    """Return a figure with two rows: changed images, and below each its change, all on one scale of colours.
+
+    Args:
+        x, adv: images (N, C, H, W) before and after. titles: of the changed images. size: of one, in inches.
+
+    Raises:
+        ValueError: no images, or not as many before as after.
+
+    >>> import torch
+    >>> len(changes(torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)).axes)
+    4
+    """
+    if len(x) == 0 or x.shape != adv.shape:
+        raise ValueError(f"expected images before and after, got {tuple(x.shape)} and {tuple(adv.shape)}.")
+    moved = (adv - x).mean(1)
+    limit = float(moved.abs().max())
+    fig, axes = figure(2, len(x), width=size, height=size + 0.2, squeeze=False)
+    for i, (upper, lower) in enumerate(axes.T):
+        show_image(upper, adv[i], titles[i] if i < len(titles) else "")
+        show_image(
+            lower,
+            moved[i],
+            f"{moved[i].min():+.2f} to {moved[i].max():+.2f}".replace("-", "−"),
+            signed=True,
+            limit=limit,
+        )
+    return fig
+
+
 def line(
     ax: Axes,
     x: Sequence[float],
@@ -172,6 +202,32 @@ def curves(x: Sequence[float], values: Mapping[str, Sequence[float]], *, width: 
     for name, each in values.items():
         line(ax, x, each, name)
     ax.set(**labels)
+    return fig
+
+
+def class_curves(x: Sequence[float], logits: Mapping[str, Tensor], *, true: int, **labels: Any) -> Figure:
+    """Return a figure with a panel for each name: all logits (len(x), K) over x, the true class thick and in colour.
+
+    Args:
+        x: where the logits were measured. logits: by name. true: index of the true class.
+        **labels: of the axes, as in Axes.set; those of y stand at the first panel.
+
+    Raises:
+        ValueError: no panel, logits of another length than x, or a true class that they do not have.
+
+    >>> fig = class_curves([0, 1], {"line": np.array([[0.0, 1.0], [1.0, 0.0]])}, true=1)
+    >>> len(fig.axes[0].lines)
+    3
+    """
+    shapes = {name: tuple(z.shape) for name, z in logits.items()}
+    if not shapes or any(len(s) != 2 or s[0] != len(x) or not 0 <= true < s[1] for s in shapes.values()):
+        raise ValueError(f"expected logits of shape ({len(x)}, more than {true}) by name, got {shapes or 'none'}.")
+    fig, axes = figure(1, len(logits), width=2.9, height=2.8, squeeze=False)
+    for ax, (name, z) in zip(axes.flat, logits.items(), strict=True):
+        ax.plot(x, np.asarray(z), color="#767676", linewidth=0.8, linestyle="-", marker="")
+        ax.plot(x, np.asarray(z[:, true]), color=COLOURS[1], linewidth=3, linestyle="-", marker="")
+        ax.set(**{"title": name} | {key: text for key, text in labels.items() if key != "ylabel"})
+    axes[0, 0].set_ylabel(labels.get("ylabel", "logits"))
     return fig
 
 

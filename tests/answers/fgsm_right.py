@@ -131,9 +131,34 @@ def rate_of_the_selected(model, x, adv, y):
     return (model(adv[r]).topk(1).indices[:, 0] != y[r]).double().mean()
 
 
+def odds_by_mask(logits, y):
+    others = logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -torch.inf)
+    return others.logsumexp(1) - logits[torch.arange(len(y)), y]
+
+
+def odds_of_the_others(logits, y):
+    keep = torch.arange(logits.shape[1]) != y[:, None]
+    return logits[keep].view(len(y), -1).logsumexp(1) - logits.gather(1, y[:, None])[:, 0]
+
+
+def odds_image_by_image(logits, y):
+    rows = [torch.logsumexp(torch.cat([z[:k], z[k + 1 :]]), 0) - z[k] for z, k in zip(logits, y.tolist(), strict=True)]
+    return torch.stack(rows)
+
+
+def odds_of_differences(logits, y):
+    gaps = logits - logits.take_along_dim(y.view(-1, 1), 1)
+    return gaps.scatter(1, y.view(-1, 1), -float("inf")).logsumexp(dim=1)
+
+
+def odds_of_log_probabilities(logits, y):
+    p = F.log_softmax(logits, 1)
+    return torch.logsumexp(p - 1e9 * F.one_hot(y, p.shape[1]), 1) + F.nll_loss(p, y, reduction="none")
+
+
 RIGHT = {
-    "fgsm": steps(torch.sign, lambda g: torch.where(g > 0, 1.0, -1.0), lambda g: (g > 0).float() - (g < 0).float()),
     "targeted_fgsm": steps(lambda g: -torch.sign(g), lambda g: torch.where(g > 0, -1.0, 1.0), lambda g: (-g).sign()),
     "l2_step": [*steps(*UNITS), *steps(*UNITS[2:], *UNITS[:2])],
+    "log_odds": [odds_by_mask, odds_of_the_others, odds_image_by_image, odds_of_differences, odds_of_log_probabilities],
     "success_rate": [rate_by_loop, rate_by_masks, rate_in_numpy, rate_in_one_pass, rate_of_the_selected],
 }

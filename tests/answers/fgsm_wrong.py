@@ -27,12 +27,6 @@ def after(meddle):
     return answer
 
 
-def leaves_gradients(model, x, y, eps):
-    x = x.clone().requires_grad_()
-    F.cross_entropy(model(x), y).backward()
-    return (x + eps * x.grad.sign()).clamp(0, 1).detach()
-
-
 def keeps_the_graph(model, x, y, eps):
     x = x.clone().requires_grad_()
     return (x - eps * torch.autograd.grad(F.cross_entropy(model(x), y), x)[0].sign()).clamp(0, 1)
@@ -49,22 +43,22 @@ def changes_y(model, x, adv, y):
     return ((model(adv).argmax(1) != y) & right).sum() / right.sum()
 
 
+def odds(score):
+    """Log-odds from score(logits, the others' logits, the label's logit)."""
+
+    def answer(logits, y):
+        hidden = F.one_hot(y, logits.shape[1]).bool()
+        return score(logits, logits.masked_fill(hidden, -torch.inf), logits[hidden])
+
+    return answer
+
+
 def rate(score):
     """A success rate from score(before, after, y) of predictions."""
     return lambda model, x, adv, y: score(model(x).argmax(1), model(adv).argmax(1), y)
 
 
 WRONG = {
-    "fgsm": [
-        (lambda model, x, y, eps: attacks.fgsm(model, x, y, eps), "Write the steps yourself"),
-        (leaves_gradients, "torch.autograd.grad(loss, x)"),
-        (step(lambda g, eps: 0.1 * g.sign()), "Use the eps that is passed in"),
-        (step(lambda g, eps: eps * torch.randn_like(g).sign()), "This exercise has no randomness"),
-        (step(lambda g, eps: eps * g / g.abs()), "division by zero"),
-        (lambda model, x, y, eps: (x + eps * gradient(model, x, y, lambda z, y: -(z.log_softmax(1) * F.one_hot(y, 10)).sum()).sign()).clamp(0, 1), "Two shapes do not fit"),
-        (lambda model, x, y, eps: (x.view(-1, 784) + eps * gradient(model, x, y).sign().view(-1, 784)).clamp(0, 1).view(x.shape), "x.shape"),
-        (lambda model, x, y, eps: (x + eps * (g := gradient(model, x, y)).sub(g.mean()).sign()).clamp(0, 1), "only the sign of that counts"),
-    ],
     "targeted_fgsm": [
         (after(lambda model, x: x.requires_grad_()), "requires_grad or a .grad"),
         (after(lambda model, x: model.eval()), "left it in evaluation mode"),
@@ -83,6 +77,17 @@ WRONG = {
         (step(lambda g, eps: eps * g / g.flatten(1).norm(dim=1)), "Two shapes do not fit"),
         (step(lambda g, eps: eps * g / g.norm() if g.any() else torch.zeros_like(g)), "share one budget"),
         (lambda model, x, y, eps: attacks.fgsm(model, x, y, eps, norm="l2"), "Write the steps yourself"),
+    ],
+    "log_odds": [
+        (odds(lambda z, others, own: (others.logsumexp(1) - own).mean()), "one number for each image"),
+        (odds(lambda z, others, own: others.logsumexp(1, keepdim=True) - own[:, None]), "one number for each image"),
+        (odds(lambda z, others, own: (others.logsumexp(1) - own).detach()), "An attack differentiates it"),
+        (odds(lambda z, others, own: others.logsumexp(1).item() - own), "item()"),
+        (odds(lambda z, others, own: others.logsumexp(0) - own), "Two shapes do not fit"),
+        (odds(lambda z, others, own: (others.softmax(1) * z).sum(1) - own), "its logarithm minus the logit of y"),
+        (odds(lambda z, others, own: (others.logsumexp(1) - own).clamp(-50, 50)), "Stay with the logits"),
+        (odds(lambda z, others, own: torch.log(others.exp().sum(1) / own.exp())), "Stay with the logits"),
+        (lambda logits, y: attacks.gradients.adversarial_loss(logits, y, "ce"), "Write the steps yourself"),
     ],
     "success_rate": [
         (rate(lambda before, after, y: ((before == y) & (after != y)).sum()), "number of images"),
