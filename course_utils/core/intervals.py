@@ -63,7 +63,7 @@ def paired_difference(gained: int, lost: int, n: int) -> Difference:
         ValueError: n < 1, or numbers that do not fit into n.
 
     >>> print(paired_difference(2, 38, 1000))
-    −3.6 points (−4.8 to −2.4, n = 1000, paired)
+    −3.6 points (−4.8 to −2.3, n = 1000, paired)
 
     Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data",
     2012.
