@@ -1,10 +1,11 @@
 """Attacks: everything that turns `(model, x, y)` into an adversarial `x`.
 
-- `gradient_based`, `auto_pgd`: the largest loss inside a ball; `query_based`: the same without gradients
+- `gradient_based`, `auto_pgd`: the largest loss inside a ball; `query_based`: the same from outputs alone, `square`
 - `minimum_norm`: the smallest change that fools the model
 - `nondifferentiable`: attacks on scikit-learn's classifiers
 - `transformations`: printing, cameras, files, and the expectation over them (EOT); `patch`: adversarial patches
-- below them: `threat_model` (balls and boxes), `gradients`, and `best_so_far` (the best candidate of every image)
+- below them: `threat_model` (balls and boxes), `gradients`, `best_so_far` (the best candidate of every image), and
+  `image_streams` (a random stream for each image)
 
 **Arguments that attacks share**, described here once:
 
