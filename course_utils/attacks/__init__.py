@@ -1,7 +1,7 @@
 """Attacks: everything that turns `(model, x, y)` into an adversarial `x`.
 
 - `gradient_based`, `auto_pgd`: the largest loss inside a ball; `query_based`: the same from outputs alone, `square`
-- `minimum_norm`: the smallest change that fools the model
+- `minimum_norm`: the smallest change that fools the model; `decision_based`: the same from labels alone, `hopskipjump`
 - `nondifferentiable`: attacks on scikit-learn's classifiers
 - `transformations`: printing, cameras, files, and the expectation over them (EOT); `patch`: adversarial patches
 - below them: `threat_model` (balls and boxes), `gradients`, `best_so_far` (the best candidate of every image), and
@@ -30,6 +30,7 @@ finite. They warn of outputs that look like probabilities and of gradients that 
 
 from ..core.validation import Box, Model
 from .auto_pgd import apgd
+from .decision_based import hopskipjump
 from .gradient_based import bim, fgsm, fgsm_rs, pgd
 from .gradients import input_gradient
 from .minimum_norm import box_constrained_lbfgs, carlini_wagner, deepfool
@@ -70,6 +71,7 @@ __all__ = [
     "fgsm_rs",
     "gaussian_noise",
     "generate",
+    "hopskipjump",
     "input_gradient",
     "jpeg",
     "neighbour_attack",
