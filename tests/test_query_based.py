@@ -282,3 +282,26 @@ def test_wrong_input_is_refused_before_the_model_is_asked(images, options, error
     with pytest.raises(error, match=words):
         square(model, images, torch.zeros(6, dtype=torch.long), **{"eps": 0.1} | options)
     assert model.asked == 0
+
+
+@pytest.mark.parametrize(("queries", "ends"), [(10_000, [10, 50, 200]), (400, [2, 10, 40, 100, 200])])
+def test_squares_halve_their_area_as_in_the_paper_and_later_where_there_are_fewer_queries(queries, ends, monkeypatch):
+    """The paper's ends of 10,000 queries, times √(queries/10,000): of 400 queries, a fifth of them."""
+    shares, propose = [], query_based._LinfSquares.propose
+
+    class Enough(Exception):
+        pass
+
+    def watch(self, rows, best, share, numbers):
+        shares.append(share)
+        if len(shares) > ends[-1] + 1:
+            raise Enough
+        return propose(self, rows, best, share, numbers)
+
+    monkeypatch.setattr(query_based._LinfSquares, "propose", watch)
+    with pytest.raises(Enough):
+        square(Line(torch.ones(16)), torch.full((1, 16), 0.9), torch.tensor([0]), 0.01, queries=queries)
+    changes = [i - 1 for i in range(1, len(shares)) if shares[i] < shares[i - 1]]
+    assert shares[0] == 0.8
+    assert shares[-1] == 0.8 / 2 ** len(ends)
+    assert changes == ends

@@ -14,7 +14,7 @@ from .gradients import adversarial_loss
 from .image_streams import ImageStreams
 from .threat_model import Neighbourhood, steepest_direction
 
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: after them squares halve their area
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000 after which squares halve their area
 AHEAD = 50  # queries for which random numbers are drawn at once
 
 
@@ -75,7 +75,7 @@ def square(
                 break
             if query % AHEAD == 0:
                 numbers[rows] = streams.uniform(rows, *numbers.shape[1:])
-            share = p_init * 0.5 ** sum(10_000 * query > end * queries for end in HALVINGS)
+            share = p_init * 0.5 ** sum(query > end * math.sqrt(queries / 10_000) for end in HALVINGS)
             candidates = squares.propose(rows, found.best[rows], share, numbers[rows, query % AHEAD])
     return found.best.view_as(x)
 
