@@ -102,7 +102,7 @@ class Run:
     def attack(self, name: str, stage: Stage, *, progress: bool) -> None:
         """Let a stage attack what is left, or the part that is nearest to being fooled, and note what it fooled."""
         left = self.correct.nonzero().squeeze(1)
-        if len(left) == 0 or (self.norm != "linf" and stage.attack.func is _square):
+        if len(left) == 0:
             return
         nearest = self.margin[left].argsort(descending=True)[: max(ceil(stage.nearest * len(left)), ENOUGH)]
         left = left[nearest.sort().values]
@@ -191,14 +191,11 @@ def _rivals(run: Run, rows: Tensor) -> Tensor:
     return likeliest.gather(1, torch.stack(distances, 1).argsort(1))
 
 
-def _square(run: Run, left: Tensor, _: Batches, *, queries: int) -> None:
-    def model(x: Tensor) -> Tensor:  # in batches here, so that the draws of an image do not depend on them
-        return torch.cat([run.model(part) for part in x.split(run.batch_size)])
-
-    x, y = run.x[left], run.y[left]
-    adv = square(model, x, y, run.eps, queries=queries, clip=run.clip, generator=run.generator)
-    run.passes[left] += queries
-    run.keep(left, adv)
+def _square(run: Run, left: Tensor, batches: Batches, *, queries: int) -> None:
+    options = {"norm": run.norm, "queries": queries, "clip": run.clip, "generator": run.generator}
+    for rows in batches(left):
+        run.passes[rows] += queries
+        run.keep(rows, square(run.model, run.x[rows], run.y[rows], run.eps, **options))
 
 
 BLACK_BOX = "square attack, 200 queries"
@@ -310,7 +307,6 @@ def robust_accuracy(
     Args:
         model, x, y, eps, norm, clip: see `course_utils.attacks`. With `eps=0` the accuracy without attack.
         effort: "quick" for a first look, "standard" for a verdict, "thorough" for one that others may try to break.
-            In l2 there is no black-box stage.
         seed: of all random draws. draws: average the probabilities of a model that draws at random over so many draws.
         batch_size: images that go through the model at once. progress: show a bar.
 
