@@ -4,6 +4,7 @@
 import builtins
 import contextlib
 import functools
+import inspect
 import os
 import random
 import signal
@@ -137,6 +138,7 @@ def test_endless_recursion():
 W64 = WEIGHTS.double()
 IMAGES = torch.zeros(2, 3, 8, 8)
 TYPES, FLOATS, LABELS, INDEX = "Two data types", "floats are needed", "Class labels", "An index takes"
+TOO_LARGE, DIMENSION = "An index or a label is larger", "The tensor has fewer dimensions"
 
 
 @pytest.mark.parametrize(
@@ -178,6 +180,18 @@ TYPES, FLOATS, LABELS, INDEX = "Two data types", "floats are needed", "Class lab
         (lambda w: w.gather(0, w), INDEX),
         (lambda w: w.index_select(0, w), INDEX),
         (lambda w: F.embedding(w, w[:, None]), INDEX),
+        (lambda w: w[50], TOO_LARGE),
+        (lambda w: w[torch.tensor([50])], TOO_LARGE),
+        (lambda w: w.gather(0, torch.tensor([50])), TOO_LARGE),
+        (lambda w: w.select(0, 50), TOO_LARGE),
+        (lambda w: w.tolist()[50], TOO_LARGE),
+        (lambda w: w.numpy()[50], TOO_LARGE),
+        (lambda w: F.embedding(torch.tensor([50]), w[:, None]), TOO_LARGE),
+        (lambda w: F.cross_entropy(w[None], torch.tensor([50])), TOO_LARGE),
+        (lambda w: w.amax(1), DIMENSION),
+        (lambda w: w.sum((1, 2, 3)), DIMENSION),
+        (lambda w: w[:, 0], DIMENSION),
+        (lambda w: w.sum()[0], DIMENSION),
         (lambda w: w[None] @ w[None], "The shapes in a matrix product"),
         (lambda w: w[None] @ w[:3], "The shapes in a matrix product"),
         (lambda w: w @ w[:3], "The shapes in a matrix product"),
@@ -244,6 +258,17 @@ def test_gradients_that_cannot_be_computed(answer, hint):
 )
 def test_results_of_the_wrong_kind(change, hint):
     assert hint.lower() in check("fgsm", lambda *task: change(fgsm(*task))).hint.lower()
+
+
+def test_two_tensors_are_no_number():
+    result = check("robust_loss", lambda w, b, x, y, eps: (x @ w + b).sort())
+    assert "the values and their indices" in result.what
+    assert ".values" in result.hint
+
+
+def test_help_on_the_check_names_its_arguments():
+    assert "undo" not in check.__doc__
+    assert {"strict", "answer"} <= {*inspect.signature(check).parameters}
 
 
 def in_cell(source, file):

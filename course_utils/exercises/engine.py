@@ -97,11 +97,12 @@ def check(name: str, answer: Any, *, strict: bool | None = None, undo: Callable[
     Args:
         name: of the exercise. answer: the student's function.
         strict: raise if the check fails, as the course's own tests want it; default what `COURSE_STRICT` says.
-        undo: puts back what the answer replaced in the libraries, and returns the names.
 
     Raises:
         ValueError: there is no such exercise. AssertionError: the check failed, and is strict.
     """
+    # `undo` puts back what the answer replaced in the libraries, and returns the names. Notebooks call a `check` with
+    # this docstring and without that argument: originals.sealed gives it.
     if not isinstance(name, str) or name not in _CHECKERS:
         raise ValueError(f"there is no exercise {name!r}. {did_you_mean(name, _CHECKERS)}")
     result = _run(name, *_CHECKERS[name], answer, undo)

@@ -24,6 +24,8 @@ _DEVICES = (
 _INDEX = "An index takes whole numbers or booleans: convert with .long(), or compare, as in x > 0."
 _LABELS = "Class labels are whole numbers: pass the labels as they came, without .float()."
 _FLOATS = "Here are whole numbers or booleans where floats are needed. Convert with .float(), and mind that torch.tensor([1, 2]) makes whole numbers, torch.tensor([1.0, 2.0]) floats."
+_TOO_LARGE = "An index or a label is larger than the tensor has room for. It counts from 0, so the last one is the size minus 1. A size written as a number, such as 10 classes, fits one data set only: take it from the shape of an argument."
+_DIMENSION = "The tensor has fewer dimensions than you ask for: print its shape. They count from 0, so a tensor (N, n) has the dimensions 0 and 1."
 _SHAPES = "The shapes in a matrix product do not fit. Print them: x is (N, n) and w is (n,), as in x @ w."
 _TYPES = "Two data types (dtypes) meet that do not fit together. NumPy and .double() make float64, .half() float16, and a tensor of whole numbers is int64. Bring both to one type: .to(x.dtype), or .float() for torch's usual float32."
 
@@ -75,7 +77,9 @@ _HINTS = (
     ("size mismatch, got input", _SHAPES),
     ("inconsistent tensor size", _SHAPES),
     ("two dimensions of batch2", _SHAPES),
-    ("must match the size", "Two shapes do not fit together: print both. To combine (N,) with (N, C, H, W), write .view(-1, 1, 1, 1); (N, n) with weights (n,) is x @ w; the classes are dimension 1, as in argmax(1). And a size written as a number fits one data set only."),
+    ("must match the size", "Two shapes do not fit together: print both. Was the sum taken over another dimension? (N,) fits (N, C, H, W) after .view(-1, 1, 1, 1); (N, n) with weights (n,) is x @ w; the classes are dimension 1, as in argmax(1). And a size written as a number fits one data set only."),
+    *((part, _TOO_LARGE) for part in ("is out of bounds", "index out of range", "out of range for tensor")),
+    *((part, _DIMENSION) for part in ("dimension out of range", "too many indices", "dimension specified as", "invalid index of a 0-dim")),
     ("is invalid for input of size", "Do not write sizes such as 784 or 28 as numbers: take them from x.shape."),
     ("class values must be smaller than num_classes", "Do not write the number of classes as a number: the model tells it, as model(x).shape[1]."),
     ("one positional argument", "Use the arguments in the order in which the exercise names them."),

@@ -177,9 +177,11 @@ IGNORES_EPS = mistakes.ONLY_ARGUMENTS.format("sizes, labels and eps")
 
 
 def _classes_problem(
-    eps: float, classes: int = 4, d: int = 12, n: int = 300, seed: int = 0
+    eps: float, classes: int = 4, d: int = 12, n: int = 300, seed: int = 0, ahead: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     """Return a linear model, weight (classes, d) and bias, with images x (n, d), labels y and eps.
+
+    `ahead` is added to the logit of class 0, so that its images stay right even for eps = 1.
 
     The model is wrong about some images, and no lead is within rounding of 0 or of its worst fall. The classes' weights
     differ in size, so that the nearest rival of an image is not always the one with the next logit.
@@ -187,6 +189,7 @@ def _classes_problem(
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(classes, d, generator=generator) * torch.linspace(0.3, 1.7, classes)[:, None]
     bias = 0.4 * torch.randn(classes, generator=generator) - 0.5 * weight.sum(1)
+    bias[0] += ahead
     x = torch.rand(6 * n, d, generator=generator)
     logits = x @ weight.T + bias
     y = (logits + 0.4 * torch.randn(len(x), classes, generator=generator)).argmax(1)
@@ -227,10 +230,41 @@ def _of_leads(count: Callable[[Tensor, Tensor, Tensor], Any]) -> Callable[..., A
     return answer
 
 
+def _next_class(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the class with the largest logit but that of y."""
+    return logits.scatter(1, y[:, None], -float("inf")).argmax(1)
+
+
 def _runner_up(worst: Tensor, leads: Tensor, y: Tensor) -> float:
     """Return the share of images that stay ahead of the class with the largest other logit."""
-    rival = leads.scatter(1, y[:, None], float("inf")).argmin(1)
-    return _positive(worst.gather(1, rival[:, None]))
+    return _positive(worst.gather(1, _next_class(-leads, y)[:, None]))
+
+
+def _two_rivals(worst: Tensor, leads: Tensor, y: Tensor) -> float:
+    """Return the share of images whose smallest lead is above the largest fall."""
+    others = leads.scatter(1, y[:, None], float("inf"))
+    return _positive(others.amin(1) - (leads - worst).amax(1))
+
+
+def _each_clipped(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
+    """Return the share of images that stay ahead of each class under its own worst change, clipped."""
+    changed = (x[:, None] - eps * (weight[y][:, None] - weight).sign()).clamp(0, 1)
+    logits = torch.einsum("njd,kd->njk", changed, weight) + bias
+    label = y[:, None].expand(-1, len(weight))[..., None]
+    return _all_rivals(logits.gather(2, label)[..., 0] > logits.diagonal(dim1=1, dim2=2), y)
+
+
+def _columns_of_all_labels(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
+    """Return the share of entries of a table (n, n), in which an image has the logit of every label."""
+    logits = x @ weight.T + bias
+    rivals = range(len(weight))
+    leads = [logits[:, y] - logits[:, [j]] > eps * (weight[y] - weight[j]).abs().sum(1) for j in rivals]
+    return torch.stack([lead | (y == j) for j, lead in zip(rivals, leads, strict=True)]).all(0).float().mean().item()
+
+
+def _of_average_rival(weight: Tensor, logits: Tensor, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    others = (weight.sum(0) - weight[y]) / (len(weight) - 1)
+    return -eps * (weight[y] - others).sign()
 
 
 def _attacked(change: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> Callable[..., float]:
@@ -263,7 +297,7 @@ Exercise(
     cases=[
         Case("is the ordinary accuracy for eps = 0", [partial(_classes_problem, 0.0)], "An image is right when its label has the largest logit."),
         Case("is the exact accuracy under the worst change of size eps", [partial(_classes_problem, eps) for eps in (0.03, 0.06, 0.01)], "An image stays right when its label leads over each other class by more than this lead can fall."),
-        Case("works for other numbers of classes, pixels and images", [partial(_classes_problem, 0.02, 2, 9, 80, seed=3), partial(_classes_problem, 0.01, 10, 30, 120, seed=5), partial(_classes_problem, 0.03, 5, 7, 1, seed=1)], OTHER_SIZES),
+        Case("works for other numbers of classes, pixels and images", [partial(_classes_problem, 0.02, 2, 9, 80, seed=3), partial(_classes_problem, 0.01, 10, 30, 120, seed=5), partial(_classes_problem, 0.03, 5, 7, 1, seed=1), partial(_classes_problem, 0.3, 3, 6, 60, seed=2, ahead=12.0)], OTHER_SIZES),
     ],
     mistakes=[
         Mistake("eps takes no part in it: that is the accuracy without an attack. " + LEAD_FALLS, _fallen(lambda weight, y, eps: torch.zeros(len(y), len(weight)))),
@@ -277,18 +311,30 @@ Exercise(
         Mistake("You take the mean of the absolute differences. All pixels change at once, so take the sum.", _fallen(lambda weight, y, eps: eps * (weight[y][:, None] - weight).abs().mean(2))),
         Mistake("The lead falls by eps·‖w_y − w_j‖₁: by twice as much, or half of it, in yours.", _fallen(lambda weight, y, eps: 2 * _falls(weight, y, eps)), _fallen(lambda weight, y, eps: _falls(weight, y, eps) / 2)),
         Mistake("You multiply by eps twice.", _fallen(lambda weight, y, eps: eps * _falls(weight, y, eps))),
-        Mistake("You subtract eps itself, without the weights.", _fallen(lambda weight, y, eps: torch.full((len(y), len(weight)), eps))),
+        Mistake("You subtract eps, or eps times the number of pixels: a pixel counts by the size of its weight.", *(lambda weight, bias, x, y, eps, k=k: _all_rivals(_leads(weight, bias, x, y) > eps * x.shape[1] ** k, y) for k in (0, 1))),
+        Mistake("A change of a pixel does not depend on the pixel's value: a black one, too, may change by eps.", lambda weight, bias, x, y, eps: _all_rivals(_leads(weight, bias, x, y) > eps * ((weight[y][:, None] - weight).abs() * x[:, None]).sum(2), y)),
+        Mistake("The attacker changes the pixels. The bias stays as it is, and takes no part in the fall.", lambda weight, bias, x, y, eps: _all_rivals(_leads(weight, bias, x, y) > _falls(weight, y, eps) + eps * (bias[y][:, None] - bias).abs(), y)),
+        Mistake("Every image gets the fall of one label, the first or the last. Each has a label of its own: index the rows of weight with y.", *(_fallen(lambda weight, y, eps, i=i: eps * (weight[y[i]] - weight).abs().sum(1).expand(len(y), -1)) for i in (0, -1))),
+        Mistake("Probabilities are no linear function of x, so the formula does not hold for them. Take the logits, without softmax.", lambda weight, bias, x, y, eps: _all_rivals((p := (x @ weight.T + bias).softmax(1)).gather(1, y[:, None]) - p > _falls(weight, y, eps), y)),
         Mistake("You raise the lead: the attack helps the model.", _fallen(lambda weight, y, eps: -_falls(weight, y, eps))),
-        Mistake("You ask the class with the next logit alone. Another one, farther behind, may come nearer for the same eps: ask all of them.", _of_leads(_runner_up)),
-        Mistake("No image is left. Either eps is forgotten, or the label is among its own rivals: it never leads itself, so leave it out.", _of_leads(lambda worst, leads, y: (worst > 0).all(1).float().mean().item()), _fallen(lambda weight, y, eps: _falls(weight, y, 1.0))),
+        Mistake("You ask the class with the next logit alone. Another one, farther behind, may come nearer for the same eps: ask all of them.", _of_leads(_runner_up), _attacked(lambda weight, logits, x, y, eps: -eps * (weight[y] - weight[_next_class(logits, y)]).sign())),
+        Mistake("No image is left, for any eps: the label is among its own rivals. It never leads over itself, so leave it out.", _of_leads(lambda worst, leads, y: (worst > 0).all(1).float().mean().item())),
+        Mistake("You forgot eps: the fall is eps times the sum of absolute values.", _fallen(lambda weight, y, eps: _falls(weight, y, 1.0))),
+        Mistake("You take the smallest lead and the largest fall, and they may belong to two rivals. Compare each rival's lead with its own fall.", _of_leads(_two_rivals)),
+        Mistake("The average of the other classes is no rival. Each class has a worst change of its own: ask all of them.", _attacked(_of_average_rival)),
+        Mistake("One class alone counts in the end: each round of your loop replaces what the rounds before have found. Join them with &.", _of_leads(lambda worst, leads, y: ((worst[:, -1] > 0) | (y == worst.shape[1] - 1)).float().mean().item()), _of_leads(lambda worst, leads, y: ((worst[:, 0] > 0) | (y == 0)).float().mean().item())),
+        Mistake("You leave out the first or the last class. Every class but the label is a rival.", _of_leads(lambda worst, leads, y: (worst > 0).scatter(1, y[:, None], True)[:, :-1].all(1).float().mean().item()), _of_leads(lambda worst, leads, y: (worst > 0).scatter(1, y[:, None], True)[:, 1:].all(1).float().mean().item())),
+        Mistake("An image that is wrong without any attack counts as wrong: compare the lead itself, not its absolute value.", _of_leads(lambda worst, leads, y: _all_rivals(leads.abs() > leads - worst, y))),
+        Mistake("You round the share. Return it as it is.", *(lambda *a, k=k: round(exact_accuracy(*a), k) for k in (1, 2, 3))),
+        Mistake("A list of labels after the comma, [:, y], picks the logits of all labels for every image. Each image needs one entry, in the column of its own label: .gather, or the numbers of the rows before the comma.", _columns_of_all_labels),
         Mistake("An image is safe only if it stays ahead of every other class. You ask whether it stays ahead of any.", _of_leads(lambda worst, leads, y: (worst > 0).any(1).float().mean().item())),
         Mistake("You count pairs of an image and a rival. Count images: one counts if it stays ahead of all its rivals.", _of_leads(lambda worst, leads, y: _positive(worst[F.one_hot(y, worst.shape[1]) == 0])), _of_leads(lambda worst, leads, y: (worst > 0).scatter(1, y[:, None], True).float().mean().item())),
         Mistake("You count the images that the attack can break. Count those that stay right.", _of_leads(lambda worst, leads, y: 1 - _all_rivals(worst > 0, y))),
         Mistake("You divide by the images that are right without an attack. An accuracy is a share of all images.", _of_leads(lambda worst, leads, y: _all_rivals(worst > 0, y) / max(_all_rivals(leads > 0, y), 1e-9))),
         Mistake("You ask whether the model's answer stays as it is, and not whether it stays right: take the label y.", lambda weight, bias, x, y, eps: exact_accuracy(weight, bias, x, (x @ weight.T + bias).argmax(1), eps)),
-        Mistake("That is the accuracy under one gradient step, which is not always the worst change. Use the formula for each rival.", _attacked(_one_step)),
+        Mistake("That is what an attack along the gradient of the loss leaves, with one step or many: not always the worst change. Use the formula for each rival.", _attacked(_one_step)),
         Mistake("You attack the logit of the label alone, with the signs of its weights.", _attacked(lambda weight, logits, x, y, eps: -eps * weight[y].sign())),
-        Mistake("You clip the images. Here the change has no limit but eps.", _attacked(lambda weight, logits, x, y, eps: (x + _one_step(weight, logits, x, y, eps)).clamp(0, 1) - x)),
+        Mistake("You clip the images. Here the change has no limit but eps.", _attacked(lambda weight, logits, x, y, eps: (x + _one_step(weight, logits, x, y, eps)).clamp(0, 1) - x), _each_clipped),
         Mistake("Did you forget the bias? The logits are weight·x + bias.", lambda weight, bias, x, y, eps: exact_accuracy(weight, 0 * bias, x, y, eps)),
     ],
     untouched=("weight", "bias", "x", "y"),
@@ -328,9 +374,9 @@ def _stepped(step: int) -> tuple[Tensor]:
 
 
 def _mislevelled(got: Tensor, right: Tensor, x: Tensor) -> str:
-    wrong = got != right
-    pixel, became, wanted = x[wrong][0], got[wrong][0], right[wrong][0]
-    return f"{wrong.sum()} of {len(x.flatten())} pixels are wrong: {pixel:.6g} is {255 * pixel:.8g} levels, became {became}, right is {wanted}."
+    worst = (got - right).abs().argmax()  # an example on which the fault shows most
+    pixel, became, wanted = (values.flatten()[worst] for values in (x, got, right))
+    return f"{(got != right).sum()} of {len(x.flatten())} pixels are wrong: {pixel:.6g} is {255 * pixel:.8g} levels, became {became}, right is {wanted}."
 
 
 WRAPS = "With 256, white becomes 256, which has no room in 8 bits and starts again at 0. The largest level is 255."
@@ -403,10 +449,19 @@ def _cut(loss: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> Cal
     return lambda w, b, x, y, eps: _mean_loss(loss(w, b, x, y, _fall(w, eps)))
 
 
+def _lost(got: dict[str, Any], right: dict[str, Any], *arguments: Any) -> str:
+    """Say how far the loss is off or, if it is right, which gradient is wrong."""
+    loss, wanted = got["the loss"], right["the loss"]
+    if not close(loss, wanted, 1e-4):
+        return f"with eps = {arguments[-1]} the loss is {loss:.4g}, right is {wanted:.4g}."
+    wrong = [name for name in right if not close(got[name], right[name], 1e-4)]
+    return f"with eps = {arguments[-1]} the loss is right, {wanted:.4g}, and {' and '.join(wrong)} is not."
+
+
 NO_GRAPH = (
     "Return the tensor itself, without .item(), float(), .detach() or torch.no_grad(): training needs its gradient."
 )
-OVERFLOW = "exp(z) is infinite in float32 for z above 88, and makes the loss infinite, or its gradient NaN. F.softplus avoids it."
+OVERFLOW = "exp(z) is infinite in float32 for z above 88, and sigmoid(−z) is 0, whose logarithm is −∞: the loss is infinite, or its gradient NaN. F.softplus(z) and −F.logsigmoid(−z) avoid it."
 LIMITED = "You limit the loss of an image whose margin is far below 0, and with it its gradient: there it must grow like −margin."
 FORM = "The loss of an image is log(1 + exp(−margin)), with the worst margin."
 PASSED_IN = (
@@ -448,5 +503,6 @@ Exercise(
     untouched=("w", "b", "x", "y"),
     returns="one number",
     observe=_loss_and_gradients,
+    happened=_lost,
     tolerance=1e-4,
 ).register()  # fmt: skip

@@ -33,8 +33,8 @@ def call_with_copies(answer: Callable, *args: Any) -> Any:
 def as_number(value: Any, hint: str = "Return one number: the mean over all images.") -> float:
     """Return a number or a tensor of one element as a float."""
     is_number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
-    what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-    expect(is_number, f"it returned {what}.", hint)
+    what = f"it returned a tensor of shape {tuple(value.shape)}." if isinstance(value, Tensor) else _no_tensor(value)
+    expect(is_number, what, TAKE_VALUES if _is_pair(value) else hint)
     number = float(value)
     expect(number == number, "it returned NaN.", "Look for a division 0/0, a logarithm of 0 or an exp that overflows.")
     return number
@@ -59,11 +59,33 @@ _NOT_A_TENSOR = {
 }
 
 
+TAKE_VALUES = "With a dimension, max, min, median and sort give two tensors. Take the first of them: .values."
+
+
+def _is_pair(value: Any) -> bool:
+    """Tell whether a value is what max, min, median or sort give with a dimension: values and their indices."""
+    return isinstance(value, tuple) and hasattr(value, "values") and hasattr(value, "indices")
+
+
+def _no_tensor(value: Any) -> str:
+    kind = type(value).__name__
+    return (
+        f"it returned both results of {kind}, the values and their indices."
+        if _is_pair(value)
+        else f"it returned a {kind}."
+    )
+
+
+def as_tensor(value: Any, hint: str) -> Tensor:
+    """Return value if it is a tensor; the hint is for what has no hint of its own."""
+    hint = TAKE_VALUES if _is_pair(value) else _NOT_A_TENSOR.get(type(value).__name__, hint)
+    expect(isinstance(value, Tensor), _no_tensor(value), hint)
+    return value
+
+
 def as_tensor_like(value: Any, x: Tensor, name: str = "x") -> Tensor:
     """Return value if it is a finite float tensor of x's shape, dtype and device without a graph."""
-    kind = type(value).__name__
-    hint = _NOT_A_TENSOR.get(kind, f"Return a torch tensor with the shape of {name}.")
-    expect(isinstance(value, Tensor), f"it returned a {kind}.", hint)
+    value = as_tensor(value, f"Return a torch tensor with the shape of {name}.")
     hint = f"Keep the shape of {name}: look for a sum, a mean, a flatten or an index too many."
     shapes = f"{name} has the shape {tuple(x.shape)}, your result {tuple(value.shape)}."
     expect(value.shape == x.shape, shapes, hint)

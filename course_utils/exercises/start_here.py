@@ -8,11 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .. import evaluation
 from . import inputs, mistakes
 from .engine import expect
 from .exercise import Case, Exercise
 from .mistakes import Function, Mistake
-from .properties import as_tensor_like, call_with_copies
+from .properties import as_tensor, as_tensor_like, call_with_copies
 
 # --- largest_change ---------------------------------------------------------------------------------------------------
 
@@ -37,12 +38,18 @@ def _pair(n: int, shape: tuple[int, ...], still: int = 0) -> tuple[Tensor, Tenso
 
 def _one_for_each_image(answer: Function, x: Tensor, adv: Tensor) -> Tensor:
     """Return the sizes (N,) that the answer gives."""
-    value = call_with_copies(answer, x, adv)
-    if isinstance(value, Tensor):
-        what = f"there are {len(x)} images, and your result has the shape {tuple(value.shape)}."
-        hint = "The result must have one entry for each image, the shape (N,). Over all pixels of one image, and not over the images, you look for the largest."
-        expect(value.shape == x.shape[:1], what, hint)
-    return as_tensor_like(value, x[(slice(None), *[0] * (x.ndim - 1))], "the labels")
+    value = as_tensor(call_with_copies(answer, x, adv), "Return a torch tensor with one number for each image, (N,).")
+    what = (
+        f"for {len(x)} image{'s' * (len(x) > 1)} your result has the shape {tuple(value.shape)}, right is ({len(x)},)."
+    )
+    hint = "Look for the largest over all pixels of one image: its channels, its rows and its columns. Of each image one number is left."
+    expect(value.shape == x.shape[:1], what, hint)
+    return as_tensor_like(value, x[:, 0, 0, 0])
+
+
+def _constant(got: Tensor, right: Tensor, *_: Tensor) -> str:
+    same = len(got.unique()) == 1 < len(right.unique())
+    return f"Your result is {got[0]:.3g} for every image. Compute it from x and adv." if same else ""
 
 
 def _of_change(measure: Callable[[Tensor], Tensor]) -> Function:
@@ -64,6 +71,9 @@ Exercise(
         Mistake("That is the root mean square of the change. Here the largest pixel alone counts.", _of_change(lambda d: d.square().mean(1).sqrt()), _of_change(lambda d: d.std(1)), _of_change(lambda d: d.square().mean(1))),
         Mistake("That adds up the changes of all pixels. Look for the largest of them.", _of_change(lambda d: d.abs().sum(1)), _of_change(lambda d: d.sum(1).abs()), _of_change(lambda d: d.sum(1))),
         Mistake("That counts the pixels that changed. Here it matters how far they changed.", _of_change(lambda d: (d != 0).float().sum(1)), _of_change(lambda d: (d != 0).float().mean(1))),
+        Mistake(".squeeze() also takes the dimension of the images away when there is one image. Leave it out: no dimension of size 1 is left over when you look for the largest over all pixels at once.", _of_change(lambda d: d.abs().amax(1).squeeze())),
+        Mistake("keepdim=True leaves dimensions of size 1 behind. Leave it out: the result has one dimension, that of the images.", lambda x, adv: (adv - x).abs().amax((1, 2, 3), keepdim=True), _of_change(lambda d: d.abs().amax(1, keepdim=True))),
+        Mistake("You look for the largest of each channel. An image has one largest change, over all of its channels: flatten channels, rows and columns into one dimension.", lambda x, adv: (adv - x).abs().amax((2, 3)), lambda x, adv: (adv - x).abs().amax((2, 3)).squeeze()),
         Mistake("That is the largest change of the whole batch. Each image has a largest change of its own.", _of_change(lambda d: d.abs().amax().repeat(len(d))), _of_change(lambda d: d.abs().amax()), _of_change(lambda d: d.amax())),
         Mistake("That is the smallest change. Look for the largest.", _of_change(lambda d: d.abs().amin(1))),
         Mistake("That is the brightest or darkest pixel of an image. Look at the difference of the two images.", lambda x, adv: adv.flatten(1).amax(1), lambda x, adv: adv.abs().flatten(1).amin(1), lambda x, adv: x.flatten(1).amax(1)),
@@ -73,13 +83,16 @@ Exercise(
         Mistake("You divide by the image. The size of a change does not depend on how bright a pixel was.", lambda x, adv: ((adv - x) / x).abs().flatten(1).amax(1), lambda x, adv: ((adv - x) / adv).abs().flatten(1).amax(1)),
         Mistake("You square the change. Its size is what .abs() gives.", _of_change(lambda d: d.square().amax(1))),
         Mistake("You take the largest over a part of the pixels only: over one row, one column or one channel of the image.", lambda x, adv: (adv - x)[:, 0].abs().flatten(1).amax(1), lambda x, adv: (adv - x).abs()[:, :, 0].flatten(1).amax(1), lambda x, adv: (adv - x).abs()[..., 0].flatten(1).amax(1)),
-        Mistake("You look for the largest over one dimension of the tensor. An image has three: channels, rows and columns. Flatten them into one first.", lambda x, adv: (adv - x).abs().amax(1), lambda x, adv: (adv - x).abs().amax(-1), lambda x, adv: (adv - x).abs().flatten(2).amax(2)),
+        Mistake("You look for the largest over one dimension of the tensor. An image has three: channels, rows and columns. Flatten them into one first.", lambda x, adv: (adv - x).abs().amax(1), lambda x, adv: (adv - x).abs().amax(-1)),
         Mistake("You look for the largest over the images, and get an entry for each pixel. Look over the pixels of each image.", lambda x, adv: (adv - x).abs().amax(0), lambda x, adv: (adv - x).abs().flatten(1).amax(0)),
         Mistake("That is the place of the pixel, not the size of its change.", _of_change(lambda d: d.abs().argmax(1)), _of_change(lambda d: d.abs().argmax(1).float())),
     ],
     batched=("x", "adv"),
     untouched=("x", "adv"),
+    typical=partial(_pair, 4, inputs.OTHER_SHAPE),
     returns="one number for each image",
     observe=_one_for_each_image,
+    explain=_constant,
+    library=(evaluation.distances,),
     tolerance=5e-5,  # of answers that count in levels of 255, too
 ).register()  # fmt: skip

@@ -287,3 +287,449 @@ def sign_of_the_margin_lost(w, b, x, y, eps):
 def loss_of_clipped_images(w, b, x, y, eps):
     adv = torch.clamp(x - eps * y.unsqueeze(1) * torch.sign(w), 0, 1)
     return F.softplus(-y * (adv @ w + b)).mean()
+
+
+# ---------------------------------------------------------------- exact_accuracy
+
+
+@right("exact_accuracy")  # who wins a tie is a convention
+def ties_count(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return (lead >= fall).all(1).float().mean().item()
+
+
+@right("exact_accuracy")  # who wins a tie is a convention
+def zero_lead_is_own(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return ((lead > fall) | (lead == 0)).all(1).float().mean().item()
+
+
+@right("exact_accuracy")
+def vectorised(weight, bias, x, y, eps):
+    z = F.linear(x, weight, bias)
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * torch.cdist(weight, weight, p=1)[y]
+    own = F.one_hot(y, len(weight)).bool()
+    return (lead - fall).masked_fill(own, torch.inf).amin(1).gt(0).float().mean().item()
+
+
+@right("exact_accuracy")
+def attack_each_rival(weight, bias, x, y, eps):
+    rows = torch.arange(len(y))
+    stays = torch.ones(len(y), dtype=torch.bool)
+    for j in range(len(weight)):
+        adv = x - eps * torch.sign(weight[y] - weight[j])
+        z = adv @ weight.T + bias
+        stays &= (z[rows, y] > z[:, j]) | (y == j)
+    return float(stays.double().mean())
+
+
+@right("exact_accuracy")
+def python_loops(weight, bias, x, y, eps):
+    good = 0
+    for image, label in zip(x, y.tolist(), strict=True):
+        z = weight @ image + bias
+        good += all(
+            z[label] - z[j] > eps * (weight[label] - weight[j]).abs().sum() for j in range(len(weight)) if j != label
+        )
+    return good / len(x)
+
+
+@right("exact_accuracy")
+def raised_rivals(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    gain = torch.stack([eps * torch.linalg.vector_norm(weight[y] - w, ord=1, dim=1) for w in weight], dim=1)
+    raised = z + gain
+    rivals = raised.scatter(1, y.unsqueeze(1), float("-inf")).max(dim=1).values
+    return (z[torch.arange(len(y)), y] > rivals).sum().item() / len(y)
+
+
+@right("exact_accuracy")
+def in_float64_by_numpy(weight, bias, x, y, eps):
+    w, b, v, t = weight.double().numpy(), bias.double().numpy(), x.double().numpy(), y.numpy()
+    z = v @ w.T + b
+    lead = z[np.arange(len(t)), t][:, None] - z
+    fall = eps * np.abs(w[t][:, None, :] - w[None]).sum(-1)
+    ok = (lead > fall) | (np.arange(len(w)) == t[:, None])
+    return float(ok.all(1).mean())
+
+
+@wrong(
+    "exact_accuracy",
+    "the lead falls by eps·‖w_y‖₁ only: the rival's weights are forgotten",
+    "let the logit of the label fall alone",
+)
+def no_factor_for_rival(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    top = z.gather(1, y[:, None])[:, 0]
+    rest = z.clone()
+    rest[torch.arange(len(y)), y] = -torch.inf
+    return (top - rest.amax(1) > eps * weight[y].abs().sum(1)).float().mean().item()
+
+
+@wrong(
+    "exact_accuracy",
+    "only the strongest rival on the clean image is compared, not every j",
+    "class with the next logit alone",
+)
+def only_runner_up(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    rest = z.clone()
+    rest[torch.arange(len(y)), y] = -torch.inf
+    j = rest.argmax(1)
+    lead = z[torch.arange(len(y)), y] - z[torch.arange(len(y)), j]
+    return (lead > eps * (weight[y] - weight[j]).abs().sum(1)).float().mean().item()
+
+
+@wrong(
+    "exact_accuracy",
+    "Euclidean norm of w_y − w_j: that is the worst change in L2, not in the max norm",
+    "Euclidean length",
+)
+def l2_norm(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).norm(dim=2)
+    ok = (lead > fall) | F.one_hot(y, len(weight)).bool()
+    return ok.all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "‖w_y‖₁ − ‖w_j‖₁ in place of ‖w_y − w_j‖₁", "subtract the two sums")
+def difference_of_norms(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    l1 = weight.abs().sum(1)
+    lead = z.gather(1, y[:, None]) - z
+    ok = (lead > eps * (l1[y][:, None] - l1)) | F.one_hot(y, len(weight)).bool()
+    return ok.all(1).float().mean().item()
+
+
+@wrong(
+    "exact_accuracy",
+    "‖w_y‖₁ + ‖w_j‖₁: an upper bound of the fall (interval bounds), too pessimistic",
+    "add the two rows' sums",
+)
+def sum_of_norms(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    l1 = weight.abs().sum(1)
+    lead = z.gather(1, y[:, None]) - z
+    ok = (lead > eps * (l1[y][:, None] + l1)) | F.one_hot(y, len(weight)).bool()
+    return ok.all(1).float().mean().item()
+
+
+@wrong(
+    "exact_accuracy",
+    "the label competes with itself: its lead over itself is 0 > 0, so no image stays right",
+    "among its own rivals",
+)
+def own_label_competes(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    stays = torch.ones(len(y), dtype=torch.bool)
+    for j in range(len(weight)):
+        lead = z.gather(1, y[:, None])[:, 0] - z[:, j]
+        stays &= lead > eps * (weight[y] - weight[j]).abs().sum(1)
+    return stays.float().mean().item()
+
+
+@wrong("exact_accuracy", "keeps its lead over *some* rival (or in place of and)", "ahead of any")
+def any_rival(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    stays = torch.zeros(len(y), dtype=torch.bool)
+    for j in range(len(weight)):
+        lead = z.gather(1, y[:, None])[:, 0] - z[:, j]
+        stays |= (lead > eps * (weight[y] - weight[j]).abs().sum(1)) & (y != j)
+    return stays.float().mean().item()
+
+
+@wrong("exact_accuracy", "mean over all pairs (image, rival), not over images", "pairs of an image and a rival")
+def mean_over_pairs(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).float().mean().item()
+
+
+@wrong(
+    "exact_accuracy",
+    "one gradient step of the cross-entropy: an attack, so only an upper bound",
+    "along the gradient of the loss",
+)
+def fgsm(weight, bias, x, y, eps):
+    v = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(F.cross_entropy(v @ weight.T + bias, y, reduction="sum"), v)
+    return (((x + eps * g.sign()) @ weight.T + bias).argmax(1) == y).float().mean().item()
+
+
+@wrong("exact_accuracy", "the worst change for each rival, but clipped to [0, 1]", "You clip the images")
+def clipped(weight, bias, x, y, eps):
+    stays = torch.ones(len(y), dtype=torch.bool)
+    for j in range(len(weight)):
+        diff = weight[y] - weight[j]
+        adv = (x - eps * diff.sign()).clamp(0, 1)
+        z = adv @ weight.T + bias
+        stays &= (z.gather(1, y[:, None])[:, 0] > z[:, j]) | (y == j)
+    return stays.float().mean().item()
+
+
+@wrong("exact_accuracy", "the bias is forgotten", "forget the bias")
+def no_bias(weight, bias, x, y, eps):
+    z = x @ weight.T
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong(
+    "exact_accuracy",
+    "starts from the predicted class, so an image that was wrong and stays wrong counts (stability, not accuracy)",
+    "not whether it stays right",
+)
+def predicted_label(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    p = z.argmax(1)
+    lead = z.gather(1, p[:, None]) - z
+    fall = eps * (weight[p][:, None] - weight[None]).abs().sum(2)
+    return ((lead > fall) | F.one_hot(p, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "2·eps: 'both logits move'", "twice as much")
+def twice_eps(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = 2 * eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "range(10): right for ten classes only", "such as 10 classes")
+def ten_classes(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    stays = torch.ones(len(y), dtype=torch.bool)
+    for j in range(10):
+        lead = z.gather(1, y[:, None])[:, 0] - z[:, j]
+        stays &= (lead > eps * (weight[y] - weight[j]).abs().sum(1)) | (y == j)
+    return stays.float().mean().item()
+
+
+@wrong("exact_accuracy", "returns the share that is fooled, 1 − accuracy", "can break")
+def fooled_share(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return 1 - ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "share of the initially right images, not of all", "share of all images")
+def success_denominator(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    stays = ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1)
+    return (stays.sum() / (z.argmax(1) == y).sum()).item()
+
+
+@wrong("exact_accuracy", "the weights are summed with their signs, without abs", "take absolute values before it")
+def without_abs(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).sum(2)
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "only the strongest pixel: max in place of the sum", "largest difference alone")
+def max_weight(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().amax(2)
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "a percentage, 0 to 100", "percentage")
+def percent(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return 100 * ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "the number of images, not their share", "number of images")
+def count(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return float(((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).sum())
+
+
+@wrong(
+    "exact_accuracy",
+    "lead over the runner-up, fall of the rival with the largest ‖w_y − w_j‖₁: two different rivals, too pessimistic",
+    "may belong to two rivals",
+)
+def strongest_of_both(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    rest = z.scatter(1, y[:, None], -torch.inf)
+    lead = z.gather(1, y[:, None])[:, 0] - rest.amax(1)
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2).amax(1)
+    return (lead > fall).float().mean().item()
+
+
+@wrong("exact_accuracy", "mean over the pixels in place of the sum", "mean of the absolute differences")
+def mean_over_pixels(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().mean(2)
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "one truth value for each image: the mean is forgotten", "Return one number")
+def tensor(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1)
+
+
+@wrong("exact_accuracy", "stays is overwritten in each round: only the last class counts", "One class alone counts")
+def last_rival_wins(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    for j in range(len(weight)):
+        lead = z.gather(1, y[:, None])[:, 0] - z[:, j]
+        stays = (lead > eps * (weight[y] - weight[j]).abs().sum(1)) | (y == j)
+    return stays.float().mean().item()
+
+
+@wrong("exact_accuracy", "weight[y[0]] for all images: the label of the first image only", "the fall of one label")
+def first_label(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y[0]] - weight).abs().sum(1)
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "right value, but centres the caller's bias in place", "needs the original")
+def bias_in_place(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = (weight[y][:, None] - weight[None]).abs().sum(2).mul_(eps)
+    bias -= bias.mean()
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "range(K − 1): the last class is never a rival", "leave out the first or the last class")
+def last_class_left_out(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    stays = torch.ones(len(y), dtype=torch.bool)
+    for j in range(len(weight) - 1):
+        lead = z.gather(1, y[:, None])[:, 0] - z[:, j]
+        stays &= (lead > eps * (weight[y] - weight[j]).abs().sum(1)) | (y == j)
+    return stays.float().mean().item()
+
+
+@wrong("exact_accuracy", "softmax probabilities in place of logits", "Probabilities are no linear function")
+def probabilities(weight, bias, x, y, eps):
+    z = (x @ weight.T + bias).softmax(1)
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "one attack against the average of all rivals", "average of the other classes")
+def mean_rival(weight, bias, x, y, eps):
+    others = (weight.sum(0) - weight[y]) / (len(weight) - 1)
+    z = (x - eps * (weight[y] - others).sign()) @ weight.T + bias
+    return (z.argmax(1) == y).float().mean().item()
+
+
+@wrong(
+    "exact_accuracy",
+    "attacks the clean runner-up and asks who is first then (an attack, not the worst case)",
+    "class with the next logit alone",
+)
+def step_to_runner_up(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    j = z.scatter(1, y[:, None], -torch.inf).argmax(1)
+    adv = x - eps * (weight[y] - weight[j]).sign()
+    return ((adv @ weight.T + bias).argmax(1) == y).float().mean().item()
+
+
+@wrong("exact_accuracy", "forty steps of PGD: a strong attack, still a search", "with one step or many")
+def pgd(weight, bias, x, y, eps):
+    adv = x.clone()
+    for _ in range(40):
+        v = adv.clone().requires_grad_()
+        (g,) = torch.autograd.grad(F.cross_entropy(v @ weight.T + bias, y, reduction="sum"), v)
+        adv = torch.minimum(torch.maximum(adv + eps / 10 * g.sign(), x - eps), x + eps)
+    return ((adv @ weight.T + bias).argmax(1) == y).float().mean().item()
+
+
+@wrong("exact_accuracy", "the lead falls by eps·d: the weights are forgotten", "eps times the number of pixels")
+def eps_times_d(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    return ((lead > eps * x.shape[1]) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "|lead|: an image that is wrong by far counts as safe", "not its absolute value")
+def absolute_lead(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = (z.gather(1, y[:, None]) - z).abs()
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "right value, rounded to one digit", "round the share")
+def rounded(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2)
+    return round(((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item(), 1)
+
+
+@wrong("exact_accuracy", "the attacker changes the bias, too: ‖w_y − w_j‖₁ + |b_y − b_j|", "The bias stays as it is")
+def bias_in_the_fall(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * ((weight[y][:, None] - weight[None]).abs().sum(2) + (bias[y][:, None] - bias).abs())
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong(
+    "exact_accuracy", "eps relative to the pixel: the change is eps·x, so black pixels never change", "a black one, too"
+)
+def relative_eps(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * ((weight[y][:, None] - weight[None]).abs() * x[:, None].abs()).sum(2)
+    return ((lead > fall) | F.one_hot(y, len(weight)).bool()).all(1).float().mean().item()
+
+
+@wrong(
+    "exact_accuracy",
+    "only the label's logit is lowered, by the largest fall over all rivals",
+    "may belong to two rivals",
+)
+def argmax_of_lowered(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(2).amax(1)
+    z[torch.arange(len(y)), y] -= fall
+    return (z.argmax(1) == y).float().mean().item()
+
+
+@wrong("exact_accuracy", "transposed: sums over classes, not over pixels", "over another dimension")
+def wrong_axis(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    lead = z.gather(1, y[:, None]) - z
+    fall = eps * (weight[y][:, None] - weight[None]).abs().sum(1)
+    return (lead > fall).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "z[:, y] has the logits of all labels for every image", "picks the logits of all labels")
+def columns_of_all_labels(weight, bias, x, y, eps):
+    z = x @ weight.T + bias
+    stays = torch.ones(len(y), dtype=torch.bool)
+    for j in range(len(weight)):
+        lead = z[:, y] - z[:, [j]]
+        stays = stays & ((lead > eps * (weight[y] - weight[j]).abs().sum(1)) | (y == j))
+    return stays.float().mean().item()

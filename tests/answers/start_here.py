@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from answers import right, wrong
+from course_utils import evaluation
 
 # ---------------------------------------------------------------- largest_change
 
@@ -103,3 +104,64 @@ def as_a_list(x, adv):
 @wrong("largest_change", "relative to the image", "You divide by the image")
 def relative(x, adv):
     return ((adv - x).abs() / x).flatten(1).amax(1)
+
+
+@right("largest_change")
+def amax_dims(x, adv):
+    return (x - adv).abs().amax(dim=(1, 2, 3))
+
+
+@right("largest_change")
+def dist(x, adv):
+    return torch.tensor([torch.dist(a, b, p=float("inf")).item() for a, b in zip(x, adv, strict=True)], dtype=x.dtype)
+
+
+@wrong("largest_change", "only the first channel: right for grey images alone", "a part of the pixels only")
+def first_channel(x, adv):
+    return (adv - x)[:, 0].abs().flatten(1).amax(1)
+
+
+@wrong("largest_change", "one number for each image and channel: (N, C)", "largest of each channel")
+def per_channel(x, adv):
+    return (adv - x).abs().amax((2, 3))
+
+
+@wrong("largest_change", ".max(1) returns values and indices", "Take the first of them: .values")
+def max_tuple(x, adv):
+    return (adv - x).abs().flatten(1).max(1)
+
+
+@wrong("largest_change", "(N, 1, 1, 1) in place of (N,)", "keepdim=True leaves")
+def kept_dims(x, adv):
+    return (adv - x).abs().amax((1, 2, 3), keepdim=True)
+
+
+@wrong("largest_change", "largest minus smallest change", "from the smallest to the largest")
+def largest_minus_smallest(x, adv):
+    d = (adv - x).flatten(1)
+    return d.amax(1) - d.amin(1)
+
+
+@wrong("largest_change", "squeeze: a batch of one gives a number without a dimension", ".squeeze() also takes")
+def squeezed(x, adv):
+    return (adv - x).abs().flatten(1).amax(1).squeeze()
+
+
+@wrong("largest_change", "784 pixels written into the code", "Do not write sizes such as 784")
+def reshape_28(x, adv):
+    return (adv - x).abs().view(-1, 784).amax(1)
+
+
+@wrong("largest_change", "a constant", "for every image. Compute it from x and adv")
+def a_tenth(x, adv):
+    return torch.full((len(x),), 0.1)
+
+
+@wrong("largest_change", "a number in place of a tensor", "one number for each image")
+def a_plain_number(x, adv):
+    return 0.1
+
+
+@wrong("largest_change", "the course's function does the work", "leaves the work to course_utils.evaluation")
+def of_the_library(x, adv):
+    return evaluation.distances(x, adv, measure="linf")
