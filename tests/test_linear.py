@@ -101,3 +101,22 @@ def test_what_is_measured_agrees_with_attacks_on_each_image():
 def test_the_loss_refuses_other_labels(y):
     with pytest.raises(ValueError, match="−1 or"):
         linear.worst_case_loss(torch.rand(4), torch.tensor(0.0), torch.rand(2, 4), y, 0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_other_pixels_of_equal_weight(seed):
+    w = torch.randn(200, generator=torch.Generator().manual_seed(seed))
+    pixels = torch.arange(200) < 60
+    others = linear.others_of_equal_weight(w, pixels, seed)
+    missing = w[pixels].abs().sum() - w[others].abs().sum()
+    assert not (others & pixels).any()
+    assert 0 <= missing <= w.abs().max()
+    assert torch.equal(others, linear.others_of_equal_weight(w, pixels, seed))
+    assert not torch.equal(others, linear.others_of_equal_weight(w, pixels, seed + 1))
+
+
+def test_other_pixels_are_refused_for_what_is_no_mask():
+    with pytest.raises(TypeError, match="bool"):
+        linear.others_of_equal_weight(torch.ones(3), torch.ones(3))
+    with pytest.raises(ValueError, match="flatten"):
+        linear.others_of_equal_weight(torch.ones(3), torch.ones(4, dtype=torch.bool))

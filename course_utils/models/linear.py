@@ -62,10 +62,34 @@ def measure(w: Tensor, b: Tensor, x: Tensor, y: Tensor, eps: float) -> dict[str,
     return {name: value.item() for name, value in values.items()}
 
 
+def others_of_equal_weight(w: Tensor, pixels: Tensor, seed: int = 0) -> Tensor:
+    """Return random other pixels, (d,) bool, whose weights have together the ‖w‖₁ of these pixels, or a little less.
+
+    Args:
+        w: weights (d,). pixels: (d,) bool. seed: of the choice.
+
+    Raises:
+        TypeError: pixels that are not bool. ValueError: sizes that do not match.
+
+    >>> w, pixels = torch.tensor([2.0, 1.0, -1.0, 0.5]), torch.tensor([True, False, False, False])
+    >>> others_of_equal_weight(w, pixels).sum().item()
+    2
+    """
+    if pixels.dtype != torch.bool:
+        raise TypeError(f"expected pixels of the type bool, as a comparison gives them, got {pixels.dtype}.")
+    if w.ndim != 1 or pixels.shape != w.shape:
+        raise ValueError(f"expected w and pixels (d,), got {tuple(w.shape)} and {tuple(pixels.shape)}: flatten both.")
+    order = torch.randperm(len(w), generator=torch.Generator().manual_seed(seed)).to(w.device)
+    order = order[~pixels[order]]
+    others = torch.zeros_like(pixels)
+    others[order] = w[order].abs().cumsum(0) <= w[pixels].abs().sum()
+    return others
+
+
 def exact_accuracy(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
     """Return the share of images whose class stays y under every change of at most eps for each pixel.
 
-    For class j, the lead z_y − z_j of the logits z = weight·x + bias falls by at most eps·‖w_y − w_j‖₁.
+    For class j, the lead f_y(x) − f_j(x) of the logits f(x) = weight·x + bias falls by at most eps·‖w_y − w_j‖₁.
 
     Args:
         weight: (K, d). bias: (K,). x: images (n, d). y: labels (n,) from 0 to K − 1. eps: pixel units, at least 0.
