@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from .threat_model import broadcast_like
-
 
 class BestSoFar:
     """The best candidate so far of every image: one that succeeds before one that does not, then the lower cost.
@@ -25,6 +23,7 @@ class BestSoFar:
 
     def __init__(self, start: Tensor):
         self.best = start.detach().clone()
+        self.index = torch.arange(len(start), device=start.device)
         self.cost = torch.full((len(start),), math.inf, device=start.device)
         self.success = torch.zeros(len(start), dtype=torch.bool, device=start.device)
 
@@ -41,7 +40,8 @@ class BestSoFar:
         success = cost.isfinite() if success is None else success
         self.cost = self.cost.to(cost)
         better = torch.where(success == self.success[rows], cost < self.cost[rows], success)
-        self.best[rows] = torch.where(broadcast_like(better, candidates), candidates, self.best[rows])
+        kept = better.nonzero().squeeze(1)  # only these are copied: images are large, and soon few of them get better
+        self.best.index_copy_(0, self.index[rows][kept], candidates.index_select(0, kept))
         self.cost[rows] = torch.where(better, cost, self.cost[rows])
         self.success[rows] |= success
         return better

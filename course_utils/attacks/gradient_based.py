@@ -20,7 +20,7 @@ from ..core.validation import (
 from ..models.inference import frozen_eval, is_fooled
 from .best_so_far import BestSoFar
 from .gradients import as_loss, loss_and_input_grad, warn_if_masked
-from .threat_model import draw_in_ball, project, projected, steepest_direction, uniform_noise
+from .threat_model import Neighbourhood, draw_in_ball, project, projected, steepest_direction, uniform_noise
 
 Callback = Callable[[int, int, Tensor, Tensor], None]
 
@@ -113,11 +113,10 @@ def pgd(
     x = x.detach()
     centre = x.to(torch.promote_types(x.dtype, torch.float32))  # small steps would be lost in half precision
     sign = -1 if targeted else 1
-    found = BestSoFar(x)
+    ball, found = Neighbourhood(centre, eps, norm, clip), BestSoFar(x)
     with frozen_eval(model), torch.enable_grad():
         for restart in range(restarts):
-            start = draw_in_ball(centre, eps, norm, generator) if random_start else centre
-            point = projected(start, centre, eps, norm, clip)
+            point = ball.project(draw_in_ball(centre, eps, norm, generator) if random_start else centre)
             for step in range(steps + 1):
                 adv = point if point.dtype == x.dtype else projected(point.to(x.dtype), x, eps, norm, clip)
                 last = step == steps  # the last iterate is evaluated too, but needs no gradient
@@ -129,8 +128,8 @@ def pgd(
                 if callback is not None:
                     callback(restart, step, adv.clone(), as_loss(value, loss))
                 if not last:
-                    move = sign * step_size * steepest_direction(gradient.to(point), norm)
-                    point = projected(point + move, centre, eps, norm, clip)
+                    move = steepest_direction(gradient.to(point), norm).mul_(sign * step_size)
+                    point = ball.project(move.add_(point))
     return found.best
 
 
