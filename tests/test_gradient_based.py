@@ -920,6 +920,29 @@ def test_t25_models_that_change_their_input_in_place(attack):
     assert torch.equal(x, images())
 
 
+class KeptGradient(torch.autograd.Function):
+    """Two logits -w.x and w.x, whose gradient towards x is the very tensor that the model keeps."""
+
+    @staticmethod
+    def forward(ctx, x, kept):
+        ctx.kept = kept
+        margin = (x * kept).flatten(1).sum(1)
+        return torch.stack([-margin, margin], dim=1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.kept, None
+
+
+@every_attack
+def test_t25_a_gradient_that_the_model_keeps_is_not_written_to(attack):
+    x, y = images(), torch.zeros(6, dtype=torch.int64)
+    kept = torch.randn(x.shape, generator=stream(1))
+    with no_trace(nn.Identity(), x, y, kept):
+        attack(lambda z: KeptGradient.apply(z, kept), x, y, 0.1)
+        attack(lambda z: KeptGradient.apply(z, kept), x, y, 0.1, clip=None)
+
+
 @every_attack
 def test_t25_strange_memory(attack):
     y = labels()

@@ -440,6 +440,38 @@ def test_deepfool_looks_at_the_candidates_only():
     assert torch.equal(deepfool(model, x, y, candidates=5), deepfool(model, x, y, candidates=99))
 
 
+class Counted(nn.Module):
+    """A model that notes how many images each of its calls gets."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.sizes = model, []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        return self.model(x)
+
+
+def test_deepfool_goes_on_with_the_images_that_are_not_fooled():
+    x = images((12, 1, 6, 6))
+    model = Counted(network(x))
+    y = predictions(model, x)
+    adv = deepfool(model, x, y)
+    assert (predictions(model, adv) != y).all()
+    sizes = model.sizes[1:-1]  # without those of this test
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 12
+
+
+@pytest.mark.parametrize(("search_steps", "steps", "passes"), [(1, 20, 21), (4, 20, 21 + 3 * 5), (3, 3, 4 + 2 * 2)])
+def test_carlini_wagner_goes_on_from_the_answer_before(search_steps, steps, passes):
+    """One pass at x, one at the last point of every c, and a fifth of the steps from the second c on."""
+    x = images((4, 1, 6, 6))
+    model = Counted(network(x))
+    carlini_wagner(model, x, predictions(network(x), x), search_steps=search_steps, steps=steps)
+    assert model.sizes == [4] * (1 + passes)
+
+
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
 def test_learning_rate_of_the_solver(solver):
     x = images()

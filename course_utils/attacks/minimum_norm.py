@@ -7,6 +7,7 @@ the logits, so that the answer holds in a batch of any size. See the package's d
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ from ..core.validation import (
     check_loss,
     checked_labels,
     checked_number,
+    is_finite,
 )
 from ..models.inference import checked_logits, frozen_eval
 from .best_so_far import BestSoFar
@@ -191,7 +193,8 @@ def carlini_wagner(
         confidence: margin by which the attack has to succeed.
         search_steps: values of c tried for each image: first the one at which a linear model would change its answer,
             then ten times more (less) until it succeeds (fails), then halved on the log scale.
-        steps, lr: of Adam in w for each c; lr falls along a cosine.
+        steps, lr: of Adam in w for the first c, with lr falling along a cosine. Every later c goes on from the answer
+            to the one before, again with lr, for a fifth of the steps.
 
     Returns:
         Images like x, the nearest successes; unchanged where x itself succeeds or nothing was found.
@@ -216,16 +219,19 @@ def carlini_wagner(
         search = _WeightSearch(model, x, y, first, targeted=targeted, confidence=confidence)
         half = (clip[1] - clip[0]) / 2
         # Not quite to the ends of the box, from where Adam would need all its steps to come back
-        start = torch.atanh(((clamp(search.start, clip) - clip[0]) / half - 1) * 0.999)
+        w = torch.atanh(((clamp(search.start, clip) - clip[0]) / half - 1) * 0.999)
+        lengths = itertools.chain([steps], itertools.repeat(max(1, steps // 5)))
 
         def gradient_at(w: Tensor, c: Tensor) -> Tensor:
-            adv = clip[0] + half * (w.tanh() + 1)
-            _, gradient = search.evaluate(clamp(adv, clip), "margin")
+            unit = w.tanh()
+            adv = clamp(clip[0] + half * (unit + 1), clip)
+            _, gradient = search.evaluate(adv, "margin")
             weight = c * ~search.success  # beyond the confidence the margin counts as constant
-            return (2 * (adv - search.start) + broadcast_like(weight, w) * gradient) * half * (1 - w.tanh().square())
+            return (2 * (adv - search.start) + broadcast_like(weight, w) * gradient) * half * (1 - unit.square())
 
-        def attempt(c: Tensor) -> None:
-            _minimise(torch.optim.Adam([w := start.clone()], lr), w, lambda w: gradient_at(w, c), steps)
+        def attempt(c: Tensor) -> None:  # from the last answer on: another c moves it little
+            adam = torch.optim.Adam([w], lr, betas=(0.8, 0.999))  # with a momentum of 0.9 w swings about the boundary
+            _minimise(adam, w, lambda w: gradient_at(w, c), next(lengths))
 
         return search.run(attempt, search_steps)
 
@@ -324,7 +330,7 @@ def _boundaries(model: Model, point: Tensor, y: Tensor, candidates: int) -> tupl
     except RuntimeError:  # torch.compile's graphs last for one gradient: make one for each
         again = (_margins(model, point, y)[1].gather(1, k[:, None]).sum() for k in others.indices.T)
         gradients = torch.stack([torch.autograd.grad(m, point)[0] for m in again])
-    if not (logits.isfinite().all() and gradients.isfinite().all()):
+    if not (is_finite(logits) and is_finite(gradients)):
         raise ValueError("the model's logits and their gradients must be finite: there is no direction to follow.")
     margins, rounding = margins.detach(), _rounding(logits.detach(), gradients[0], point.detach())
     return margins[0] > rounding, 2 * rounding - margins, gradients  # twice: a step of just the rounding may not reach
