@@ -25,7 +25,7 @@ from test_gradient_based import (
 )
 from torch import nn
 
-from course_utils.attacks import box_constrained_lbfgs, carlini_wagner, deepfool
+from course_utils.attacks import box_constrained_lbfgs, carlini_wagner, deepfool, minimum_norm
 
 # Every attack as (model, x, y) -> adv, with few steps; those in TARGETED take the labels to reach.
 QUICK = {"search_steps": 4, "steps": 20}
@@ -438,6 +438,20 @@ def test_deepfool_looks_at_the_candidates_only():
     second = model(x).topk(2, dim=1).indices[:, 1]
     assert torch.equal(predictions(model, deepfool(model, x, y, candidates=1, overshoot=0)), second)
     assert torch.equal(deepfool(model, x, y, candidates=5), deepfool(model, x, y, candidates=99))
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_deepfool_finds_with_few_candidates_in_later_steps_what_it_finds_with_all(norm, monkeypatch):
+    x = images((40, 1, 6, 6), torch.float64)
+    model = network(x, 12)
+    y = predictions(model, x)
+    quick = deepfool(model, x, y, norm=norm, candidates=11)
+    monkeypatch.setattr(minimum_norm, "LATER_CANDIDATES", 11)
+    full = deepfool(model, x, y, norm=norm, candidates=11)
+    assert torch.equal(predictions(model, quick) != y, predictions(model, full) != y)
+    ratio = distances(quick, x, norm) / distances(full, x, norm)
+    assert ratio.median().item() == pytest.approx(1, abs=1e-6)
+    assert ratio.mean() < 1.01
 
 
 class Counted(nn.Module):

@@ -36,6 +36,7 @@ from .threat_model import broadcast_like, clamp, steepest_direction
 
 # Solver: the optimiser of torch and its learning rate; SciPy's L-BFGS-B has its own line search
 SOLVERS = {"lbfgs": (None, None), "sgd": (torch.optim.SGD, 0.3), "adam": (torch.optim.Adam, 0.05)}
+LATER_CANDIDATES = 4  # of DeepFool: once a step has led to a boundary, the nearest is that of a likely class
 WEIGHT_RANGE = (1e-10, 1e10)  # of the loss against the squared distance: only images that no change fools lie beyond
 
 
@@ -131,7 +132,8 @@ def deepfool(
     Args:
         model, x, y, clip: see `course_utils.attacks`. norm: "l2" or "linf": the distance to be small.
         steps: at most. overshoot: share by which the whole change is enlarged, to end beyond the boundary.
-        candidates: how many of the most likely other classes are tried.
+        candidates: how many of the most likely other classes are tried in the first step; at most four in later ones,
+            which begin near a boundary.
 
     Returns:
         Images like x; unchanged where the label was wrong already or did not change.
@@ -156,7 +158,8 @@ def deepfool(
     with frozen_eval(model), torch.enable_grad():
         warn_if_masked(*loss_and_input_grad(model, x, y, "margin")[1:])
         for step in range(steps + 1):
-            fooled, gaps, gradients = _boundaries(model, point, y, candidates)
+            tried = candidates if step == 0 else min(candidates, LATER_CANDIDATES)
+            fooled, gaps, gradients = _boundaries(model, point, y, tried)
             best[index[fooled]] = point[fooled]
             on = ~fooled
             if step == steps or not on.any():
