@@ -29,10 +29,10 @@ from course_utils.exercises import CheckResult, check, engine, error_hints, inpu
 WEIGHTS = torch.randn(50, generator=torch.Generator().manual_seed(0))
 
 
-def fgsm(model, x, y, eps):
+def targeted_fgsm(model, x, y, eps):
     x = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y), x)
-    return (x + eps * gradient.sign()).clamp(0, 1).detach()
+    return (x - eps * gradient.sign()).clamp(0, 1).detach()
 
 
 def test_a_stub_is_not_attempted(monkeypatch):
@@ -41,7 +41,7 @@ def test_a_stub_is_not_attempted(monkeypatch):
     def stub(model, x, y, eps):
         raise NotImplementedError()
 
-    result = check("fgsm", stub)
+    result = check("targeted_fgsm", stub)
     assert result.status == "not attempted"
     assert not result
     assert not result.passed
@@ -65,17 +65,17 @@ def test_an_answer_that_is_half_written_fails():
 
 
 def test_an_unknown_exercise_suggests_the_nearest():
-    with pytest.raises(ValueError, match="Did you mean 'fgsm'"):
-        check("fsgm", fgsm)
+    with pytest.raises(ValueError, match="Did you mean 'targeted_fgsm'"):
+        check("targetd_fgsm", targeted_fgsm)
     with pytest.raises(ValueError, match=r"Known: .*to_uint8"):
-        check("?", fgsm)
+        check("?", targeted_fgsm)
     with pytest.raises(ValueError, match="there is no exercise"):
-        check(fgsm, "fgsm")
+        check(targeted_fgsm, "targeted_fgsm")
 
 
-@pytest.mark.parametrize("answer", [None, torch.ones(3), 0.5, "fgsm", [fgsm]])
+@pytest.mark.parametrize("answer", [None, torch.ones(3), 0.5, "targeted_fgsm", [targeted_fgsm]])
 def test_something_else_than_a_function(answer):
-    result = check("fgsm", answer)
+    result = check("targeted_fgsm", answer)
     assert result.status == "failed"
     assert type(answer).__name__ in result.what
     assert "without brackets" in result.hint
@@ -84,9 +84,9 @@ def test_something_else_than_a_function(answer):
 def test_anything_that_can_be_called_will_do():
     class Attack:
         def __call__(self, model, x, y, eps, clip=(0, 1)):
-            return fgsm(model, x, y, eps).clamp(*clip)
+            return targeted_fgsm(model, x, y, eps).clamp(*clip)
 
-    assert check("fgsm", Attack())
+    assert check("targeted_fgsm", Attack())
 
 
 @pytest.mark.parametrize("answer", [lambda: 1, lambda w: w, lambda w, eps, x: w, lambda w, *, eps: w])
@@ -240,7 +240,7 @@ def step_in_place(model, x, y):
     ],
 )  # fmt: skip
 def test_gradients_that_cannot_be_computed(answer, hint):
-    assert hint in check("fgsm", answer).hint
+    assert hint in check("targeted_fgsm", answer).hint
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_gradients_that_cannot_be_computed(answer, hint):
     ],
 )
 def test_results_of_the_wrong_kind(change, hint):
-    assert hint.lower() in check("fgsm", lambda *task: change(fgsm(*task))).hint.lower()
+    assert hint.lower() in check("targeted_fgsm", lambda *task: change(targeted_fgsm(*task))).hint.lower()
 
 
 def test_two_tensors_are_no_number():
@@ -425,8 +425,8 @@ def checked_in_a_thread(name, answer):
 
 
 def test_an_answer_outside_the_main_thread_and_another_one_after_it():
-    assert checked_in_a_thread("fgsm", fgsm)
-    assert check("fgsm", fgsm)
+    assert checked_in_a_thread("targeted_fgsm", targeted_fgsm)
+    assert check("targeted_fgsm", targeted_fgsm)
 
 
 def test_an_answer_that_never_ends_outside_the_main_thread(monkeypatch):
@@ -537,14 +537,18 @@ REPLACEMENTS = {
     "a constant": (inputs, "SHAPE", (1, 1, 1)),
     "_run": (engine, "_run", lambda name, *_: CheckResult(name, "passed")),
     "CheckResult": (CheckResult, "__bool__", yes),
-    "fgsm": (attacks, "fgsm", yes),
+    "targeted_fgsm": (attacks, "fgsm", yes),
 }
 
 
 @pytest.mark.parametrize("name", REPLACEMENTS)
 def test_what_the_notebook_has_replaced_is_not_used(monkeypatch, name):
     monkeypatch.setattr(*REPLACEMENTS[name], raising=False)
-    passed = [check("fgsm", fgsm), check("fgsm", lambda model, x, y, eps: x), check("worst_perturbation", sign_step)]
+    passed = [
+        check("targeted_fgsm", targeted_fgsm),
+        check("targeted_fgsm", lambda model, x, y, eps: x),
+        check("worst_perturbation", sign_step),
+    ]
     replaced = getattr(*REPLACEMENTS[name][:2]) is REPLACEMENTS[name][2]
     monkeypatch.undo()
     assert [result.status for result in passed] == ["passed", "failed", "passed"]
@@ -566,8 +570,8 @@ def test_an_answer_that_replaces_something_is_refused(name):
 
 
 def test_a_replaced_checker_is_not_used(monkeypatch):
-    monkeypatch.setitem(engine._CHECKERS, "fgsm", (lambda answer: iter(()), "(model, x, y, eps)"))
-    assert not check("fgsm", lambda model, x, y, eps: x)
+    monkeypatch.setitem(engine._CHECKERS, "targeted_fgsm", (lambda answer: iter(()), "(model, x, y, eps)"))
+    assert not check("targeted_fgsm", lambda model, x, y, eps: x)
 
 
 COMPILES = """
@@ -669,7 +673,7 @@ def test_displays_are_shown_once(shell, capsys):
     assert "only its first call shows something" in capsys.readouterr().out
 
 
-ANSWERS = {"worst_perturbation": sign_step, "fgsm": fgsm}
+ANSWERS = {"worst_perturbation": sign_step, "targeted_fgsm": targeted_fgsm}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -788,7 +792,7 @@ def test_students_text_is_escaped():
 
 
 def test_what_a_result_says():
-    passed, failed = check("fgsm", fgsm), check("fgsm", lambda model, x, y, eps: x)
+    passed, failed = check("targeted_fgsm", targeted_fgsm), check("targeted_fgsm", lambda model, x, y, eps: x)
     assert passed.status == "passed"
     assert repr(passed).count("✓") == len(passed.passed) == passed._repr_html_().count("✓")
     assert repr(failed).count("✗") == 1
@@ -800,14 +804,14 @@ def test_what_a_result_says():
 @pytest.mark.parametrize(("value", "raises"), [("1", True), ("0", False), ("", False)])
 def test_strict_raises_for_failures_only(monkeypatch, value, raises):
     monkeypatch.setenv("COURSE_STRICT", value)
-    assert check("fgsm", fgsm)
+    assert check("targeted_fgsm", targeted_fgsm)
     if raises:
         with pytest.raises(AssertionError, match="Nothing changed"):
-            check("fgsm", lambda model, x, y, eps: x)
+            check("targeted_fgsm", lambda model, x, y, eps: x)
     else:
-        assert not check("fgsm", lambda model, x, y, eps: x)
+        assert not check("targeted_fgsm", lambda model, x, y, eps: x)
 
 
 def test_no_two_checkers_have_one_name():
-    with pytest.raises(ValueError, match="fgsm"):
-        engine.exercise("fgsm")(lambda answer: iter(()))
+    with pytest.raises(ValueError, match="targeted_fgsm"):
+        engine.exercise("targeted_fgsm")(lambda answer: iter(()))
