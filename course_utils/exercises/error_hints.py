@@ -81,6 +81,7 @@ _HINTS = (
     *((part, _TOO_LARGE) for part in ("is out of bounds", "index out of range", "out of range for tensor")),
     *((part, _DIMENSION) for part in ("dimension out of range", "too many indices", "dimension specified as", "invalid index of a 0-dim")),
     ("is invalid for input of size", "Do not write sizes such as 784 or 28 as numbers: take them from x.shape."),
+    ("the shape of the mask", "A mask has the shape of the tensor that it selects from. Take numbers such as that of the classes from .shape, and do not write them yourself."),
     ("class values must be smaller than num_classes", "Do not write the number of classes as a number: the model tells it, as model(x).shape[1]."),
     ("one positional argument", "Use the arguments in the order in which the exercise names them."),
     ("has nobody to ask", "Your function gets all that it needs as its arguments: leave out input()."),

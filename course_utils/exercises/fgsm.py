@@ -190,6 +190,17 @@ def _logits(n: int, classes: int, spread: float = 3.0, shift: float = 0.0, seed:
     return logits, (logits.argmax(1) + torch.arange(n) % 2 * (1 + torch.arange(n) % (classes - 1))) % classes
 
 
+def _sure_and_right(n: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Return logits up to 1,500 of a model that gives each image its label with a lead of 400 or more.
+
+    They are whole numbers, so that float32 rounds none of their differences, and images lie far from one another.
+    """
+    logits, y = _logits(n, classes, 100.0, seed=3)
+    y = logits.argmax(1)
+    logits = logits.scatter_add(1, y.unsqueeze(1), torch.full((n, 1), 400.0)) + 200.0 * torch.arange(n).unsqueeze(1)
+    return logits.round(), y
+
+
 def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
     return _without(logits, y).logsumexp(1) - _of_label(logits, y)
 
@@ -222,16 +233,15 @@ def _observed_log_odds(answer: Callable[..., Any], logits: Tensor, y: Tensor) ->
 
 
 def _misjudged(got: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], logits: Tensor, y: Tensor) -> str:
-    """Return in words on which image the log-odds, or else their gradient, are farthest from right."""
-    what, mine, best = ("log-odds", got[0], right[0])
+    """Return in words on which image the log-odds, or else an entry of their gradient, are farthest from right."""
+    (mine, slope), (best, right_slope) = got, right
     if close(mine, best, 1e-4):
-        what, mine, best = ("gradient", got[1], right[1])
-    image = int((mine - best).abs().view(len(y), -1).amax(1).argmax())
-    return f"for the logits {_few(logits[image])}, … and y = {y[image]} your {what} is {_few(mine[image])}, right is {_few(best[image])}."
-
-
-def _few(values: Tensor) -> str:
-    return ", ".join(f"{v:.3g}" for v in values.reshape(-1)[:4].tolist())
+        image, k = divmod(int((slope - right_slope).abs().argmax()), logits.shape[1])
+        mine, best, what = slope[:, k], right_slope[:, k], f"gradient with respect to the logit of class {k}"
+    else:
+        image, what = int((mine - best).abs().argmax()), "log-odds"
+    few = ", ".join(f"{v:.3g}" for v in logits[image, :4].tolist())
+    return f"for the logits {few}, … and y = {y[image]} your {what} is {mine[image]:.3g}, right is {best[image]:.3g}."
 
 
 def _without(logits: Tensor, y: Tensor, instead: float = -torch.inf) -> Tensor:
@@ -259,23 +269,32 @@ Exercise(
     reference=_log_odds,
     cases=[
         Case("is the logarithm of the odds against y", [partial(_logits, 6, 10), partial(_logits, 6, 10, 1.0, 0.5, 1)], OTHERS + "of the exponentials of their logits; its logarithm minus the logit of y."),
-        Case("does not fade where the model is very sure", [partial(_logits, 6, 10, 60.0), partial(_logits, 4, 10, 300.0, seed=2)], "Stay with the logits: what is computed from a rounded probability has lost its gradient."),
+        Case("does not fade where the model is very sure", [partial(_logits, 6, 10, 60.0), partial(_logits, 4, 10, 300.0, seed=2), partial(_sure_and_right, 6, 10)], "Stay with the logits: what is computed from a rounded probability has lost its gradient."),
         Case("is the same when all logits rise or fall together", [partial(_logits, 6, 10, 3.0, shift) for shift in (-500.0, 500.0)], "Only differences of logits count: no number of your own stands among them."),
         Case("works for other numbers of classes", [partial(_logits, 5, 3), partial(_logits, 3, 2)], "Take the number of classes from logits."),
     ],
     mistakes=[
-        Mistake("That is the cross-entropy, whose sum runs over all classes. Leave out y before you sum.", lambda z, y: z.logsumexp(1) - _of_label(z, y), lambda z, y: F.softplus(_log_odds(z, y))),
+        Mistake("That is the cross-entropy L. Return m: without log(1 + …) around it, and with a sum that leaves out y.", lambda z, y: z.logsumexp(1) - _of_label(z, y), lambda z, y: F.softplus(_log_odds(z, y))),
         Mistake("Your sign is turned round: a step up this loss would make y more likely.", lambda z, y: -_log_odds(z, y)),
         Mistake("That is the negative cross-entropy: the logarithm of y's own probability.", lambda z, y: _of_label(z, y) - z.logsumexp(1)),
         Mistake("That is the margin: you look at the largest other logit. " + OTHERS + "small ones too.", lambda z, y: _without(z, y).amax(1) - _of_label(z, y), lambda z, y: _of_label(z, y) - _without(z, y).amax(1)),
+        Mistake("You subtract the largest of too many logits. Where that is the logit of y, or another image's, all exponentials in your sum round to 0. torch.logsumexp subtracts the largest of those that it adds.", *(lambda z, y, dim=dim: (lambda c: _without(c, y).exp().sum(1).log() - _of_label(c, y))(z - z.amax(dim, keepdim=True)) for dim in (1, (0, 1)))),
         Mistake("You compute it from probabilities, and where the model is sure these round to 0 or 1. Stay with the logits.", *map(_from_probability, (0.0, 1e-30, 1e-12, 1e-8, 1e-6)), lambda z, y: torch.expm1(z.logsumexp(1) - _of_label(z, y)).log(), lambda z, y: -torch.logit(_of_label(z.softmax(1), y))),
         Mistake("You put probabilities where logits belong: no softmax before the sum.", lambda z, y: _log_odds(z.softmax(1), y)),
-        Mistake("The logit of y still counts: you have set it to a number, whose exponential is part of the sum. What has the exponential 0?", *(lambda z, y, instead=instead: _without(z, y, instead).logsumexp(1) - _of_label(z, y) for instead in (0.0, -1.0, -10.0, -100.0)), lambda z, y: (z * (1 - F.one_hot(y, z.shape[1]))).logsumexp(1) - _of_label(z, y)),
+        Mistake("The logit of y still counts: whatever number you put in its place or subtract from it, an exponential is left in the sum. What has the exponential 0?", *(lambda z, y, instead=instead: _without(z, y, instead).logsumexp(1) - _of_label(z, y) for instead in (0.0, -1.0, -10.0, -100.0)), *(lambda z, y, less=less: (z - less * F.one_hot(y, z.shape[1])).logsumexp(1) - _of_label(z, y) for less in (10, 50, 100)), lambda z, y: (z * (1 - F.one_hot(y, z.shape[1]))).logsumexp(1) - _of_label(z, y)),
         Mistake("An exponential becomes infinite where logits are large. torch.logsumexp takes care of that.", lambda z, y: (z.exp().sum(1) - _of_label(z, y).exp()).log() - _of_label(z, y), lambda z, y: _without(z, y).exp().sum(1).log() - _of_label(z, y)),
         Mistake("You use the model's own prediction as the label. Use the y that was passed in.", lambda z, y: _log_odds(z, z.argmax(1))),
         Mistake("The logit of y is missing: subtract it.", lambda z, y: _without(z, y).logsumexp(1)),
         Mistake("You add the logit of y. Odds are a quotient, and their logarithm is a difference.", lambda z, y: _without(z, y).logsumexp(1) + _of_label(z, y)),
         Mistake("The logarithm is missing: these are the odds themselves.", lambda z, y: _log_odds(z, y).exp()),
+        Mistake("You clamp the result. Beyond the limits it is constant, and a constant has no gradient.", *(lambda z, y, top=top: _log_odds(z, y).clamp(-top, top) for top in (10, 20, 50, 100))),
+        Mistake("Your numbers are right, but a part of the gradient is cut off. Detach neither the sum nor the logit of y.", lambda z, y: _without(z, y).logsumexp(1) - _of_label(z, y).detach(), lambda z, y: _without(z, y).logsumexp(1).detach() - _of_label(z, y)),
+        Mistake("Your numbers are right, but your gradient is the margin's. Differentiate the logarithm of the sum itself.", lambda z, y: (_log_odds(z, y) - _without(z, y).amax(1) + _of_label(z, y)).detach() + _without(z, y).amax(1) - _of_label(z, y)),
+        Mistake("You take the mean of the exponentials. Odds need their sum.", lambda z, y: _log_odds(z, y) - torch.tensor(z.shape[1]).log(), lambda z, y: _log_odds(z, y) - torch.tensor(z.shape[1] - 1.0).log(), lambda z, y: _without(z, y).exp().mean(1).log() - _of_label(z, y)),
+        Mistake("You leave out the largest logit. That need not be the one of y.", lambda z, y: z.sort(1).values[:, :-1].logsumexp(1) - _of_label(z, y)),
+        Mistake("You add up the largest few exponentials only. " + OTHERS + "small ones too.", *(lambda z, y, k=k: _without(z, y).topk(min(k, z.shape[1])).values.logsumexp(1) - _of_label(z, y) for k in (2, 3, 5))),
+        Mistake("You take the logarithm to another base. Here it is the natural one.", *(lambda z, y, base=base: _log_odds(z, y) / torch.tensor(base).log() for base in (2.0, 10.0))),
+        Mistake("You add up over the images. Each image has a sum of its own, over its classes: that is dimension 1.", lambda z, y: _without(z, y).logsumexp(0)[y] - _of_label(z, y)),
         Mistake("You add up the other logits, without exponentials.", lambda z, y: _without(z, y, 0.0).sum(1) - _of_label(z, y), lambda z, y: _without(z, y, 0.0).sum(1) / (z.shape[1] - 1) - _of_label(z, y)),
         Mistake("You divide by the number of images. Each image has a loss of its own.", lambda z, y: _log_odds(z, y) / len(y)),
         Mistake("You use the y of the first image for all of them. Each image has its own.", lambda z, y: _log_odds(z, y[:1].expand(len(y)))),
@@ -311,7 +330,8 @@ def _one_without_gradient(eps: float) -> tuple[nn.Module, Tensor, Tensor, float]
 
 
 OWN = "Each image's gradient has a length of its own, over all of its channels and pixels: divide by that one, and multiply by eps."
-GUARD = "Guard the division by something tiny only, which does not touch a small gradient: a very low limit of the length, and no number that is added."
+GUARD = "Guard the division by something tiny only, which does not touch a small gradient: a very low limit, and no number that is added."
+LARGEST_FIRST = "In float32 the square of a number below 1e-23 rounds to 0, and so does the length. Divide each image's gradient by its largest entry first, and then by its length."
 SIGN = "That is FGSM's sign step: for n pixels its length is √n times eps. Divide the gradient by its length instead. (F.normalize without flatten(1) gives the same: it divides each pixel by itself.)"
 Exercise(
     "l2_step",
@@ -323,6 +343,7 @@ Exercise(
         EVERY_IMAGE,
         Case("takes the whole step where the gradient is small", [partial(_images, 0.2, slope=1e-14)], GUARD),
         Case("takes no step where the gradient is zero", [partial(_images, 0.2, slope=0.0), partial(_one_without_gradient, 0.2)], "Without a gradient there is no direction: that image stays, and the others move. " + GUARD),
+        Case("takes the whole step, and not more, where the squares of the gradient round to 0", [partial(_images, 0.2, slope=1e-25)], LARGEST_FIRST),
         Case("works for other sizes of images and numbers of classes", [_others], "The length goes over all channels and pixels of an image. " + mistakes.FROM_MODEL),
     ],
     mistakes=[
@@ -344,6 +365,8 @@ Exercise(
         Mistake("You use the gradient as it is, whose length differs from image to image. " + OWN, *(_along(move, size=size) for move in (lambda g: g, lambda g: g / len(g)) for size in (None, lambda eps: 1.0))),
         Mistake("You shorten a gradient that is longer than eps, and leave a shorter one as it is. Every image moves by the whole distance eps. " + OWN, _along(lambda g: g, size=lambda eps: 1.0, finish=lambda new, x, eps: (x + (new - x) * (eps / l2_norm(new - x)).clamp(max=1)).clamp(0, 1))),
         Mistake("You stretch the step again after clipping. The clipped step may be shorter than eps.", _along(finish=lambda new, x, eps: x + eps * l2_normalized(new.clamp(0, 1) - x))),
+        Mistake("One image without a gradient stops the whole batch. That image stays, and the others move.", _along(lambda g: l2_normalized(g) * l2_norm(g).all())),
+        Mistake(LARGEST_FIRST, *(_along(lambda g, tiny=tiny: g / l2_norm(g).clamp_min(tiny)) for tiny in (1e-16, 1e-20, 1e-25, 1e-30, 1e-37)), _along(lambda g: g / (l2_norm(g) + 1e-30)), _along(lambda g: (g / l2_norm(g)).nan_to_num()), _along(lambda g: torch.where(l2_norm(g) > 0, g / l2_norm(g), 0))),
         Mistake(GUARD, *(_along(lambda g, tiny=tiny, n=n: g / (l2_norm(g) + tiny * len(g) ** n)) for tiny in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10, 1e-12) for n in (0, 1)), *(_along(lambda g, tiny=tiny: g / l2_norm(g).clamp_min(tiny)) for tiny in (1e-8, 1e-12)), _along(lambda g: g / (l2_norm(g) ** 2 + 1e-12).sqrt()), _along(lambda g: torch.where(l2_norm(g) > 1e-8, l2_normalized(g), 0))),
     ],
     batched=("x", "y"),

@@ -73,8 +73,10 @@ def l2_norm(images: Tensor) -> Tensor:
 
 
 def l2_normalized(gradient: Tensor) -> Tensor:
-    """Return each image's gradient divided by its own Euclidean norm."""
-    return gradient / l2_norm(gradient).clamp_min(1e-30)
+    """Return each image's gradient divided by its own Euclidean norm; one that is 0 stays 0."""
+    largest = broadcast_like(gradient.abs().flatten(1).amax(1))
+    scaled = gradient / largest.clamp_min(1e-37)  # float32 rounds the squares of tiny entries to 0
+    return scaled / l2_norm(scaled).clamp_min(1)
 
 
 def max_normalized(gradient: Tensor) -> Tensor:

@@ -154,9 +154,9 @@ def percent_off(images: Tensor, right: Tensor) -> float:
 
 def misplaced(setting: str, model: nn.Module, y: Tensor, x: Tensor, images: Tensor, right: Tensor, of: str = "") -> str:
     """Return in words how far the images and their loss for y are from the right ones; the attack began at x."""
-    before, got, best = (F.cross_entropy(model(v), y).item() for v in (x, images, right))
+    before, got, best = (f"{F.cross_entropy(model(v), y):.3g}" for v in (x, images, right))
     off = f"{setting}{percent_off(images, right):.0f} % of the pixels are not where they should be"
-    return f"{off}: the loss{of} went from {before:.3g} to {got:.3g}, and not to {best:.3g}."
+    return f"{off}." if got == best else f"{off}: the loss{of} went from {before} to {got}, and not to {best}."
 
 
 def changed_in_place(answer: Callable, names: Iterable[str], arguments: dict[str, Any]) -> str:

@@ -146,8 +146,8 @@ def lengths_of(g, p=2):
     return g.flatten(1).norm(p=p, dim=1)
 
 
-@right("l2_step")
-def as_the_hints_say(model, x, y, eps):
+@wrong("l2_step", "the length of a tiny gradient rounds to 0", "by its largest entry first")
+def guarded_length(model, x, y, eps):
     g = gradient(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="sum"))
     return (x + eps * g / per_image(lengths_of(g).clamp_min(1e-30))).clamp(0, 1)
 
@@ -231,7 +231,7 @@ def shortened_only(model, x, y, eps):
 
 
 @wrong(
-    "l2_step", "one image with a zero gradient stops the whole batch", "You leave images as they are because of what"
+    "l2_step", "one image with a zero gradient stops the whole batch", "One image without a gradient stops the whole"
 )
 def nobody_moves(model, x, y, eps):
     g = gradient(model, x, y)

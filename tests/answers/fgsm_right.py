@@ -91,12 +91,16 @@ def steps(*directions):
     return [lambda *task, s=s, d=d: s(*task, d) for s, d in zip(STEPS, cycle(directions), strict=False)]
 
 
+def by_the_largest(g):
+    return g / g.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-37)
+
+
 UNITS = (
-    lambda g: g / g.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, 1, 1, 1),
-    lambda g: g / (g.pow(2).sum(dim=(1, 2, 3), keepdim=True).sqrt() + 1e-30),
-    lambda g: F.normalize(g.flatten(1), eps=1e-30).view(g.shape),
-    lambda g: torch.nan_to_num(g / g.flatten(1).norm(dim=1)[:, None, None, None]),
-    lambda g: torch.where((n := torch.linalg.vector_norm(g, dim=(1, 2, 3), keepdim=True)) > 0, g / n, torch.zeros_like(g)),
+    lambda g: (h := by_the_largest(g)) / h.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1),
+    lambda g: (g / (g.double().pow(2).sum(dim=(1, 2, 3), keepdim=True).sqrt() + 1e-60)).float(),
+    lambda g: F.normalize(g.double().flatten(1), eps=1e-60).view(g.shape).float(),
+    lambda g: F.normalize(torch.nan_to_num(g / g.abs().amax((1, 2, 3), keepdim=True)).flatten(1)).view(g.shape),
+    lambda g: torch.where((n := torch.linalg.vector_norm(g, dim=(1, 2, 3), keepdim=True, dtype=torch.float64)) > 0, g / n, 0.0).float(),
 )  # fmt: skip
 
 

@@ -58,6 +58,16 @@ def rate(score):
     return lambda model, x, adv, y: score(model(x).argmax(1), model(adv).argmax(1), y)
 
 
+# The squares of a tiny gradient round to 0.
+UNITS_OF_ROUNDED_LENGTH = (
+    lambda g: g / g.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, 1, 1, 1),
+    lambda g: g / (g.pow(2).sum(dim=(1, 2, 3), keepdim=True).sqrt() + 1e-30),
+    lambda g: F.normalize(g.flatten(1), eps=1e-30).view(g.shape),
+    lambda g: torch.nan_to_num(g / g.flatten(1).norm(dim=1)[:, None, None, None]),
+    lambda g: torch.where((n := torch.linalg.vector_norm(g, dim=(1, 2, 3), keepdim=True)) > 0, g / n, torch.zeros_like(g)),
+)  # fmt: skip
+
+
 WRONG = {
     "targeted_fgsm": [
         (after(lambda model, x: x.requires_grad_()), "requires_grad or a .grad"),
@@ -74,6 +84,7 @@ WRONG = {
         (step(lambda g, eps: eps * g / (g.flatten(1).norm(dim=1) + 1e-8).view(-1, 1, 1, 1)), "something tiny only"),
         (step(lambda g, eps: eps * g / g.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)), "something tiny only"),
         (step(lambda g, eps: eps * g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)), "division by zero"),
+        *((step(lambda g, eps, unit=unit: eps * unit(g)), "by its largest entry first") for unit in UNITS_OF_ROUNDED_LENGTH),
         (step(lambda g, eps: eps * g / g.flatten(1).norm(dim=1)), "Two shapes do not fit"),
         (step(lambda g, eps: eps * g / g.norm() if g.any() else torch.zeros_like(g)), "share one budget"),
         (lambda model, x, y, eps: attacks.fgsm(model, x, y, eps, norm="l2"), "Write the steps yourself"),
@@ -85,7 +96,7 @@ WRONG = {
         (odds(lambda z, others, own: others.logsumexp(1).item() - own), "item()"),
         (odds(lambda z, others, own: others.logsumexp(0) - own), "Two shapes do not fit"),
         (odds(lambda z, others, own: (others.softmax(1) * z).sum(1) - own), "its logarithm minus the logit of y"),
-        (odds(lambda z, others, own: (others.logsumexp(1) - own).clamp(-50, 50)), "Stay with the logits"),
+        (odds(lambda z, others, own: (others.logsumexp(1) - own).clamp(-30, 30)), "Stay with the logits"),
         (odds(lambda z, others, own: torch.log(others.exp().sum(1) / own.exp())), "Stay with the logits"),
         (lambda logits, y: attacks.gradients.adversarial_loss(logits, y, "ce"), "Write the steps yourself"),
     ],
