@@ -275,10 +275,17 @@ def _slider(place, label):
     return place.locator(".widget-slider").filter(has_text=re.compile(rf"^\s*{re.escape(label)}\s*[-\d]"))
 
 
+# After a drag, positions may still be on their way. Who acts before the last of them has arrived is undone by it.
+CHANGED_AND_AT_REST = """([img, before]) => {
+    if (img.src !== img.seen) [img.seen, img.since] = [img.src, performance.now()];
+    return img.src !== before && performance.now() - img.since > 400;
+}"""
+
+
 def _moved_by(action, picture):
     before = picture.get_attribute("src")
     action()
-    picture.page.wait_for_function("([img, src]) => img.src !== src", arg=[picture.element_handle(), before])
+    picture.page.wait_for_function(CHANGED_AND_AT_REST, arg=[picture.element_handle(), before])
 
 
 def _drag(slider, share):
