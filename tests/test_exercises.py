@@ -184,10 +184,6 @@ EQUIVALENT = {  # changes to a solution that make no difference, and why
     ("targeted_pgd", "return adv"): LAST_IS_FREE,
     ("targeted_pgd", "adv = adv - step_size * gradient.sign()"): KEEPS_GRAPH,
     ("l2_step", "loss = F.cross_entropy(model(x), y)"): "the length takes the mean's factor out",
-    (
-        "l2_step",
-        "gradient = gradient / gradient.amax((1, 2, 3), keepdim=True).clamp_min(1e-37)",
-    ): "of an image's gradient some entry is positive and of the size of the largest",
     ("l2_step", "lengths = gradient.flatten(1).norm(dim=1).clamp_min(2)"): "the gradients are longer than that",
     ("success_rate", "return (before & ~after).sum() / before.sum().item()"): ONE_NUMBER,
     ("success_rate", "return (before & ~after).sum().item() / before.sum()"): ONE_NUMBER,

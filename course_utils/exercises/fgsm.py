@@ -190,15 +190,28 @@ def _logits(n: int, classes: int, spread: float = 3.0, shift: float = 0.0, seed:
     return logits, (logits.argmax(1) + torch.arange(n) % 2 * (1 + torch.arange(n) % (classes - 1))) % classes
 
 
-def _sure_and_right(n: int, classes: int) -> tuple[Tensor, Tensor]:
+def _shifted(shift: float) -> tuple[Tensor, Tensor]:
+    """Return logits far from 0 and labels; in eighths, whose differences float32 holds exactly."""
+    logits, y = _logits(6, 10)
+    return shift + (8 * logits).round() / 8, y
+
+
+def _tied(n: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Return logits in which another class has exactly the logit of the label."""
+    logits, y = _logits(n, classes, seed=4)
+    return logits.scatter(1, (y.unsqueeze(1) + 1) % classes, logits.gather(1, y.unsqueeze(1))), y
+
+
+def _sure_and_right(n: int, classes: int, shift: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return logits up to 1,500 of a model that gives each image its label with a lead of 400 or more.
 
     They are whole numbers, so that float32 rounds none of their differences, and images lie far from one another.
+    `shift` is added to all of them.
     """
     logits, y = _logits(n, classes, 100.0, seed=3)
     y = logits.argmax(1)
     logits = logits.scatter_add(1, y.unsqueeze(1), torch.full((n, 1), 400.0)) + 200.0 * torch.arange(n).unsqueeze(1)
-    return logits.round(), y
+    return logits.round() + shift, y
 
 
 def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
@@ -270,7 +283,8 @@ Exercise(
     cases=[
         Case("is the logarithm of the odds against y", [partial(_logits, 6, 10), partial(_logits, 6, 10, 1.0, 0.5, 1)], OTHERS + "of the exponentials of their logits; its logarithm minus the logit of y."),
         Case("does not fade where the model is very sure", [partial(_logits, 6, 10, 60.0), partial(_logits, 4, 10, 300.0, seed=2), partial(_sure_and_right, 6, 10)], "Stay with the logits: what is computed from a rounded probability has lost its gradient."),
-        Case("is the same when all logits rise or fall together", [partial(_logits, 6, 10, 3.0, shift) for shift in (-500.0, 500.0)], "Only differences of logits count: no number of your own stands among them."),
+        Case("is the same when all logits rise or fall together", [partial(_shifted, -500.0), partial(_shifted, 500.0), partial(_sure_and_right, 6, 10, -3000.0)], "Only differences of logits count: no number of your own stands among them."),
+        Case("counts a class that has the same logit as y", [partial(_tied, 5, 10), partial(_tied, 3, 2)], "Leave y out by its place, not by its value: another class may have the same logit."),
         Case("works for other numbers of classes", [partial(_logits, 5, 3), partial(_logits, 3, 2)], "Take the number of classes from logits."),
     ],
     mistakes=[
@@ -281,7 +295,8 @@ Exercise(
         Mistake("You subtract the largest of too many logits. Where that is the logit of y, or another image's, all exponentials in your sum round to 0. torch.logsumexp subtracts the largest of those that it adds.", *(lambda z, y, dim=dim: (lambda c: _without(c, y).exp().sum(1).log() - _of_label(c, y))(z - z.amax(dim, keepdim=True)) for dim in (1, (0, 1)))),
         Mistake("You compute it from probabilities, and where the model is sure these round to 0 or 1. Stay with the logits.", *map(_from_probability, (0.0, 1e-30, 1e-12, 1e-8, 1e-6)), lambda z, y: torch.expm1(z.logsumexp(1) - _of_label(z, y)).log(), lambda z, y: -torch.logit(_of_label(z.softmax(1), y))),
         Mistake("You put probabilities where logits belong: no softmax before the sum.", lambda z, y: _log_odds(z.softmax(1), y)),
-        Mistake("The logit of y still counts: whatever number you put in its place or subtract from it, an exponential is left in the sum. What has the exponential 0?", *(lambda z, y, instead=instead: _without(z, y, instead).logsumexp(1) - _of_label(z, y) for instead in (0.0, -1.0, -10.0, -100.0)), *(lambda z, y, less=less: (z - less * F.one_hot(y, z.shape[1])).logsumexp(1) - _of_label(z, y) for less in (10, 50, 100)), lambda z, y: (z * (1 - F.one_hot(y, z.shape[1]))).logsumexp(1) - _of_label(z, y)),
+        Mistake("The logit of y still counts: whatever number you put in its place or subtract from it, an exponential is left in the sum. What has the exponential 0?", *(lambda z, y, instead=instead: _without(z, y, instead).logsumexp(1) - _of_label(z, y) for instead in (0.0, -1.0, -10.0, -100.0, -1e3)), *(lambda z, y, less=less: (z - less * F.one_hot(y, z.shape[1])).logsumexp(1) - _of_label(z, y) for less in (10, 50, 100)), lambda z, y: (z * (1 - F.one_hot(y, z.shape[1]))).logsumexp(1) - _of_label(z, y)),
+        Mistake("You leave out every class that has the logit of y. Leave y out by its place, not by its value.", lambda z, y: torch.where(z == _of_label(z, y).unsqueeze(1), -torch.inf, z).logsumexp(1) - _of_label(z, y)),
         Mistake("An exponential becomes infinite where logits are large. torch.logsumexp takes care of that.", lambda z, y: (z.exp().sum(1) - _of_label(z, y).exp()).log() - _of_label(z, y), lambda z, y: _without(z, y).exp().sum(1).log() - _of_label(z, y)),
         Mistake("You use the model's own prediction as the label. Use the y that was passed in.", lambda z, y: _log_odds(z, z.argmax(1))),
         Mistake("The logit of y is missing: subtract it.", lambda z, y: _without(z, y).logsumexp(1)),
@@ -329,21 +344,45 @@ def _one_without_gradient(eps: float) -> tuple[nn.Module, Tensor, Tensor, float]
     return model, x, y, eps
 
 
+class _Steep(nn.Module):
+    """Sums up the pixels, with weights above 0, as its one logit; its slope depends on the first pixel.
+
+    So all entries of an image's gradient have one sign, and lengths differ from image to image by a factor of 1e26.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, 36) / 36)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steep = torch.where(x[:, 0, 0, 0] > 0.5, 1.0, 1e-26)
+        score = steep * (x.flatten(1) @ self.weight)
+        return torch.stack([score, -score], 1)
+
+
+def _uneven(eps: float) -> tuple[nn.Module, Tensor, Tensor, float]:
+    """Return images with large and tiny gradients, of one sign and of the other."""
+    x = 0.3 + 0.4 * torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    x[:, 0, 0, 0] = torch.tensor([0.6, 0.4, 0.6, 0.4])
+    return _Steep(), x, torch.tensor([0, 0, 1, 1]), eps
+
+
 OWN = "Each image's gradient has a length of its own, over all of its channels and pixels: divide by that one, and multiply by eps."
-GUARD = "Guard the division by something tiny only, which does not touch a small gradient: a very low limit, and no number that is added."
+GUARD = "Your guard changes a small gradient. Divide each image's gradient by its largest entry first: then its length is 1 or more, and a guard does not touch it."
 LARGEST_FIRST = "In float32 the square of a number below 1e-23 rounds to 0, and so does the length. Divide each image's gradient by its largest entry first, and then by its length."
-SIGN = "That is FGSM's sign step: for n pixels its length is √n times eps. Divide the gradient by its length instead. (F.normalize without flatten(1) gives the same: it divides each pixel by itself.)"
+SIGN = "That is FGSM's sign step: with d pixels its length is √d times eps. Divide the gradient by its length instead. (F.normalize without flatten(1) gives the same: it divides each pixel by itself.)"
 Exercise(
     "l2_step",
     reference=_l2_step,
     cases=[
         Case("moves every image by the distance eps, along its own gradient", [partial(_images, 0.2, slope=0.035)], "Differentiate F.cross_entropy of model(x) and y with respect to x, and keep the proportions of that: no sign. " + OWN),
         EVERY_EPS,
-        Case("stays inside [0, 1]", [partial(_images, eps, low=0.0) for eps in (0.8, 0.5)], IN_BOX.where),
+        Case("stays inside [0, 1]", [partial(_images, eps, low=0.0) for eps in (0.8, 0.5, 0.65)], IN_BOX.where),
         EVERY_IMAGE,
         Case("takes the whole step where the gradient is small", [partial(_images, 0.2, slope=1e-14)], GUARD),
-        Case("takes no step where the gradient is zero", [partial(_images, 0.2, slope=0.0), partial(_one_without_gradient, 0.2)], "Without a gradient there is no direction: that image stays, and the others move. " + GUARD),
+        Case("takes no step where the gradient is zero", [partial(_images, 0.2, slope=0.0), partial(_one_without_gradient, 0.2)], "Without a gradient there is no direction: that image stays, and the others move. A lower limit for what you divide by does that."),
         Case("takes the whole step, and not more, where the squares of the gradient round to 0", [partial(_images, 0.2, slope=1e-25)], LARGEST_FIRST),
+        Case("gives every image its own step, where one gradient is large and the next one tiny", [partial(_uneven, 0.2)], OWN + " That is true of its largest entry, too, which is the largest of the sizes: every entry may be below 0."),
         Case("works for other sizes of images and numbers of classes", [_others], "The length goes over all channels and pixels of an image. " + mistakes.FROM_MODEL),
     ],
     mistakes=[
@@ -367,6 +406,8 @@ Exercise(
         Mistake("You stretch the step again after clipping. The clipped step may be shorter than eps.", _along(finish=lambda new, x, eps: x + eps * l2_normalized(new.clamp(0, 1) - x))),
         Mistake("One image without a gradient stops the whole batch. That image stays, and the others move.", _along(lambda g: l2_normalized(g) * l2_norm(g).all())),
         Mistake(LARGEST_FIRST, *(_along(lambda g, tiny=tiny: g / l2_norm(g).clamp_min(tiny)) for tiny in (1e-16, 1e-20, 1e-25, 1e-30, 1e-37)), _along(lambda g: g / (l2_norm(g) + 1e-30)), _along(lambda g: (g / l2_norm(g)).nan_to_num()), _along(lambda g: torch.where(l2_norm(g) > 0, g / l2_norm(g), 0))),
+        Mistake("You divide by the largest entry of the whole batch first. Beside a large gradient, the squares of a tiny one still round to 0: take each image's own largest entry.", *(_along(lambda g, tiny=tiny: (lambda h: h / l2_norm(h).clamp_min(tiny))(g / g.abs().max().clamp_min(1e-37))) for tiny in (1e-20, 1e-12)), _along(lambda g: (lambda h: (h / l2_norm(h)).nan_to_num())(g / g.abs().max().clamp_min(1e-37)))),
+        Mistake("You divide by the largest entry, and not by the largest size: where all entries are below 0, that is the smallest one, or the guard.", *(_along(lambda g, tiny=tiny: (lambda h: h / l2_norm(h).clamp_min(tiny))(g / broadcast_like(g.flatten(1).amax(1)).clamp_min(1e-37))) for tiny in (1e-12, 1.0))),
         Mistake(GUARD, *(_along(lambda g, tiny=tiny, n=n: g / (l2_norm(g) + tiny * len(g) ** n)) for tiny in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10, 1e-12) for n in (0, 1)), *(_along(lambda g, tiny=tiny: g / l2_norm(g).clamp_min(tiny)) for tiny in (1e-8, 1e-12)), _along(lambda g: g / (l2_norm(g) ** 2 + 1e-12).sqrt()), _along(lambda g: torch.where(l2_norm(g) > 1e-8, l2_normalized(g), 0))),
     ],
     batched=("x", "y"),

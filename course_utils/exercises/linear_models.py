@@ -14,7 +14,7 @@ from torch import Tensor
 from ..models.linear import exact_accuracy, worst_case_loss
 from . import mistakes
 from .engine import expect
-from .exercise import Case, Exercise
+from .exercise import Case, Exercise, Property
 from .mistakes import Mistake
 from .properties import as_number, as_share, as_tensor_like, call_with_copies, close
 
@@ -68,7 +68,7 @@ def _is_worst(got: Tensor, right: Tensor, w: Tensor, eps: float) -> bool:
 def _gain(got: Tensor, right: Tensor, w: Tensor, eps: float) -> str:
     beyond = ", more than eps" if got.abs().max() > eps + 1e-6 else ""
     i = int(((got - right).abs() * (w != 0)).argmax())
-    return f"with {len(w)} weights and eps = {eps} an entry changes by up to {got.abs().max():.3g}{beyond}; w·δ is {w @ got:.4g}, right is {w @ right:.4g}; where w is {w[i]:.3g} the change is {got[i]:.3g}, right is {right[i]:.3g}."
+    return f"with {len(w)} weights and eps = {eps} an entry changes by up to {got.abs().max():.3g}{beyond}; w·δ is {w @ got:.4g}, right is {w @ right:.4g}; where w is {w[i]:.3g} the change is {got[i]:.7g}, right is {right[i]:.7g}."
 
 
 EVERY_ENTRY = "Every entry must have the size eps: "
@@ -90,6 +90,7 @@ Exercise(
         Mistake("You divide by the length of w: that is the best change of the length ‖δ‖₂ = eps. Here each entry alone has a limit: take the sign, times eps.", lambda w, eps: eps * w / w.norm(), lambda w, eps: w / w.norm()),
         Mistake("You move only the entries with weights of one sign. A negative weight helps when its entry goes down by eps, a positive one when it goes up.", lambda w, eps: eps * (w > 0), lambda w, eps: -eps * (w < 0)),
         Mistake("Only the largest weight gets the whole eps that way: take the sign, do not divide by the largest weight.", lambda w, eps: eps * w / w.abs().max()),
+        Mistake("You compare a weight with eps. It is compared with 0: what counts is its sign.", lambda w, eps: torch.where(w > eps, eps, -eps), lambda w, eps: torch.where(w >= eps, eps, -eps), lambda w, eps: eps * torch.where(w > eps, 1.0, -1.0) * (w != 0)),
         Mistake("You share eps out among the entries. Each of them may have the whole eps: take the sign.", lambda w, eps: eps * w / w.abs().sum()),
         Mistake("You change only the entry with the largest weight. Each entry has a limit of its own: change all of them.", lambda w, eps: eps * w.sign() * (w.abs() == w.abs().max())),
         Mistake("You clip w to ±eps, which leaves small weights small: take the sign, times eps.", lambda w, eps: w.clamp(-eps, eps)),
@@ -199,6 +200,25 @@ def _classes_problem(
     return weight, bias, x[clear][:n], y[clear][:n], eps
 
 
+def _far_behind(eps: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """Return a linear model with images, labels and eps, as `_classes_problem` does.
+
+    Class 3 is far behind, and the last one that you would ask. Its weights are spread over all pixels, those of the
+    other classes over a few: so the same eps gains it more, and often only this class overtakes the label.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.full((8, 1), 5).scatter(0, torch.tensor([[3]]), 60)
+    seen = torch.rand(8, 60, generator=generator).argsort(1) < pixels
+    weight = F.normalize(torch.randn(8, 60, generator=generator) * seen, dim=1)
+    bias = -0.5 * weight.sum(1) - 0.4 * F.one_hot(torch.tensor(3), 8)
+    x = torch.rand(200, 60, generator=generator)
+    logits = x @ weight.T + bias
+    y = (logits + 0.1 * torch.randn(logits.shape, generator=generator)).argmax(1)
+    leads, falls = _leads(weight, bias, x, y), _falls(weight, y, eps)
+    clear = ((leads.abs() > 1e-3) & ((leads - falls).abs() > 1e-3) | (F.one_hot(y, 8) == 1)).all(1)
+    return weight, bias, x[clear], y[clear], eps
+
+
 def _leads(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Return z_y − z_j (n, classes)."""
     logits = x @ weight.T + bias
@@ -244,6 +264,18 @@ def _two_rivals(worst: Tensor, leads: Tensor, y: Tensor) -> float:
     """Return the share of images whose smallest lead is above the largest fall."""
     others = leads.scatter(1, y[:, None], float("inf"))
     return _positive(others.amin(1) - (leads - worst).amax(1))
+
+
+def _nearest(k: int, distance: Callable[[Tensor], Tensor] | None = None) -> Callable[..., float]:
+    """Return an answer that asks the k classes with the smallest lead, which may be divided by a size of w_y − w_j."""
+
+    def answer(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
+        leads = _leads(weight, bias, x, y)
+        sizes = distance(weight[y][:, None] - weight) if distance else 1.0
+        asked = (leads / sizes).scatter(1, y[:, None], torch.inf).topk(min(k, len(weight) - 1), largest=False).indices
+        return (leads - _falls(weight, y, eps)).gather(1, asked).gt(0).all(1).float().mean().item()
+
+    return answer
 
 
 def _each_clipped(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, eps: float) -> float:
@@ -297,12 +329,13 @@ Exercise(
     cases=[
         Case("is the ordinary accuracy for eps = 0", [partial(_classes_problem, 0.0)], "An image is right when its label has the largest logit."),
         Case("is the exact accuracy under the worst change of size eps", [partial(_classes_problem, eps) for eps in (0.03, 0.06, 0.01)], "An image stays right when its label leads over each other class by more than this lead can fall."),
+        Case("asks every class, also one that is far behind", [partial(_far_behind, eps, 0) for eps in (0.1, 0.08)], "A class that is far behind may gain more than the others from the same eps: ask all of them."),
         Case("works for other numbers of classes, pixels and images", [partial(_classes_problem, 0.02, 2, 9, 80, seed=3), partial(_classes_problem, 0.01, 10, 30, 120, seed=5), partial(_classes_problem, 0.03, 5, 7, 1, seed=1), partial(_classes_problem, 0.3, 3, 6, 60, seed=2, ahead=12.0)], OTHER_SIZES),
     ],
     mistakes=[
         Mistake("eps takes no part in it: that is the accuracy without an attack. " + LEAD_FALLS, _fallen(lambda weight, y, eps: torch.zeros(len(y), len(weight)))),
-        Mistake("You let the logit of the label fall alone. The same change also lifts the other logit: take the difference of the two rows of weights.", _fallen(lambda weight, y, eps: eps * weight[y].abs().sum(1, keepdim=True).expand(-1, len(weight)))),
-        Mistake("You lift the rival's logit alone. The same change also lowers the logit of the label: take the difference of the two rows of weights.", _fallen(lambda weight, y, eps: eps * weight.abs().sum(1).expand(len(y), -1))),
+        Mistake("You let the logit of the label fall alone. The same change moves the other logit, too: take the difference of the two rows of weights.", _fallen(lambda weight, y, eps: eps * weight[y].abs().sum(1, keepdim=True).expand(-1, len(weight)))),
+        Mistake("You lift the rival's logit alone. The same change moves the logit of the label, too: take the difference of the two rows of weights.", _fallen(lambda weight, y, eps: eps * weight.abs().sum(1).expand(len(y), -1))),
         Mistake("You add the two rows' sums of absolute weights. Where both weights have one sign, no change of the pixel does the worst to both: subtract the rows first.", _fallen(lambda weight, y, eps: eps * (weight[y].abs().sum(1, keepdim=True) + weight.abs().sum(1)))),
         Mistake("You subtract the two sums of absolute weights. Subtract the rows first, then take absolute values, then the sum.", _fallen(lambda weight, y, eps: eps * (weight[y].abs().sum(1, keepdim=True) - weight.abs().sum(1)).abs()), _fallen(lambda weight, y, eps: eps * (weight[y].abs().sum(1, keepdim=True) - weight.abs().sum(1)))),
         Mistake("Differences of other sign cancel in your sum: take absolute values before it.", _fallen(lambda weight, y, eps: eps * (weight[y][:, None] - weight).sum(2)), _fallen(lambda weight, y, eps: eps * (weight[y][:, None] - weight).sum(2).abs())),
@@ -318,6 +351,10 @@ Exercise(
         Mistake("Probabilities are no linear function of x, so the formula does not hold for them. Take the logits, without softmax.", lambda weight, bias, x, y, eps: _all_rivals((p := (x @ weight.T + bias).softmax(1)).gather(1, y[:, None]) - p > _falls(weight, y, eps), y)),
         Mistake("You raise the lead: the attack helps the model.", _fallen(lambda weight, y, eps: -_falls(weight, y, eps))),
         Mistake("You ask the class with the next logit alone. Another one, farther behind, may come nearer for the same eps: ask all of them.", _of_leads(_runner_up), _attacked(lambda weight, logits, x, y, eps: -eps * (weight[y] - weight[_next_class(logits, y)]).sign())),
+        Mistake("You ask the few classes with the next logits. Another one, farther behind, may come nearer for the same eps: ask all of them.", *map(_nearest, (2, 3, 4, 5))),
+        Mistake("You ask the class at the least distance, measured in another norm than the attacker's. Ask all of them: eps·‖w_y − w_j‖₁ says which ones the attack reaches.", _nearest(1, lambda d: d.norm(dim=2)), _nearest(1, lambda d: d.abs().amax(2))),
+        Mistake("You ask the class with the largest fall alone. Its lead may be larger still: ask all of them.", _of_leads(lambda worst, leads, y: _positive(worst.gather(1, (leads - worst).argmax(1)[:, None])))),
+        Mistake("You leave out each class that is the label of any image. Leave out the label of the image itself.", _of_leads(lambda worst, leads, y: ((worst > 0) | torch.isin(torch.arange(worst.shape[1]), y)).all(1).float().mean().item())),
         Mistake("No image is left, for any eps: the label is among its own rivals. It never leads over itself, so leave it out.", _of_leads(lambda worst, leads, y: (worst > 0).all(1).float().mean().item())),
         Mistake("You forgot eps: the fall is eps times the sum of absolute values.", _fallen(lambda weight, y, eps: _falls(weight, y, 1.0))),
         Mistake("You take the smallest lead and the largest fall, and they may belong to two rivals. Compare each rival's lead with its own fall.", _of_leads(_two_rivals)),
@@ -399,6 +436,8 @@ Exercise(
         Mistake("You round x itself. Multiply by 255 first, then round.", lambda x: 255 * x.round().byte(), lambda x: (255 * x.round(decimals=1)).round().byte(), lambda x: (255 * x.round(decimals=2)).round().byte()),
         Mistake("You convert to whole numbers before you multiply, which leaves black and white only.", lambda x: 255 * x.byte()),
         Mistake("Multiply by 255 before you convert: 1.0 alone becomes the level 1.", lambda x: x.byte(), lambda x: x.round().byte(), lambda x: (x / 255).byte()),
+        Mistake("Rounding takes the nearest whole number already: do not add 1 or a half as well.", lambda x: (255 * x + 1).long().byte(), lambda x: (255 * x + 1).round().long().byte(), lambda x: (255 * x + 0.5).round().long().byte(), lambda x: (255 * x + 0.5).round().clamp(max=255).byte()),
+        Mistake(IN_RANGE + "A level is proportional to it: 255·x, without a root or a power.", lambda x: _to_uint8(x.sqrt()), lambda x: _to_uint8(x**2), lambda x: _to_uint8(x ** (1 / 2.2)), lambda x: _to_uint8(x**2.2)),
         Mistake(WRAPS, lambda x: (256 * x).long().byte(), lambda x: (256 * x).round().long().byte()),
         Mistake("256·x cut off gives 256 bins of equal width, not the nearest of the levels k/255: multiply by 255, and round.", lambda x: (256 * x).clamp(max=255).byte(), lambda x: (255.999 * x).byte(), lambda x: (255.99 * x).byte()),
         Mistake("Multiply by 255, not by 256: white is the level 255, and grey is 255·x.", lambda x: (256 * x).round().clamp(max=255).byte()),
@@ -458,6 +497,20 @@ def _lost(got: dict[str, Any], right: dict[str, Any], *arguments: Any) -> str:
     return f"with eps = {arguments[-1]} the loss is right, {wanted:.4g}, and {' and '.join(wrong)} is not."
 
 
+def _begins(answer: Callable) -> None:
+    """Refuse an answer whose loss or gradient is wrong at w = 0; ‖w‖₁ may have any slope from −1 to 1 there."""
+    w, b, x, y, _ = _linear_problem(0.1)
+    w, b, eps = torch.zeros_like(w).requires_grad_(), torch.zeros_like(b), 1.0
+    loss = call_with_copies(answer, w, b, x, y, eps)
+    hint = "‖w‖₁ is the sum of w.abs(), as it is: the root of a square has no gradient at 0, and a number added under the root changes the sum."
+    value, right = as_number(loss), math.log(2)
+    expect(close(value, right, 1e-4), f"for w = 0 and b = 0 the loss is {value:.5g}, right is log 2 = {right:.5g}.", hint)
+    (gradient,) = torch.autograd.grad(loss, w)
+    right = -0.5 * (y[:, None] * x).mean(0)  # without ‖w‖₁
+    what = f"for w = 0 its gradient for w goes from {gradient.min():.3g} to {gradient.max():.3g}. Training begins there."
+    expect(bool(((gradient - right).abs() <= 0.5 * eps + 1e-4).all()), what, hint)
+
+
 NO_GRAPH = (
     "Return the tensor itself, without .item(), float(), .detach() or torch.no_grad(): training needs its gradient."
 )
@@ -473,6 +526,7 @@ Exercise(
     cases=[
         Case("is the mean logistic loss for eps = 0", [partial(_linear_problem, 0.0)], FORM),
         Case("is the loss under the worst change of size eps", [partial(_linear_problem, 0.1), partial(_linear_problem, 0.03)], FALL + " The gradient for w comes through w·x and through ‖w‖₁."),
+        Property("can begin to train, at w = 0", _begins),
         Case("is finite for large margins", [partial(_linear_problem, 0.1, scale=30.0)], OVERFLOW),
         Case("works for other sizes of images and other numbers of them", [partial(_linear_problem, 0.2, 7, 60, seed=20), partial(_linear_problem, 0.1, 7, 1, seed=20)], IGNORES_EPS),
     ],
@@ -495,6 +549,7 @@ Exercise(
         Mistake("Use the natural logarithm, torch.log. " + FORM, _mean(lambda m: F.softplus(-m) / math.log(2)), _mean(lambda m: F.softplus(-m) / math.log(10))),
         Mistake("That function wants labels 0 and 1, and yours are −1 and +1. " + FORM, *(lambda w, b, x, y, eps, k=k: F.binary_cross_entropy_with_logits(x @ w + b - k * y * _fall(w, eps), y) for k in (0, 1))),
         Mistake("That is the error rate, which has no gradient. " + FORM, lambda *a: (_worst_margins(*a) < 0).float().mean()),
+        Mistake("Neither w nor b takes part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: (y * (x @ w + b) - fall).detach() + 0 * w.sum())),
         Mistake("eps·‖w‖₁ takes no part in the gradient. Take it from the w passed in, without .item() or .detach().", _cut(lambda w, b, x, y, fall: y * (x @ w + b) - fall.detach())),
         Mistake("Only eps·‖w‖₁ takes part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: y * (x @ w + b).detach() - fall)),
         Mistake("w·x takes no part in the gradient. " + PASSED_IN, _cut(lambda w, b, x, y, fall: y * (x @ w.detach() + b) - fall), _cut(lambda w, b, x, y, fall: y * (x @ w.detach() + b) - fall.detach())),

@@ -45,9 +45,11 @@ def as_share(value: Any, count: int) -> float:
     share = as_number(value, "Return one number: the share of the images, such as the mean of a tensor of booleans.")
     hint = "Return a share between 0 and 1: images counted, divided by images that could be counted."
     if share > 1:
-        hint = "That looks like a percentage. Return the share itself, between 0 and 1."
-        if share <= count and abs(share - round(share)) < 1e-6:
-            hint = "That looks like a number of images: divide it, or take .mean() instead of .sum()."
+        hint = "No share is larger than 1: what you count must be among what you divide by."
+        if share >= 100 / count:  # the least percentage that is not 0
+            hint = "That looks like a percentage. Return the share itself, between 0 and 1."
+    if 1 < share <= count and abs(share - round(share)) < 1e-6:
+        hint = "That looks like a number of images: divide it, or take .mean() instead of .sum()."
     expect(0 <= share <= 1, f"it gives {share:.4g}, which is no share of the images.", hint)
     return share
 
@@ -79,6 +81,8 @@ def _no_tensor(value: Any) -> str:
 def as_tensor(value: Any, hint: str) -> Tensor:
     """Return value if it is a tensor; the hint is for what has no hint of its own."""
     hint = TAKE_VALUES if _is_pair(value) else _NOT_A_TENSOR.get(type(value).__name__, hint)
+    if isinstance(value, list) and value and isinstance(value[0], Real):
+        hint = "Return one tensor: torch.tensor makes one of a list of numbers."
     expect(isinstance(value, Tensor), _no_tensor(value), hint)
     return value
 
@@ -94,7 +98,7 @@ def as_tensor_like(value: Any, x: Tensor, name: str = "x") -> Tensor:
         hint += " NumPy and .double() make float64; .to(x.dtype) goes back."
     expect(value.dtype == x.dtype, f"it returned {value.dtype}.", hint)
     expect(value.device == x.device, f"it returned a tensor on {value.device}.", f"Stay on the device of {name}.")
-    zero = "Look for a division by zero, such as g / g.abs() or g / g.norm() where g is 0 (.clamp_min(1e-30) guards a length), or for a root or logarithm of something negative."
+    zero = "Look for a division by zero, such as g / g.abs() or g / g.norm() where g is 0, or for a root or logarithm of something negative."
     expect(value.isfinite().all(), "the result contains NaN or infinite values.", zero)
     hint = "Return result.detach(): otherwise the memory of the whole computation is kept alive."
     expect(not value.requires_grad, "the result still hangs on its gradient graph.", hint)

@@ -22,16 +22,17 @@ def _largest_change(x: Tensor, adv: Tensor) -> Tensor:
     return (adv - x).abs().flatten(1).amax(1)
 
 
-def _pair(n: int, shape: tuple[int, ...], still: int = 0) -> tuple[Tensor, Tensor]:
+def _pair(n: int, shape: tuple[int, ...], still: int = 0, low: float = 0.4) -> tuple[Tensor, Tensor]:
     """Return n images and changed ones, each by an amount of its own; the first `still` are not changed.
 
-    Of every two images that are changed, one has its largest change in a pixel that gets darker.
+    Of every two images that are changed, one has its largest change in a pixel that gets darker. Pixels begin between
+    `low` and `low` + 0.2.
     """
     generator = torch.Generator().manual_seed(n)
-    x = 0.4 + 0.2 * torch.rand(n, *shape, generator=generator)
+    x = low + 0.2 * torch.rand(n, *shape, generator=generator)
     change = 0.2 * torch.rand(n, *shape, generator=generator) - 0.1
     for i in range(n):
-        change[i].flatten()[(20 * i + 3) % change[i].numel()] = (0.2 + 0.01 * i) * (-1) ** i
+        change[i].flatten()[(20 * i + 3) % change[i].numel()] = (0.2037 + 0.0113 * i) * (-1) ** i
     change[:still] = 0
     return x, x + change
 
@@ -62,13 +63,14 @@ Exercise(
     reference=_largest_change,
     cases=[
         Case("gives the largest change of any pixel, for each image", [partial(_pair, 4, inputs.SHAPE)], "Subtract, take the sizes of the differences, and look for the largest one in each image."),
+        Case("counts a change to a value outside [0, 1] as it is", [partial(_pair, 4, inputs.SHAPE, low=low) for low in (0.0, 0.8)], "Measure the images as they come: a change that leaves [0, 1] is what you want to find out about."),
         Case("copes with colours, other sizes, and images that did not change", [partial(_pair, 5, inputs.OTHER_SHAPE, 2), partial(_pair, 1, (1, 1, 40))], mistakes.ONLY_ARGUMENTS.format("the number of images and their shape")),
     ],
     mistakes=[
         Mistake("You look at changes of one sign only. A pixel that gets darker has changed just as much as one that gets brighter: take the sizes before you look for the largest.", _of_change(lambda d: d.amax(1)), _of_change(lambda d: -d.amin(1)), _of_change(lambda d: d.amax(1).abs()), _of_change(lambda d: d.amin(1).abs()), _of_change(lambda d: d.amin(1)), _of_change(lambda d: d.relu().amax(1))),
-        Mistake("That is the average change. The max norm asks for the pixel that changed the most.", _of_change(lambda d: d.abs().mean(1)), _of_change(lambda d: d.abs().median(1).values)),
+        Mistake("That is the average or the median change. The max norm asks for the pixel that changed the most.", _of_change(lambda d: d.abs().mean(1)), _of_change(lambda d: d.abs().median(1).values)),
         Mistake("That is the Euclidean norm, the length of the whole change. Here the largest pixel alone counts.", _of_change(lambda d: d.norm(dim=1)), _of_change(lambda d: d.square().sum(1))),
-        Mistake("That is the root mean square of the change. Here the largest pixel alone counts.", _of_change(lambda d: d.square().mean(1).sqrt()), _of_change(lambda d: d.std(1)), _of_change(lambda d: d.square().mean(1))),
+        Mistake("That is the root mean square or the standard deviation of the change. Here the largest pixel alone counts.", _of_change(lambda d: d.square().mean(1).sqrt()), _of_change(lambda d: d.std(1)), _of_change(lambda d: d.square().mean(1))),
         Mistake("That adds up the changes of all pixels. Look for the largest of them.", _of_change(lambda d: d.abs().sum(1)), _of_change(lambda d: d.sum(1).abs()), _of_change(lambda d: d.sum(1))),
         Mistake("That counts the pixels that changed. Here it matters how far they changed.", _of_change(lambda d: (d != 0).float().sum(1)), _of_change(lambda d: (d != 0).float().mean(1))),
         Mistake(".squeeze() also takes the dimension of the images away when there is one image. Leave it out: no dimension of size 1 is left over when you look for the largest over all pixels at once.", _of_change(lambda d: d.abs().amax(1).squeeze())),
@@ -81,6 +83,9 @@ Exercise(
         Mistake("That is the distance from the smallest to the largest change. A change is measured from 0.", _of_change(lambda d: d.amax(1) - d.amin(1)), _of_change(lambda d: (d.amax(1) - d.amin(1)) / 2)),
         Mistake("You count in levels of 255. In this course pixels, and the sizes of changes, are between 0 and 1.", _of_change(lambda d: 255 * d.abs().amax(1)), _of_change(lambda d: d.abs().amax(1) / 255)),
         Mistake("You divide by the image. The size of a change does not depend on how bright a pixel was.", lambda x, adv: ((adv - x) / x).abs().flatten(1).amax(1), lambda x, adv: ((adv - x) / adv).abs().flatten(1).amax(1)),
+        Mistake("You clip the images before you measure, and no longer see a change that leaves [0, 1].", lambda x, adv: _largest_change(x, adv.clamp(0, 1)), lambda x, adv: _largest_change(x, adv).clamp(max=0.2)),
+        Mistake("You round the result. Return it as it is.", *(lambda x, adv, k=k: _largest_change(x, adv).round(decimals=k) for k in (2, 3)), lambda x, adv: (255 * _largest_change(x, adv)).round() / 255, lambda x, adv: _largest_change(x.half(), adv.half()).float()),
+        Mistake("You put an image's channels together before you look for the largest change. Each value of each channel is a pixel value of its own.", *(lambda x, adv, together=together: together(adv - x).flatten(1).amax(1) for together in (lambda d: d.abs().sum(1), lambda d: d.abs().mean(1), lambda d: d.norm(dim=1), lambda d: d.sum(1).abs(), lambda d: d.mean(1).abs()))),
         Mistake("You square the change. Its size is what .abs() gives.", _of_change(lambda d: d.square().amax(1))),
         Mistake("You take the largest over a part of the pixels only: over one row, one column or one channel of the image.", lambda x, adv: (adv - x)[:, 0].abs().flatten(1).amax(1), lambda x, adv: (adv - x).abs()[:, :, 0].flatten(1).amax(1), lambda x, adv: (adv - x).abs()[..., 0].flatten(1).amax(1)),
         Mistake("You look for the largest over one dimension of the tensor. An image has three: channels, rows and columns. Flatten them into one first.", lambda x, adv: (adv - x).abs().amax(1), lambda x, adv: (adv - x).abs().amax(-1)),

@@ -185,7 +185,7 @@ def length_of_the_batch(model, x, y, eps):
 @wrong(
     "l2_step",
     "F.normalize without dim divides by the length over the channels, pixel by pixel",
-    "That is FGSM's sign step: for n pixels its",
+    "That is FGSM's sign step: with d pixels its",
 )
 def normalised_over_channels(model, x, y, eps):
     return (x + eps * F.normalize(gradient(model, x, y))).clamp(0, 1)
@@ -206,7 +206,7 @@ def nan_to_black(model, x, y, eps):
 @wrong(
     "l2_step",
     "the guard of 1e-6 is added to the length and eats small gradients",
-    "Guard the division by something tiny only",
+    "Your guard changes a small gradient",
 )
 def guard_added(model, x, y, eps):
     g = gradient(model, x, y)
@@ -386,3 +386,42 @@ def eval_mode_left_on(model, x, adv, y):
     model.eval()
     start = is_right(model, x, y)
     return (~is_right(model, adv, y))[start].float().mean().item()
+
+
+# ---------------------------------------------------------------- what another reader tried
+
+
+def _length_after(model, x, y, eps, by, guard):
+    """Step along the gradient, divided by something of it and then by its length."""
+    v = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(v), y, reduction="sum"), v)
+    gradient = gradient / by(gradient).clamp_min(1e-37)
+    length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return (x + eps * gradient / length.clamp_min(guard)).clamp(0, 1)
+
+
+@wrong("l2_step", "the largest entry of the batch is taken out first", "the largest entry of the whole batch first")
+def largest_of_the_batch(model, x, y, eps):
+    return _length_after(model, x, y, eps, lambda g: g.abs().max(), 1e-12)
+
+
+@wrong("l2_step", "the largest entry is taken without its absolute value", "not by the largest size")
+def largest_without_abs(model, x, y, eps):
+    return _length_after(model, x, y, eps, lambda g: g.amax((1, 2, 3), keepdim=True), 1.0)
+
+
+@wrong("log_odds", "classes tied with the label are left out, too", "Leave y out by its place")
+def left_out_by_value(logits, y):
+    return torch.stack([z[z != z[k]].logsumexp(0) - z[k] for z, k in zip(logits, y, strict=True)])
+
+
+@wrong("log_odds", "a number stands in the place of the label's logit", "The logit of y still counts")
+def minus_a_thousand(logits, y):
+    others = logits.scatter(1, y[:, None], -1000.0)
+    return others.logsumexp(1) - logits.gather(1, y[:, None]).squeeze(1)
+
+
+@wrong("success_rate", "images that were wrong all along are counted, too", "among what you divide by")
+def right_before_or_wrong_after(model, x, adv, y):
+    before, after = (model(images).argmax(1) == y for images in (x, adv))
+    return ((before | ~after).sum() / before.sum()).item()

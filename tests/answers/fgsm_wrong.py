@@ -80,9 +80,9 @@ WRONG = {
         (lambda model, x, target, eps: x.sub_(eps * gradient(model, x, target).sign()).clamp_(0, 1), "in place"),
     ],
     "l2_step": [
-        (step(lambda g, eps: eps * F.normalize(g.flatten(1)).view(g.shape)), "something tiny only"),
-        (step(lambda g, eps: eps * g / (g.flatten(1).norm(dim=1) + 1e-8).view(-1, 1, 1, 1)), "something tiny only"),
-        (step(lambda g, eps: eps * g / g.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)), "something tiny only"),
+        (step(lambda g, eps: eps * F.normalize(g.flatten(1)).view(g.shape)), "Your guard changes a small gradient"),
+        (step(lambda g, eps: eps * g / (g.flatten(1).norm(dim=1) + 1e-8).view(-1, 1, 1, 1)), "Your guard changes a small gradient"),
+        (step(lambda g, eps: eps * g / g.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)), "Your guard changes a small gradient"),
         (step(lambda g, eps: eps * g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)), "division by zero"),
         *((step(lambda g, eps, unit=unit: eps * unit(g)), "by its largest entry first") for unit in UNITS_OF_ROUNDED_LENGTH),
         (step(lambda g, eps: eps * g / g.flatten(1).norm(dim=1)), "Two shapes do not fit"),

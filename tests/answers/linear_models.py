@@ -733,3 +733,68 @@ def columns_of_all_labels(weight, bias, x, y, eps):
         lead = z[:, y] - z[:, [j]]
         stays = stays & ((lead > eps * (weight[y] - weight[j]).abs().sum(1)) | (y == j))
     return stays.float().mean().item()
+
+
+# ---------------------------------------------------------------- what another reader tried
+
+
+@wrong("worst_perturbation", "a weight is compared with eps instead of 0", "You compare a weight with eps")
+def compared_with_eps(w, eps):
+    return torch.where(w > eps, eps, -eps)
+
+
+def _asked(weight, bias, x, y, eps, rivals):
+    """Return the accuracy if only the rivals (n, k) that a function chooses from leads and differences are asked."""
+    logits = x @ weight.T + bias
+    differences = weight[y][:, None] - weight[None]
+    own = F.one_hot(y, len(weight)).bool()
+    lead = (logits.gather(1, y[:, None]) - logits).masked_fill(own, torch.inf)
+    worst = (lead - eps * differences.abs().sum(2)).gather(1, rivals(lead, differences))
+    return (worst > 0).all(1).float().mean().item()
+
+
+@wrong("exact_accuracy", "only the nearest rival in the Euclidean distance is asked", "measured in another norm")
+def nearest_in_the_euclidean_norm(weight, bias, x, y, eps):
+    return _asked(weight, bias, x, y, eps, lambda lead, d: (lead / d.norm(dim=2)).argmin(1, keepdim=True))
+
+
+@wrong("exact_accuracy", "only the three classes with the next logits are asked", "the few classes with the next logits")
+def three_next_logits(weight, bias, x, y, eps):
+    return _asked(
+        weight, bias, x, y, eps, lambda lead, d: lead.topk(min(3, len(weight) - 1), largest=False).indices
+    )
+
+
+@wrong("exact_accuracy", "classes that are anybody's label are left out", "the label of any image")
+def labels_of_others_are_left_out(weight, bias, x, y, eps):
+    logits = x @ weight.T + bias
+    stays = torch.ones(len(x), dtype=torch.bool)
+    for j in range(len(weight)):
+        if j not in y:
+            stays &= logits.gather(1, y[:, None])[:, 0] - logits[:, j] > eps * (weight[y] - weight[j]).abs().sum(1)
+    return stays.float().mean()
+
+
+@wrong("robust_loss", "the root of 0 has no gradient, and training begins there", "as it is: the root of a square")
+def root_of_squares(w, b, x, y, eps):
+    return F.softplus(-(y * (x @ w + b) - eps * w.pow(2).sqrt().sum())).mean()
+
+
+@wrong("robust_loss", "a number under the root changes the sum", "a number added under the root")
+def smooth_absolute_value(w, b, x, y, eps):
+    return F.softplus(-(y * (x @ w + b) - eps * (w * w + 1e-8).sqrt().sum())).mean()
+
+
+@wrong("robust_loss", "the graph is cut, and a new leaf takes its place", "Neither w nor b takes part")
+def a_new_leaf(w, b, x, y, eps):
+    return torch.tensor(F.softplus(-(y * (x @ w + b) - eps * w.abs().sum())).mean().item(), requires_grad=True)
+
+
+@wrong("to_uint8", "one is added before rounding", "do not add 1 or a half")
+def half_and_rounded(x):
+    return (x * 255 + 0.5).round().byte()
+
+
+@wrong("to_uint8", "a gamma curve", "without a root or a power")
+def gamma(x):
+    return (x.sqrt() * 255).round().byte()

@@ -56,7 +56,7 @@ def length(x, adv):
     return torch.linalg.vector_norm(adv - x, dim=(1, 2, 3))
 
 
-@wrong("largest_change", "the average of the sizes", "average change")
+@wrong("largest_change", "the average of the sizes", "average or the median change")
 def mean_size(x, adv):
     return (adv - x).abs().mean((1, 2, 3))
 
@@ -165,3 +165,23 @@ def a_plain_number(x, adv):
 @wrong("largest_change", "the course's function does the work", "leaves the work to course_utils.evaluation")
 def of_the_library(x, adv):
     return evaluation.distances(x, adv, measure="linf")
+
+
+@wrong("largest_change", "a change that leaves [0, 1] is cut off before it is measured", "You clip the images")
+def clipped_first(x, adv):
+    return (adv.clamp(0, 1) - x).abs().flatten(1).amax(1)
+
+
+@wrong("largest_change", "the result is rounded", "You round the result")
+def three_decimals(x, adv):
+    return ((adv - x).abs().flatten(1).amax(1) * 1000).round() / 1000
+
+
+@wrong("largest_change", "the channels of a pixel are put together", "channels together")
+def length_over_channels(x, adv):
+    return (adv - x).norm(dim=1).flatten(1).amax(1)
+
+
+@wrong("largest_change", "a list instead of a tensor", "makes one of a list of numbers")
+def a_list_of_numbers(x, adv):
+    return [(after - before).abs().max().item() for before, after in zip(x, adv, strict=True)]
