@@ -224,7 +224,7 @@ Exercise(
         Mistake("The mean goes over the budgets: that is one number for each image. Take it over the images.", lambda distance, budgets: (distance[:, None] > budgets).float().mean(1)),
         Mistake("That is one number for all budgets. Each budget has an accuracy of its own.", lambda distance, budgets: (distance[:, None] > budgets).float().mean(), lambda distance, budgets: _accuracy_within(distance, budgets).mean().expand(len(budgets)).clone()),
         Mistake("That is the table of images × budgets. Take its mean over the images.", lambda distance, budgets: distance[:, None] > budgets, lambda distance, budgets: (distance[:, None] > budgets).float()),
-        Mistake("You compare the first image with the first budget, and so on. Every image meets every budget: distance[:, None].", lambda distance, budgets: (distance > budgets).float(), lambda distance, budgets: distance[: len(budgets)].gt(budgets[: len(distance)]).float()),
+        Mistake("You compare the first image with the first budget, and so on. Every image meets every budget: distance[:, None].", lambda distance, budgets: distance[: len(budgets)].gt(budgets[: len(distance)]).float()),
         Mistake("You compare with the first or the last budget only.", _counted(lambda d, b: (d > b[:1]).expand(-1, len(b))), _counted(lambda d, b: (d > b[-1:]).expand(-1, len(b)))),
         Mistake("You sort the budgets. Each share belongs to the budget at its place.", lambda distance, budgets: _accuracy_within(distance, budgets.sort().values), lambda distance, budgets: _accuracy_within(distance, budgets.sort(descending=True).values)),
         Mistake("That is how many images lie between one budget and the next. An accuracy counts all that are farther away.", lambda distance, budgets: _accuracy_within(distance, budgets) - torch.cat([_accuracy_within(distance, budgets)[1:], torch.zeros(1)])),
@@ -232,9 +232,10 @@ Exercise(
         Mistake("That is a distance. Count the images: an accuracy is a share.", lambda distance, budgets: (distance[:, None] - budgets).nan_to_num(posinf=0.0).mean(0), lambda distance, budgets: (distance[:, None] - budgets).clamp_min(0).nan_to_num(posinf=0.0).mean(0)),
         Mistake("You divide by the number of images minus one, or plus one.", lambda distance, budgets: _accuracy_within(distance, budgets) * len(distance) / max(1, len(distance) - 1), lambda distance, budgets: _accuracy_within(distance, budgets) * len(distance) / (len(distance) + 1)),
         Mistake("You divide by the number of budgets. Divide by the number of images.", lambda distance, budgets: (distance[:, None] > budgets).float().sum(0) / len(budgets)),
-        Mistake("You round the shares. Return them as they are.", *(lambda distance, budgets, k=k: (_accuracy_within(distance, budgets) * 10**k).round() / 10**k for k in (0, 1))),
+        Mistake("You round the shares. Return them as they are.", *(lambda distance, budgets, k=k: (_accuracy_within(distance, budgets) * 10**k).round() / 10**k for k in (1, 2))),
     ],
     untouched=("distance", "budgets"),
+    typical=partial(_distances, 10, (1.2, 0.3, 0.7), seed=5),
     like="budgets",
     returns="one share for each budget",
     observe=_one_for_each_budget,
@@ -264,11 +265,12 @@ def _within(limit: Callable) -> Callable[..., Tensor]:
 
 
 def _drawn(
-    eps: float, step_size: float, seed: int = 0, shape: tuple[int, ...] = inputs.SHAPE, low: float = 0.45, start: float | Sequence[float] = 0.1, outwards: Sequence[int] = (), length: float | None = None
+    eps: float, step_size: float, seed: int = 0, shape: tuple[int, ...] = inputs.SHAPE, low: float = 0.45, start: float | Sequence[float] = 0.1, outwards: Sequence[int] = (), length: float | None = None, falling: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, float, float]:  # fmt: skip
     """Return points `start` away from x, most of that in one pixel, gradients of unlike lengths or of `length`, and x.
 
-    Where there are signs `outwards`, the gradients point away from x (1) or towards it (−1).
+    Where there are signs `outwards`, the gradients point away from x (1) or towards it (−1). Where `falling`, no entry of
+    a gradient is positive.
     """
     generator = torch.Generator().manual_seed(seed)
     x = low + (1 - 2 * low) * torch.rand(4, *shape, generator=generator)
@@ -278,6 +280,8 @@ def _drawn(
     if outwards:
         gradient = broadcast_like(torch.tensor(outwards)) * l2_norm(gradient) * away
     gradient = gradient * broadcast_like(2.0 ** torch.arange(4)) if length is None else length * l2_normalized(gradient)
+    if falling:
+        gradient = -gradient.abs()
     point = x + broadcast_like(torch.as_tensor(start).expand(4)) * away
     return (point if low else point.clamp(0, 1)), gradient, x, eps, step_size
 
@@ -302,7 +306,7 @@ Exercise(
     "l2_pgd_step",
     reference=_l2_pgd_step,
     cases=[
-        Case("moves every image by the distance step_size, along its own gradient", [partial(_drawn, 2.0, 0.2)], OWN + " Then add it to point."),
+        Case("moves every image by the distance step_size, along its own gradient", [partial(_drawn, 2.0, 0.2), partial(_drawn, 2.0, 0.2, seed=4, falling=True)], OWN + " Then add it to point."),
         Case("ends no farther than eps from x, and stays where it is inside the ball", [partial(_drawn, 0.2, 0.3, start=(0.18, 0.18, 0.12, 0.15), outwards=(1, -1, -1, 1)), partial(_drawn, 0.35, 0.2, start=0.3)], TOO_LONG),
         Case("stays inside [0, 1]", [partial(_drawn, 1.2, 1.0, seed=1, low=0.0, start=0.3), partial(_drawn, 0.5, 1.0, seed=1, low=0.0, start=0.3)], "First the ball, then .clamp(0, 1): clip the image, not the step."),
         Case("takes the whole step where the gradient is small", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=3e-10), partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=1e-14)], GUARD),

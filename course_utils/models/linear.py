@@ -116,7 +116,7 @@ def exact_accuracy(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, eps: floa
 def border_distance(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Return how far each image is from the nearest border of its class y, (n,); 0 where the answer is wrong already.
 
-    Class j wins from the Euclidean distance (f_y(x) − f_j(x)) / ‖w_y − w_j‖₂ on, f(x) = weight·x + bias being the logits.
+    Class j wins from the Euclidean distance (f_y(x) − f_j(x)) / ‖w_y − w_j‖₂ on; the logits are f(x) = weight·x + bias.
 
     Args:
         weight, bias, x, y: as in `exact_accuracy`.
