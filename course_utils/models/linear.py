@@ -125,7 +125,7 @@ def border_distance(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tenso
         ValueError, TypeError: as `exact_accuracy`.
 
     >>> weight, x = torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([[0.5, 0.0]])
-    >>> border_distance(weight, torch.zeros(2), x, torch.tensor([0])).item()
+    >>> round(border_distance(weight, torch.zeros(2), x, torch.tensor([0])).item(), 3)
     0.3
     """
     _check(weight, x, 0)
