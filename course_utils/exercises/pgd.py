@@ -14,7 +14,7 @@ from .. import attacks
 from . import inputs, mistakes
 from .exercise import Case, Exercise
 from .mistakes import Mistake, l2_norm, max_normalized, pgd
-from .properties import broadcast_like, loss_gradient, misplaced, norms, shown
+from .properties import loss_gradient, misplaced
 
 NEAREST = "Two limits, one after the other: the ball limits the change of each pixel, the box the pixel itself."
 
@@ -434,114 +434,4 @@ Exercise(
     untouched=("model", "x", "y", "restarts"),
     returns="one image for each of x",
     happened=_mispicked,
-).register()  # fmt: skip
-
-
-# --- l2_pgd_step ------------------------------------------------------------------------------------------------------
-
-
-def _unit(gradient: Tensor) -> Tensor:
-    return gradient / l2_norm(gradient).clamp_min(1e-30)
-
-
-def _shortened(change: Tensor, eps: float) -> Tensor:
-    return change * (eps / l2_norm(change).clamp_min(1e-30)).clamp(max=1)
-
-
-def _l2_pgd_step(point: Tensor, gradient: Tensor, x: Tensor, eps: float, step_size: float) -> Tensor:
-    return (x + _shortened(point + step_size * _unit(gradient) - x, eps)).clamp(0, 1)
-
-
-def _along(direction: Callable, size: Callable = lambda eps, step_size: step_size) -> Callable[..., Tensor]:
-    """Return an answer that steps in another direction, or by another size."""
-    return lambda point, g, x, eps, a: (x + _shortened(point + size(eps, a) * direction(g) - x, eps)).clamp(0, 1)
-
-
-def _within(limit: Callable) -> Callable[..., Tensor]:
-    """Return an answer that puts the change, its first argument, back into the ball of radius eps in another way."""
-    return lambda point, g, x, eps, a: (x + limit(point + a * _unit(g) - x, eps)).clamp(0, 1)
-
-
-def _drawn(
-    eps: float, step_size: float, seed: int = 0, shape: tuple[int, ...] = inputs.SHAPE, low: float = 0.45, start: float | Sequence[float] = 0.1, outwards: Sequence[int] = (), length: float | None = None
-) -> tuple[Tensor, Tensor, Tensor, float, float]:  # fmt: skip
-    """Return points `start` away from x, most of that in one pixel, gradients of unlike lengths or of `length`, and x.
-
-    Where there are signs `outwards`, the gradients point away from x (1) or towards it (−1).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    x = low + (1 - 2 * low) * torch.rand(4, *shape, generator=generator)
-    away, gradient = (torch.randn(4, *shape, generator=generator) for _ in range(2))
-    away[:, 0, 0, 0] = 20.0
-    away = _unit(away)
-    if outwards:
-        gradient = broadcast_like(torch.tensor(outwards)) * l2_norm(gradient) * away
-    gradient = gradient * broadcast_like(2.0 ** torch.arange(4)) if length is None else length * _unit(gradient)
-    point = x + broadcast_like(torch.as_tensor(start).expand(4)) * away
-    return (point if low else point.clamp(0, 1)), gradient, x, eps, step_size
-
-
-def _misstepped_l2(
-    got: Tensor, right: Tensor, point: Tensor, g: Tensor, x: Tensor, eps: float, step_size: float
-) -> str:
-    return (
-        f"with eps = {eps} and step_size = {step_size} the images moved from point by the distances {shown(norms(got - point))}, right are {shown(norms(right - point))}; they end at the distances "
-        f"{shown(norms(got - x))} from x, right are {shown(norms(right - x))}; the values go from {got.min():.3g} to {got.max():.3g}, right are {right.min():.3g} to {right.max():.3g}."
-    )
-
-
-OWN = "Each image's gradient has a length of its own, over all of its channels and pixels: divide by that one, and multiply by step_size."
-UNPROJECTED = "You never put the image back into the ball: shorten adv - x to the length eps where it is longer."
-TOO_LONG = "Shorten the change from x, image by image: only where it is longer than eps, and to the length eps."
-SURFACE = "You move every image to the surface of the ball. One inside stays where it is."
-GUARD = "Guard the division by something tiny only, which does not touch a small gradient: a very low limit of the length, and no number that is added."
-SIGN = "That is the sign step of the max norm: for n pixels its length is √n times too long. (F.normalize without flatten(1) gives the same.) "
-Exercise(
-    "l2_pgd_step",
-    reference=_l2_pgd_step,
-    cases=[
-        Case("moves every image by the distance step_size, along its own gradient", [partial(_drawn, 2.0, 0.2)], OWN + " Then add it to point."),
-        Case("ends no farther than eps from x, and stays where it is inside the ball", [partial(_drawn, 0.2, 0.3, start=(0.18, 0.18, 0.12, 0.15), outwards=(1, -1, -1, 1)), partial(_drawn, 0.35, 0.2, start=0.3)], TOO_LONG),
-        Case("stays inside [0, 1]", [partial(_drawn, 1.2, 1.0, seed=1, low=0.0, start=0.3), partial(_drawn, 0.5, 1.0, seed=1, low=0.0, start=0.3)], "First the ball, then .clamp(0, 1): clip the image, not the step."),
-        Case("takes the whole step where the gradient is small", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=3e-10), partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=1e-14)], GUARD),
-        Case("takes no step where the gradient is zero", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=0.0)], "Without a gradient there is no direction: the image stays. " + GUARD),
-        Case("works in a tiny ball, and eps = 0 gives x", [partial(_drawn, 5e-4, 1e-4, seed=2, start=8e-4), partial(_drawn, 0.0, 0.2, seed=2), partial(_drawn, 0.0, 0.2, seed=2, start=0.0, length=0.0)], "A ball of radius 0 holds x alone, and the change of an image that did not move has the length 0."),
-        Case("works for other sizes of images", [partial(_drawn, 0.4, 0.3, seed=3, shape=inputs.OTHER_SHAPE, start=0.3)], "The length goes over all channels and pixels of an image. Take sizes from x.shape."),
-    ],
-    mistakes=[
-        Mistake("The point did not move: add step_size times the gradient divided by its length.", lambda point, *_: point),
-        Mistake("That is x itself. The step starts at point.", lambda point, g, x, *_: x),
-        Mistake(mistakes.CHANGE_ALONE.format(""), lambda point, g, x, *sizes: _l2_pgd_step(point, g, x, *sizes) - x),
-        Mistake("You step against the gradient. Add the step: the loss grows along it.", _along(lambda g: -_unit(g))),
-        Mistake("The step starts at point, not at x; x is only the centre of the ball.", lambda point, g, x, *sizes: _l2_pgd_step(x, g, x, *sizes)),
-        Mistake("You divide by the length of the whole batch, so that all images share one step. " + OWN, _along(lambda g: g / g.norm())),
-        Mistake(SIGN + OWN, _along(torch.sign)),
-        Mistake(mistakes.SIGN_OF_LENGTH + OWN, _along(lambda g: g.sign() / g[0].numel() ** 0.5)),
-        Mistake(mistakes.SQUARED_LENGTH + OWN, _along(lambda g: g / l2_norm(g).clamp_min(1e-30) ** 2)),
-        Mistake("You divide by the sum of the absolute values, not by the Euclidean length. " + OWN, _along(lambda g: g / broadcast_like(g.abs().flatten(1).sum(1)))),
-        Mistake("You divide by the root of the mean of the squares. The length is the root of their sum. " + OWN, _along(lambda g: _unit(g) * g[0].numel() ** 0.5)),
-        Mistake("You divide by the largest entry, not by the length. " + OWN, _along(max_normalized)),
-        Mistake("You use the gradient as it is, whose length differs from image to image. " + OWN, _along(lambda g: g), lambda point, g, x, eps, a: (point + a * g).clamp(0, 1)),
-        Mistake("The step has the length step_size, not eps.", _along(_unit, lambda eps, a: eps)),
-        Mistake("The step has the length step_size: do not multiply it by eps.", _along(_unit, lambda eps, a: a * eps)),
-        Mistake("Did you forget to multiply by step_size? Your step has the length 1.", _along(_unit, lambda eps, a: 1.0)),
-        Mistake("You keep to a ball around point. The ball is around x, wherever point is.", lambda point, g, x, eps, a: (point + _shortened(a * _unit(g), eps)).clamp(0, 1)),
-        Mistake("Your ball is twice as wide: its radius is eps.", _within(lambda c, eps: _shortened(c, 2 * eps))),
-        Mistake(UNPROJECTED, _within(lambda c, eps: c)),
-        Mistake(UNPROJECTED + " Then .clamp(0, 1).", lambda point, g, x, eps, a: point + a * _unit(g)),
-        Mistake(SURFACE, _within(lambda c, eps: eps * _unit(c)), _within(lambda c, eps: c * (eps / l2_norm(c)).clamp(min=1))),
-        Mistake("You multiply the change by eps. eps is a limit: shorten only what is longer.", _within(lambda c, eps: eps * c)),
-        Mistake("That is a ball for every single pixel. Here one length counts for each image.", _within(lambda c, eps: c.clamp(-eps, eps))),
-        Mistake("You take one length for the whole batch when you go back into the ball. Each image has its own.", _within(lambda c, eps: c * (eps / c.norm()).clamp(max=1)), _within(lambda c, eps: eps * c / c.norm())),
-        Mistake("As soon as one image has left the ball, you move all of them to its surface. One inside stays where it is.", _within(lambda c, eps: eps * _unit(c) if (norms(c) > eps).any() else c)),
-        Mistake("You take an image that left the ball back to x. It goes to the surface only: shorten its change to eps.", _within(lambda c, eps: torch.where(l2_norm(c) > eps, 0, c))),
-        Mistake("You refuse a step that would leave the ball. Take it, then shorten adv - x to eps.", lambda point, g, x, eps, a: torch.where(l2_norm(point + a * _unit(g) - x) > eps, point, point + a * _unit(g)).clamp(0, 1)),
-        Mistake("You clip to [0, 1] before you go back into the ball, which changes the direction of the change. First the ball, then the box.", lambda point, g, x, eps, a: x + _shortened((point + a * _unit(g)).clamp(0, 1) - x, eps)),
-        Mistake("You do not clip: after the ball comes the box, with .clamp(0, 1).", lambda point, g, x, eps, a: x + _shortened(point + a * _unit(g) - x, eps)),
-        Mistake(GUARD, *(_along(lambda g, tiny=tiny: g / (l2_norm(g) + tiny)) for tiny in (1e-3, 1e-6, 1e-8, 1e-10)), _along(lambda g: g / l2_norm(g).clamp_min(1e-8)), _along(lambda g: g / (l2_norm(g) ** 2 + 1e-12).sqrt())),
-        Mistake(mistakes.PART_OF_LENGTH + OWN, *(_along(lambda g, dim=dim: g / g.norm(dim=dim, keepdim=True)) for dim in (0, 2, 3))),
-    ],
-    batched=("point", "gradient", "x"),
-    untouched=("point", "gradient", "x"),
-    happened=_misstepped_l2,
 ).register()  # fmt: skip
