@@ -117,11 +117,11 @@ def test_two_pixel_paths_end_in_the_corner_that_lies_uphill():
     ax = plotting.two_pixel_paths(small_line(), image, 0, radius=0.3, step_size=0.1).axes[0]
     paths = {drawn.get_label(): drawn.get_xydata() for drawn in ax.lines}
     ends = {name: points[-1].tolist() for name, points in paths.items()}
-    assert ends["with projection"] == pytest.approx(
+    assert ends["projected path"] == pytest.approx(
         [0.0, 1.0]
     )  # the box cuts the ball; the second pixel is the first axis
-    assert ends["without"] == pytest.approx([0.5 - 0.8, 0.5 + 0.8])
-    assert paths["with projection"][0].tolist() == pytest.approx([0.5, 0.5])
+    assert ends["free path"] == pytest.approx([0.5 - 0.8, 0.5 + 0.8])
+    assert paths["projected path"][0].tolist() == pytest.approx([0.5, 0.5])
 
 
 def test_two_pixel_paths_need_two_pixels_near_an_end():

@@ -272,7 +272,7 @@ def two_pixel_paths(
             points.append(project(step, centre, radius) if projected else step)
         return torch.cat(points).cpu()
 
-    fig, ax = figure(width=5.4, height=4.2)
+    fig, ax = figure(width=6.0, height=4.2)
     axis = torch.linspace(-0.3, 1.3, 40)
     with torch.no_grad():
         logits = model(images(torch.cartesian_prod(axis, axis).to(image)))
@@ -286,13 +286,17 @@ def two_pixel_paths(
         right, high = left + side, low + side
         across, along = [left, right, right, left, left], [low, low, high, high, low]
         ax.plot(across, along, color="black", linestyle=style, marker="", label=name)
-    for name, projected, style, colour in (("with projection", True, "-", 0), ("without", False, ":", 1)):
+    for name, projected, style in (
+        ("free path", False, {"linestyle": ":", "marker": "s", "markerfacecolor": "none"}),
+        ("projected path", True, {"linestyle": "-", "marker": "o"}),
+    ):
         points = path(projected)
-        line(ax, points[:, 0], points[:, 1], name, linestyle=style, color=COLOURS[colour], marker="os"[colour])
+        colour = COLOURS[0 if projected else 1]
+        ax.plot(points[:, 0], points[:, 1], label=name, color=colour, markersize=4 if projected else 9, **style)
     ax.plot(a, b, color="black", marker="*", markersize=12, linestyle="", label="image")
     end = (a + 0.16 * uphill[0].item(), b + 0.16 * uphill[1].item())
     ax.annotate("", end, (a, b), arrowprops={"arrowstyle": "-|>", "linewidth": 1.5})
-    ax.text(*end, "uphill", fontsize=9, ha="center", va="bottom")
+    ax.text(*end, " uphill ", fontsize=9, ha="right" if uphill[0] < 0 else "left", va="center")
     ax.set(xlabel="first pixel", ylabel="second pixel", xlim=(-0.3, 1.3), ylim=(-0.3, 1.3), aspect="equal")
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
