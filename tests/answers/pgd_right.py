@@ -28,26 +28,23 @@ def fooled_by(model, adv, y):
     return model(adv).argmax(1) != y
 
 
-def project_in_numpy(adv, x, eps):
-    low, high = np.maximum(x.numpy() - eps, 0), np.minimum(x.numpy() + eps, 1)
-    return torch.from_numpy(np.clip(adv.numpy(), low, high).astype(np.float32))
+def project_l2_by_a_factor(adv, x, eps):
+    change = adv - x
+    return (x + change * (eps / lengths(change).clamp_min(1e-30)).clamp(max=1)).clamp(0, 1)
 
 
-def project_by_masks(adv, x, eps):
-    adv = torch.where(adv > x + eps, x + eps, torch.where(adv < x - eps, x - eps, adv))
-    adv[adv < 0], adv[adv > 1] = 0.0, 1.0
-    return adv
+def project_l2_by_where(adv, x, eps):
+    far = lengths(adv - x)
+    return torch.where(far > eps, x + eps * (adv - x) / far.clamp_min(1e-30), adv).clamp(0, 1)
 
 
-def project_a_copy_in_place(adv, x, eps):
-    adv = adv.clone()
-    adv -= x
-    adv.clamp_(-eps, eps).add_(x)
-    return adv.clip_(0, 1)
+def project_l2_with_minimum(adv, x, eps):
+    far = lengths(adv - x)
+    return (x + (adv - x) * torch.minimum(torch.full_like(far, eps), far) / far.clamp_min(1e-30)).clamp(0, 1)
 
 
-def project_one_by_one(adv, x, eps):
-    return torch.stack([(b + (a - b).clip(-eps, eps)).clip(0, 1) for a, b in zip(adv, x, strict=True)])
+def project_l2_with_nan_to_num(adv, x, eps):
+    return (x + (adv - x) * (eps / lengths(adv - x)).nan_to_num(1.0).clamp(max=1)).clamp(0, 1)
 
 
 def pgd_reference(model, x, y, eps, steps, step_size, sign=1):
@@ -213,16 +210,7 @@ def keep_in_numpy(model, x, y, restarts):
 
 
 RIGHT = {
-    "project": [
-        into_both,
-        project_in_numpy,
-        project_by_masks,
-        project_a_copy_in_place,
-        project_one_by_one,
-        lambda adv, x, eps: torch.min(torch.max(adv, x - eps), x + eps).clamp(0, 1),
-        lambda adv, x, eps: adv.clamp((x - eps).clamp_min(0), (x + eps).clamp_max(1)),
-        lambda adv, x, eps: into_ball(adv.clamp(0, 1), x, eps),
-    ],
+    "project_l2": [project_l2_by_a_factor, project_l2_by_where, project_l2_with_minimum, project_l2_with_nan_to_num],
     "pgd": [*PATHS],
     "keep_best": [keep_backwards, keep_forwards, keep_one_by_one, keep_while_some_are_left, keep_by_index, keep_in_numpy],
     "targeted_pgd": [*map(towards, PATHS), minus_the_loss, log_probability],
