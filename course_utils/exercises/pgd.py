@@ -1,4 +1,4 @@
-"""Exercises of chapters 03 and 04: many small steps, projected into ball and box, and several starts."""
+"""Exercises of chapter 03: many small steps, projected into ball and box, and several starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapters 03 and 04, by readers who had not seen the checks.
+"""Answers to the exercises of chapter 03, by readers who had not seen the checks.
 
 Not so the answers to `project_l2`, and those that leave faults of `pgd`: who wrote the checks wrote them, too.
 """

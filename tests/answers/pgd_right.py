@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Right answers to the exercises of chapters 03 and 04, each written in another way."""
+"""Right answers to the exercises of chapter 03, each written in another way."""
 
 import copy
 
