@@ -16,6 +16,7 @@ from course_utils.evaluation import (
     AttackReport,
     accuracy,
     accuracy_under_attack,
+    accuracy_within,
     agreement,
     confidence,
     correct,
@@ -413,3 +414,17 @@ def test_distances_refuses_what_cannot_be_compared():
         distances(torch.zeros(1, 4), torch.zeros(1, 4), measure="l1")
     with pytest.raises(ValueError, match="shape"):
         distances(torch.zeros(1, 4), torch.zeros(2, 4))
+
+
+def test_accuracy_within_counts_what_is_wrong_already_and_what_was_never_fooled():
+    distance, budgets = torch.tensor([0.0, 0.5, 0.5, torch.inf]), torch.tensor([0.5, 0.0, 0.49, 9.0])
+    assert accuracy_within(distance, budgets).tolist() == [0.25, 0.75, 0.75, 0.25]
+    assert accuracy_within(distance, torch.tensor([])).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "distance", [torch.tensor([]), torch.tensor([-1.0]), torch.tensor([torch.nan]), torch.rand(2, 2)]
+)
+def test_accuracy_within_refuses_what_are_no_distances(distance):
+    with pytest.raises(ValueError, match="at least 0"):
+        accuracy_within(distance, torch.tensor([1.0]))

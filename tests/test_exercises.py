@@ -199,6 +199,10 @@ EQUIVALENT = {  # changes to a solution that make no difference, and why
         "exact_accuracy",
         "fall = eps * (weight[rival] - weight[y]).abs().sum(1)",
     ): "a difference has the size of its negative",
+    (
+        "nearest_border",
+        "length = (weight - weight[y][:, None]).norm(dim=2)",
+    ): "a difference has the length of its negative",
     ("projection_step", "z = z.clone().requires_grad_()"): OWN_Z,
     ("projection_step", "z = z.detach().requires_grad_()"): OWN_Z,
     ("projection_step", "distance = (x - generator(z)).square().sum()"): SQUARED,

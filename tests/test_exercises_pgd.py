@@ -1,4 +1,4 @@
-"""Exercises of chapters 03 and 04: rounding decides nothing."""
+"""Exercises of chapter 03: rounding decides nothing."""
 
 import pytest
 import torch

@@ -120,3 +120,23 @@ def test_other_pixels_are_refused_for_what_is_no_mask():
         linear.others_of_equal_weight(torch.ones(3), torch.ones(3))
     with pytest.raises(ValueError, match="flatten"):
         linear.others_of_equal_weight(torch.ones(3), torch.ones(4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_nearest_border_is_reached_at_its_distance_and_not_before(seed):
+    weight, bias, x, y = draw(6, 4, seed) if seed else draw(6, 4)
+    distance = linear.border_distance(weight, bias, x, y)
+    logits = x @ weight.T + bias
+    assert torch.equal(distance == 0, logits.argmax(1) != y)
+    for row, label, far in zip(x, y, distance, strict=True):
+        others = [k for k in range(len(weight)) if k != label]
+        steps = torch.stack([(weight[k] - weight[label]) / (weight[k] - weight[label]).norm() for k in others])
+        for factor, crossed in ((0.999, False), (1.001, True)):
+            moved = (row + factor * far * steps) @ weight.T + bias
+            if far > 1e-3:
+                assert bool((moved.argmax(1) != label).any()) == crossed
+
+
+def test_the_distance_to_the_border_is_refused_for_labels_that_are_no_class():
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        linear.border_distance(torch.rand(2, 3), torch.zeros(2), torch.rand(1, 3), torch.tensor([2]))

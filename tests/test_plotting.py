@@ -103,6 +103,32 @@ def test_heatmap_shows_every_share_and_leaves_gaps_empty():
         plotting.heatmap(ax, [[0.1, 1.0]], ["a", "b"], ["cnn", "mlp"])
 
 
+def small_line():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    torch.nn.init.constant_(model[1].bias, 0.0)
+    model[1].weight.data = torch.tensor([[-1.0, 2.0, 0.0, 0.5], [1.0, -2.0, 0.0, -0.5]])
+    return model
+
+
+def test_two_pixel_paths_end_in_the_corner_that_lies_uphill():
+    image = torch.tensor(
+        [[[0.8, 0.2], [0.5, 0.9]]]
+    )  # the loss of class 0 rises with the first pixel, falls with the second
+    ax = plotting.two_pixel_paths(small_line(), image, 0, radius=0.3, step_size=0.1).axes[0]
+    paths = {drawn.get_label(): drawn.get_xydata() for drawn in ax.lines}
+    ends = {name: points[-1].tolist() for name, points in paths.items()}
+    assert ends["projected path"] == pytest.approx(
+        [0.0, 1.0]
+    )  # the box cuts the ball; the second pixel is the first axis
+    assert ends["free path"] == pytest.approx([0.5 - 0.8, 0.5 + 0.8])
+    assert paths["projected path"][0].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_two_pixel_paths_need_two_pixels_near_an_end():
+    with pytest.raises(ValueError, match="two pixels nearer to 0 or 1"):
+        plotting.two_pixel_paths(small_line(), torch.full((1, 2, 2), 0.5), 0, radius=0.3, step_size=0.1)
+
+
 def test_class_curves_show_the_true_class_alone_in_colour():
     z = torch.arange(8.0).view(4, 2)
     fig = plotting.class_curves(range(4), {"one": z, "other": -z}, true=1, xlabel="t")

@@ -62,7 +62,7 @@ def optimised_noise_slider(
     lr: float = 0.3,
     names: Sequence[str] | None = None,
 ) -> Demo:
-    """Show the noise r that minimises c·‖r‖² + cross-entropy(x + r, target); the slider sets c (chapter 04).
+    """Show the change δ that minimises c·‖δ‖² + cross-entropy(x + δ, target); the slider sets c (chapter 04).
 
     All positions of the slider are one batch of gradient descent, computed once for each model, image and target.
 
@@ -101,7 +101,7 @@ def optimised_noise_slider(
         )
 
     def noise_and_length(values: Values) -> tuple[Tensor, str]:
-        return values["noise"].mean(0), f"r, magnified; ‖r‖₂ = {values['length']:.2f}"
+        return values["noise"].mean(0), f"δ, magnified; ‖δ‖₂ = {values['length']:.2f}"
 
     panels = [
         image_panel(x.shape[1:], lambda values: (values["adv"], f"c = {values['c']:g}")),

@@ -91,11 +91,11 @@ def _draw_digit() -> Demo:
 def _pgd_scrubber() -> Demo:
     """Drag through the steps: when does the answer change, and when does the loss stop rising?
 
-    Then the hardened CNN.
+    Then the adversarially trained CNN.
     """
-    hard = _network("cnn", attack=Adversary("pgd", 0.2, {"steps": 2}, warmup=0.5), epochs=3)
-    models = {"CNN": _network("cnn"), "hardened CNN": hard, "MLP": _network("mlp")}
-    return pgd_scrubber(models, *load_images(split="test", n=20), eps=0.2)
+    robust = _network("cnn", attack=Adversary("pgd", 0.15, {"steps": 2}, warmup=0.5), epochs=3)
+    models = {"standard": _network("cnn"), "adversarially trained": robust, "MLP": _network("mlp")}
+    return pgd_scrubber(models, *load_images(split="test", n=20), eps=0.15)
 
 
 @_listed("Optimised noise", "04")

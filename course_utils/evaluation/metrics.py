@@ -179,6 +179,24 @@ def distances(x: Tensor, adv: Tensor, *, measure: str = "l2") -> Tensor:
     return DISTANCES[measure]((adv - x).flatten(1))
 
 
+def accuracy_within(distance: Tensor, budgets: Tensor) -> Tensor:
+    """Return, for each budget (R,), the share of images whose distance (N,) is larger: those that stay right.
+
+    Args:
+        distance: of the nearest change that fools; 0 for an image that is wrong already, infinite where none was found.
+        budgets: largest allowed distances, in any order.
+
+    Raises:
+        ValueError: no distance, or one that is negative or not a number.
+
+    >>> accuracy_within(torch.tensor([0.0, 1.5, torch.inf]), torch.tensor([1.0, 2.0])).tolist()
+    [0.6666666865348816, 0.3333333432674408]
+    """
+    if distance.ndim != 1 or len(distance) == 0 or not (distance >= 0).all():
+        raise ValueError(f"expected distances (N,) of at least 0, got shape {tuple(distance.shape)}: {distance}.")
+    return (distance[:, None] > budgets).float().mean(0)
+
+
 def worst_case(*correct_masks: Tensor) -> Tensor:
     """Return which images (N,) stay correct under every attack: the point-wise worst case, not the worst average.
 

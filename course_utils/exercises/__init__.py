@@ -7,7 +7,18 @@
 - one file for the exercises of each chapter
 """
 
-from . import adversarial_training, engine, fgsm, linear_models, pgd, photographs, robust_manifold, start_here, transfer
+from . import (
+    adversarial_training,
+    engine,
+    fgsm,
+    linear_models,
+    pgd,
+    photographs,
+    robust_manifold,
+    smallest_change,
+    start_here,
+    transfer,
+)
 from .engine import CheckResult
 from .originals import sealed
 
@@ -22,6 +33,7 @@ __all__ = [
     "pgd",
     "photographs",
     "robust_manifold",
+    "smallest_change",
     "start_here",
     "transfer",
 ]

@@ -1,4 +1,4 @@
-"""Exercises of chapters 03 and 04: many small steps, projected into ball and box, and several starts."""
+"""Exercises of chapter 03: many small steps, projected into ball and box, and several starts."""
 
 from __future__ import annotations
 
@@ -14,76 +14,94 @@ from .. import attacks
 from . import inputs, mistakes
 from .exercise import Case, Exercise
 from .mistakes import Mistake, l2_norm, max_normalized, pgd
-from .properties import broadcast_like, loss_gradient, misplaced, norms, shown
+from .properties import loss_gradient, misplaced
 
-NEAREST = "Two limits, one after the other: the ball limits the change of each pixel, the box the pixel itself."
-
-
-# --- project ----------------------------------------------------------------------------------------------------------
+# --- project_l2 -------------------------------------------------------------------------------------------------------
 
 
 def _project(adv: Tensor, x: Tensor, eps: float) -> Tensor:
     return mistakes.project(adv, x, eps)
 
 
-def _far(seed: int, shape: tuple[int, ...], low: float, reach: float, eps: float) -> tuple[Tensor, Tensor, float]:
-    """Return points up to `reach` away from images with pixels in [low, 1 - low], the images, and eps."""
+def _shorter(change: Tensor, eps: float) -> Tensor:
+    """Return each change no longer than eps."""
+    return change * (eps / l2_norm(change).clamp_min(1e-30)).clamp(max=1)
+
+
+def _project_l2(adv: Tensor, x: Tensor, eps: float) -> Tensor:
+    return (x + _shorter(adv - x, eps)).clamp(0, 1)
+
+
+def _distant(
+    eps: float, distances: Sequence[float], seed: int = 0, shape: tuple[int, ...] = inputs.SHAPE, low: float = 0.4
+) -> tuple[Tensor, Tensor, float]:
+    """Return points at these distances from images with pixels in [low, 1 - low], the images, and eps."""
     generator = torch.Generator().manual_seed(seed)
-    x = (low + (1 - 2 * low) * torch.rand(shape, generator=generator)).clamp(0, 1)
-    adv = x + reach * (2 * torch.rand(shape, generator=generator) - 1)
-    adv[..., 0] = x[..., 0]  # so that some pixels have not moved at all
-    return adv, x, eps
+    x = (low + (1 - 2 * low) * torch.rand(len(distances), *shape, generator=generator)).clamp(0, 1)
+    away = torch.randn(x.shape, generator=generator)
+    return x + broadcast_like(torch.tensor(distances)) * away / l2_norm(away), x, eps
 
 
-def _changed(limit: Callable[[Tensor, float], Tensor]) -> tuple[Callable, Callable]:
-    """Return answers that limit the change in another way, without the box and with it."""
-    return _boxed(lambda adv, x, eps: x + limit(adv - x, eps))
+def _limited(limit: Callable[[Tensor, float], Tensor]) -> Callable[..., Tensor]:
+    """Return an answer that limits the change, its first argument, in another way."""
+    return lambda adv, x, eps: (x + limit(adv - x, eps)).clamp(0, 1)
 
 
-def _boxed(answer: Callable) -> tuple[Callable, Callable]:
-    """Return the answer without the box and with it."""
-    return answer, lambda *arguments: answer(*arguments).clamp(0, 1)
+def _misprojected(got: Tensor, right: Tensor, adv: Tensor, x: Tensor, eps: float) -> str:
+    return (
+        f"with eps = {eps:g} the images come from the distances {shown(norms(adv - x))} from x and end at {shown(norms(got - x))}, "
+        f"right are {shown(norms(right - x))}; the values go from {got.min():.3g} to {got.max():.3g}, right are {right.min():.3g} to {right.max():.3g}."
+    )
 
 
-BLACK = "You clamp adv itself to {}, which is a ball around black. The ball is around x: it limits the change adv - x."
-BOTH_ENDS = "Clamp the change at both ends, from −eps to eps."
+SHORTEN = "Each image has one length, over all of its channels and pixels. Shorten a change that is longer than eps, and leave a shorter one alone."
+ONLY_LONGER = "You move every image to the surface of the ball. One inside stays where it is."
+ZERO_LENGTH = (
+    "An image that has not moved has a change of length 0, and 0/0 is NaN. Guard the division by something tiny."
+)
 Exercise(
-    "project",
-    reference=_project,
+    "project_l2",
+    reference=_project_l2,
     cases=[
-        Case("no pixel is farther than eps from x, and one within eps stays as it is", [partial(_far, 0, (4, *inputs.SHAPE), 0.3, 0.28, 0.1)], "Take the nearest point of the ball. " + NEAREST),
-        Case("stays inside [0, 1]", [partial(_far, 1, (4, *inputs.SHAPE), -0.2, 0.3, 0.1), partial(_far, 1, (4, *inputs.SHAPE), -0.2, 0.1, 0.1)], "Clamp the image and not the change to [0, 1], at both ends, and leave alone what is inside. " + NEAREST),
-        Case("works for every eps and every size of images", [partial(_far, 2, shape, 0.1, 0.3, eps) for eps, shape in ((0.2, (1, 1, 28, 28)), (0.0, (2, 3, 4, 4)), (0.03, (5, *inputs.OTHER_SHAPE)))], "Use the eps that is passed in, and nothing but the arguments."),
+        Case("no image is farther than eps from x, and one within eps stays as it is", [partial(_distant, 0.3, (0.1, 0.25, 0.5, 0.9)), partial(_distant, 0.2, (0.19, 0.4, 0.1, 0.25), 1), partial(_distant, 0.5, (0.1, 0.2, 0.3), 6)], SHORTEN),
+        Case("an image that has not moved stays as it is", [partial(_distant, 0.3, (0.0, 0.5, 0.2))], ZERO_LENGTH),
+        Case("stays inside [0, 1]", [partial(_distant, 1.5, (1.0, 3.0, 4.0, 1.4), 2, low=0.0), partial(_distant, 2.0, (1.0, 1.4, 0.5), 7, low=0.0)], "First the ball, then the box: clamp the image and not the change, at both ends."),
+        Case("works in a tiny ball, and eps = 0 gives x", [partial(_distant, 5e-4, (8e-4, 2e-4, 6e-4), 3), partial(_distant, 0.0, (0.0, 0.3, 0.1))], "Does your guard of the division matter beside a small length? A ball of radius 0 holds x alone."),
+        Case("works for other sizes of images", [partial(_distant, 0.4, (0.3, 0.6), 4, inputs.OTHER_SHAPE), partial(_distant, 1.0, (2.0,), 5, (1, 28, 28))], "The length goes over all channels and pixels of an image. Take sizes from x.shape."),
     ],
     mistakes=[
-        Mistake("That is x itself: nothing of adv is left. " + NEAREST, lambda adv, x, eps: x),
-        Mistake("adv comes back as it was. Clamping adv to a range around itself does nothing. Put adv into the ball around x, and then into the box.", lambda adv, x, eps: adv),
-        Mistake("You keep to the box, but not to the ball. Clamping adv to a range around itself does nothing. Put adv into the ball as well: the change from x has a limit.", lambda adv, x, eps: adv.clamp(0, 1)),
-        Mistake(mistakes.CHANGE_ALONE.format("clamped "), *_boxed(lambda adv, x, eps: (adv - x).clamp(-eps, eps))),
-        Mistake("The ball reaches beyond black and white: end with .clamp(0, 1), at both ends.", lambda adv, x, eps: x + (adv - x).clamp(-eps, eps)),
-        Mistake("You clip to [0, 1] at one end only. The ball reaches beyond black and beyond white: clamp at both ends.", lambda adv, x, eps: (x + (adv - x).clamp(-eps, eps)).clamp_min(0), lambda adv, x, eps: (x + (adv - x).clamp(-eps, eps)).clamp_max(1)),
-        Mistake("You move every pixel by the whole eps. One that is within eps of x stays where it is: clamp the change, do not take its sign.", *_changed(lambda c, eps: eps * c.sign())),
-        Mistake(BLACK.format("±eps"), lambda adv, x, eps: adv.clamp(-eps, eps)),
-        Mistake(BLACK.format("[0, eps]"), lambda adv, x, eps: adv.clamp(0, eps)),
-        Mistake(mistakes.WIDE_BALL, *_changed(lambda c, eps: c.clamp(-2 * eps, 2 * eps))),
-        Mistake("Your ball is half as wide: a pixel may be eps away from x, on either side.", *_changed(lambda c, eps: c.clamp(-eps / 2, eps / 2))),
-        Mistake("That is the Euclidean ball. Here every pixel alone may be eps away from x: clamp the change.", *_changed(lambda c, eps: c * (eps / l2_norm(c)).clamp(max=1)), *_changed(lambda c, eps: eps * c / l2_norm(c))),
-        Mistake("You shrink the whole change until its largest entry fits. Each pixel has a limit of its own: clamp the change.", *_changed(lambda c, eps: eps * max_normalized(c)), *_changed(lambda c, eps: eps * c / c.abs().max())),
-        Mistake("You multiply the change by eps. eps is a limit: clamp the change to [-eps, eps].", *_changed(lambda c, eps: eps * c)),
-        Mistake(BOTH_ENDS, *_changed(lambda c, eps: c.clamp(max=eps)), *_changed(lambda c, eps: c.clamp(min=-eps))),
-        Mistake(BOTH_ENDS + " Every step down is lost.", *_changed(lambda c, eps: c.clamp(0, eps)), lambda adv, x, eps: x + (adv - x).clamp(-eps, eps).clamp(0, 1)),
-        Mistake("You mixed up the two ends: x - eps is the lower one, and x + eps the upper one.", *_changed(lambda c, eps: eps), *_changed(lambda c, eps: -eps)),
-        Mistake("The change goes the wrong way: it is adv - x, not x - adv.", *_changed(lambda c, eps: -c.clamp(-eps, eps))),
-        Mistake("Add the clamped change to x, not to adv.", *_changed(lambda c, eps: c + c.clamp(-eps, eps))),
-        Mistake("Add the clamped change to x, do not subtract it from adv.", *_changed(lambda c, eps: c - c.clamp(-eps, eps))),
-        Mistake("You return adv as it is if all of its pixels are within eps of x. They may still be blacker than 0 or whiter than 1.", lambda adv, x, eps: adv if ((adv - x).abs() <= eps).all() else _project(adv, x, eps)),
-        Mistake("Where adv and x agree, the change is 0, and you divide by it: 0/0 is NaN. Clamping a change needs no division.", lambda adv, x, eps: (x + (adv - x) / (adv - x).abs() * (adv - x).abs().clamp(max=eps)).clamp(0, 1)),
-        Mistake("The limits are those of each pixel of x, and not of its darkest and brightest one.", lambda adv, x, eps: adv.clamp((x.min() - eps).item(), (x.max() + eps).item()).clamp(0, 1)),
-        Mistake("You clamp adv itself and add it to x. The ball limits the change: subtract x before you clamp.", *_boxed(lambda adv, x, eps: x + adv.clamp(-eps, eps))),
-        Mistake("You take a pixel that went too far back to x. It may go as far as eps: clamp the change.", *_changed(lambda c, eps: torch.where(c.abs() > eps, 0, c))),
+        Mistake("That is x itself: nothing of adv is left.", lambda adv, x, eps: x),
+        Mistake("adv comes back as it was: neither ball nor box limits it.", lambda adv, x, eps: adv),
+        Mistake("You keep to the box, but not to the ball. " + SHORTEN, lambda adv, x, eps: adv.clamp(0, 1)),
+        Mistake("You keep to the ball, but not to the box: the ball reaches beyond black and white.", lambda adv, x, eps: x + _shorter(adv - x, eps)),
+        Mistake("You clip to [0, 1] at one end only. Clamp at both.", lambda adv, x, eps: (x + _shorter(adv - x, eps)).clamp_min(0), lambda adv, x, eps: (x + _shorter(adv - x, eps)).clamp_max(1)),
+        Mistake("You clip to [0, 1] before you shorten the change, which turns it. First the ball, then the box.", lambda adv, x, eps: x + _shorter(adv.clamp(0, 1) - x, eps)),
+        Mistake(mistakes.CHANGE_ALONE.format("shortened "), lambda adv, x, eps: _shorter(adv - x, eps), lambda adv, x, eps: _shorter(adv - x, eps).clamp(0, 1)),
+        Mistake("That is the max-norm ball, a limit for every single pixel. Here one length counts for each image.", _limited(lambda c, eps: c.clamp(-eps, eps))),
+        Mistake("You take one length for the whole batch. " + SHORTEN, _limited(lambda c, eps: c * (eps / c.norm()).clamp(max=1)), _limited(lambda c, eps: c * (eps / l2_norm(c).max()).clamp(max=1))),
+        Mistake(ONLY_LONGER, _limited(lambda c, eps: eps * c / l2_norm(c).clamp_min(1e-30)), _limited(lambda c, eps: c * (eps / l2_norm(c).clamp_min(1e-30)).clamp(min=1))),
+        Mistake(ONLY_LONGER + " And 0/0 is NaN.", _limited(lambda c, eps: eps * c / l2_norm(c))),
+        Mistake("As soon as one image has left the ball, you move all of them to its surface. One inside stays where it is.", _limited(lambda c, eps: eps * c / l2_norm(c).clamp_min(1e-30) if (norms(c) > eps).any() else c)),
+        Mistake("You take an image that left the ball back to x. It goes to the surface only.", _limited(lambda c, eps: torch.where(l2_norm(c) > eps, 0, c))),
+        Mistake("You multiply the change by eps. eps is a limit: shorten only what is longer.", _limited(lambda c, eps: eps * c)),
+        Mistake("Your ball is twice as wide: its radius is eps.", _limited(lambda c, eps: _shorter(c, 2 * eps))),
+        Mistake("Your ball is half as wide: its radius is eps.", _limited(lambda c, eps: _shorter(c, eps / 2))),
+        Mistake(mistakes.SQUARED_LENGTH, _limited(lambda c, eps: c * (eps / l2_norm(c).clamp_min(1e-15) ** 2).clamp(max=1))),
+        Mistake("You compare the squared length with eps. Take the root of the sum of the squares.", _limited(lambda c, eps: torch.where(l2_norm(c) ** 2 > eps, eps * c / l2_norm(c).clamp_min(1e-30), c))),
+        Mistake("You take the sum of the absolute values for the length. The Euclidean length is the root of the sum of the squares.", _limited(lambda c, eps: c * (eps / broadcast_like(c.abs().flatten(1).sum(1)).clamp_min(1e-30)).clamp(max=1))),
+        Mistake("You take the root of the mean of the squares for the length. It is the root of their sum.", _limited(lambda c, eps: c * (eps / (l2_norm(c) / c[0].numel() ** 0.5).clamp_min(1e-30)).clamp(max=1))),
+        Mistake("You take the largest entry for the length, which is the max norm.", _limited(lambda c, eps: c * (eps / broadcast_like(c.abs().flatten(1).amax(1)).clamp_min(1e-30)).clamp(max=1))),
+        Mistake("You shorten adv itself, which is a ball around black. The ball is around x: shorten the change.", lambda adv, x, eps: _shorter(adv, eps).clamp(0, 1)),
+        Mistake("Add the shortened change to x, not to adv.", lambda adv, x, eps: (adv + _shorter(adv - x, eps)).clamp(0, 1)),
+        Mistake("The change goes the wrong way: it is adv - x, not x - adv.", _limited(lambda c, eps: -_shorter(c, eps))),
+        Mistake(ZERO_LENGTH, _limited(lambda c, eps: c * (eps / l2_norm(c)).clamp(max=1) / (l2_norm(c) / l2_norm(c))), _limited(lambda c, eps: c / l2_norm(c) * l2_norm(c).clamp(max=eps))),
+        Mistake("Your guard is so large that it shortens small changes, too. Take something tiny.", *(_limited(lambda c, eps, tiny=tiny: c * (eps / (l2_norm(c) + tiny)).clamp(max=1)) for tiny in (1e-2, 1e-3, 1e-4)), _limited(lambda c, eps: c * (eps / l2_norm(c).clamp_min(1e-3)).clamp(max=1))),
+        Mistake(mistakes.PART_OF_LENGTH, *(_limited(lambda c, eps, dim=dim: c * (eps / c.norm(dim=dim, keepdim=True).clamp_min(1e-30)).clamp(max=1)) for dim in (0, 2, 3))),
+        Mistake("You return adv as it is if all images are within eps of x. They may still be blacker than 0 or whiter than 1.", lambda adv, x, eps: adv if (norms(adv - x) <= eps).all() else _project_l2(adv, x, eps)),
     ],
     batched=("adv", "x"),
     untouched=("adv", "x"),
+    happened=_misprojected,
     library=(attacks.project,),
 ).register()  # fmt: skip
 
@@ -255,6 +273,32 @@ def _projection_mistakes(sign: int) -> list[Mistake]:
     ]  # fmt: skip
 
 
+FAULTS = "{} faults are left."
+
+
+def _faulty(*, softmax: bool = False, stale: bool = False, moving: bool = False) -> Callable[..., Tensor]:
+    """Return the attack of chapter 03 that is to be mended, with some of its three faults.
+
+    Args:
+        softmax: the loss gets probabilities for logits. stale: the gradient is always that at x.
+        moving: each step is limited to ±eps, not the change: the ball lies around the last point.
+    """
+    loss = {"loss": mistakes.softmax_twice} if softmax else {}
+    keep = (lambda new, last, x, eps: _project(new, last, eps)) if moving else None
+    return _steps(1, stale=stale, keep=keep, **loss)
+
+
+def _fault_mistakes(found: Sequence[Mistake]) -> list[Mistake]:
+    """Return the mistakes of the repair of a faulty attack: those found, and how many of its three faults are left."""
+    single = ("Cross-entropy wants logits", "You compute the gradient only once", "You keep to a ball around the last")
+    pairs = ({"softmax": True, "stale": True}, {"softmax": True, "moving": True}, {"stale": True, "moving": True})
+    return [
+        Mistake(FAULTS.format("All three") + " Compare each line with the formula: the loss, the point where the gradient is taken, and what is limited to ±eps.", _faulty(softmax=True, stale=True, moving=True)),
+        Mistake(FAULTS.format("Two of the three") + " Compare each line with the formula: the loss, the point where the gradient is taken, and what is limited to ±eps.", *(_faulty(**pair) for pair in pairs)),
+        *(Mistake("One of the three faults is left. " + m.words, *m.functions) if m.words.startswith(single) else m for m in found),
+    ]  # fmt: skip
+
+
 def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
     label, direction = ("target", "towards the target") if sign < 0 else ("y", "uphill")
     # Steps so long that the loss goes up and down, and that an image of which the attack had worked turns back.
@@ -268,6 +312,7 @@ def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
     )
     hopeless = [no_chance] if sign < 0 else []
     log_of_0 = Mistake(mistakes.LOG_OF_ZERO, _steps(sign, loss=mistakes.log_of_softmax))
+    found = [*_path_mistakes(sign, label), *_projection_mistakes(sign)]
     return Exercise(
         name,
         reference=reference,
@@ -282,7 +327,7 @@ def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
             Case("eps = 0 changes nothing", [partial(_images, 0.0, 5, 0.06, n=4, low=0.0)], "A ball of radius 0 holds x alone."),
             Case("works for other sizes of images and numbers of classes", [other_sizes], mistakes.FROM_MODEL),
         ],
-        mistakes=[*_path_mistakes(sign, label), *_projection_mistakes(sign), *([log_of_0] if hopeless else [])],
+        mistakes=[*found, log_of_0] if hopeless else _fault_mistakes(found),
         batched=("x", label),
         untouched=("model", "x", label),
         typical=partial(_images, 0.2, 3, 0.03),
@@ -434,114 +479,4 @@ Exercise(
     untouched=("model", "x", "y", "restarts"),
     returns="one image for each of x",
     happened=_mispicked,
-).register()  # fmt: skip
-
-
-# --- l2_pgd_step ------------------------------------------------------------------------------------------------------
-
-
-def _unit(gradient: Tensor) -> Tensor:
-    return gradient / l2_norm(gradient).clamp_min(1e-30)
-
-
-def _shortened(change: Tensor, eps: float) -> Tensor:
-    return change * (eps / l2_norm(change).clamp_min(1e-30)).clamp(max=1)
-
-
-def _l2_pgd_step(point: Tensor, gradient: Tensor, x: Tensor, eps: float, step_size: float) -> Tensor:
-    return (x + _shortened(point + step_size * _unit(gradient) - x, eps)).clamp(0, 1)
-
-
-def _along(direction: Callable, size: Callable = lambda eps, step_size: step_size) -> Callable[..., Tensor]:
-    """Return an answer that steps in another direction, or by another size."""
-    return lambda point, g, x, eps, a: (x + _shortened(point + size(eps, a) * direction(g) - x, eps)).clamp(0, 1)
-
-
-def _within(limit: Callable) -> Callable[..., Tensor]:
-    """Return an answer that puts the change, its first argument, back into the ball of radius eps in another way."""
-    return lambda point, g, x, eps, a: (x + limit(point + a * _unit(g) - x, eps)).clamp(0, 1)
-
-
-def _drawn(
-    eps: float, step_size: float, seed: int = 0, shape: tuple[int, ...] = inputs.SHAPE, low: float = 0.45, start: float | Sequence[float] = 0.1, outwards: Sequence[int] = (), length: float | None = None
-) -> tuple[Tensor, Tensor, Tensor, float, float]:  # fmt: skip
-    """Return points `start` away from x, most of that in one pixel, gradients of unlike lengths or of `length`, and x.
-
-    Where there are signs `outwards`, the gradients point away from x (1) or towards it (−1).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    x = low + (1 - 2 * low) * torch.rand(4, *shape, generator=generator)
-    away, gradient = (torch.randn(4, *shape, generator=generator) for _ in range(2))
-    away[:, 0, 0, 0] = 20.0
-    away = _unit(away)
-    if outwards:
-        gradient = broadcast_like(torch.tensor(outwards)) * l2_norm(gradient) * away
-    gradient = gradient * broadcast_like(2.0 ** torch.arange(4)) if length is None else length * _unit(gradient)
-    point = x + broadcast_like(torch.as_tensor(start).expand(4)) * away
-    return (point if low else point.clamp(0, 1)), gradient, x, eps, step_size
-
-
-def _misstepped_l2(
-    got: Tensor, right: Tensor, point: Tensor, g: Tensor, x: Tensor, eps: float, step_size: float
-) -> str:
-    return (
-        f"with eps = {eps} and step_size = {step_size} the images moved from point by the distances {shown(norms(got - point))}, right are {shown(norms(right - point))}; they end at the distances "
-        f"{shown(norms(got - x))} from x, right are {shown(norms(right - x))}; the values go from {got.min():.3g} to {got.max():.3g}, right are {right.min():.3g} to {right.max():.3g}."
-    )
-
-
-OWN = "Each image's gradient has a length of its own, over all of its channels and pixels: divide by that one, and multiply by step_size."
-UNPROJECTED = "You never put the image back into the ball: shorten adv - x to the length eps where it is longer."
-TOO_LONG = "Shorten the change from x, image by image: only where it is longer than eps, and to the length eps."
-SURFACE = "You move every image to the surface of the ball. One inside stays where it is."
-GUARD = "Guard the division by something tiny only, which does not touch a small gradient: a very low limit of the length, and no number that is added."
-SIGN = "That is the sign step of the max norm: for n pixels its length is √n times too long. (F.normalize without flatten(1) gives the same.) "
-Exercise(
-    "l2_pgd_step",
-    reference=_l2_pgd_step,
-    cases=[
-        Case("moves every image by the distance step_size, along its own gradient", [partial(_drawn, 2.0, 0.2)], OWN + " Then add it to point."),
-        Case("ends no farther than eps from x, and stays where it is inside the ball", [partial(_drawn, 0.2, 0.3, start=(0.18, 0.18, 0.12, 0.15), outwards=(1, -1, -1, 1)), partial(_drawn, 0.35, 0.2, start=0.3)], TOO_LONG),
-        Case("stays inside [0, 1]", [partial(_drawn, 1.2, 1.0, seed=1, low=0.0, start=0.3), partial(_drawn, 0.5, 1.0, seed=1, low=0.0, start=0.3)], "First the ball, then .clamp(0, 1): clip the image, not the step."),
-        Case("takes the whole step where the gradient is small", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=3e-10), partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=1e-14)], GUARD),
-        Case("takes no step where the gradient is zero", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=0.0)], "Without a gradient there is no direction: the image stays. " + GUARD),
-        Case("works in a tiny ball, and eps = 0 gives x", [partial(_drawn, 5e-4, 1e-4, seed=2, start=8e-4), partial(_drawn, 0.0, 0.2, seed=2), partial(_drawn, 0.0, 0.2, seed=2, start=0.0, length=0.0)], "A ball of radius 0 holds x alone, and the change of an image that did not move has the length 0."),
-        Case("works for other sizes of images", [partial(_drawn, 0.4, 0.3, seed=3, shape=inputs.OTHER_SHAPE, start=0.3)], "The length goes over all channels and pixels of an image. Take sizes from x.shape."),
-    ],
-    mistakes=[
-        Mistake("The point did not move: add step_size times the gradient divided by its length.", lambda point, *_: point),
-        Mistake("That is x itself. The step starts at point.", lambda point, g, x, *_: x),
-        Mistake(mistakes.CHANGE_ALONE.format(""), lambda point, g, x, *sizes: _l2_pgd_step(point, g, x, *sizes) - x),
-        Mistake("You step against the gradient. Add the step: the loss grows along it.", _along(lambda g: -_unit(g))),
-        Mistake("The step starts at point, not at x; x is only the centre of the ball.", lambda point, g, x, *sizes: _l2_pgd_step(x, g, x, *sizes)),
-        Mistake("You divide by the length of the whole batch, so that all images share one step. " + OWN, _along(lambda g: g / g.norm())),
-        Mistake(SIGN + OWN, _along(torch.sign)),
-        Mistake(mistakes.SIGN_OF_LENGTH + OWN, _along(lambda g: g.sign() / g[0].numel() ** 0.5)),
-        Mistake(mistakes.SQUARED_LENGTH + OWN, _along(lambda g: g / l2_norm(g).clamp_min(1e-30) ** 2)),
-        Mistake("You divide by the sum of the absolute values, not by the Euclidean length. " + OWN, _along(lambda g: g / broadcast_like(g.abs().flatten(1).sum(1)))),
-        Mistake("You divide by the root of the mean of the squares. The length is the root of their sum. " + OWN, _along(lambda g: _unit(g) * g[0].numel() ** 0.5)),
-        Mistake("You divide by the largest entry, not by the length. " + OWN, _along(max_normalized)),
-        Mistake("You use the gradient as it is, whose length differs from image to image. " + OWN, _along(lambda g: g), lambda point, g, x, eps, a: (point + a * g).clamp(0, 1)),
-        Mistake("The step has the length step_size, not eps.", _along(_unit, lambda eps, a: eps)),
-        Mistake("The step has the length step_size: do not multiply it by eps.", _along(_unit, lambda eps, a: a * eps)),
-        Mistake("Did you forget to multiply by step_size? Your step has the length 1.", _along(_unit, lambda eps, a: 1.0)),
-        Mistake("You keep to a ball around point. The ball is around x, wherever point is.", lambda point, g, x, eps, a: (point + _shortened(a * _unit(g), eps)).clamp(0, 1)),
-        Mistake("Your ball is twice as wide: its radius is eps.", _within(lambda c, eps: _shortened(c, 2 * eps))),
-        Mistake(UNPROJECTED, _within(lambda c, eps: c)),
-        Mistake(UNPROJECTED + " Then .clamp(0, 1).", lambda point, g, x, eps, a: point + a * _unit(g)),
-        Mistake(SURFACE, _within(lambda c, eps: eps * _unit(c)), _within(lambda c, eps: c * (eps / l2_norm(c)).clamp(min=1))),
-        Mistake("You multiply the change by eps. eps is a limit: shorten only what is longer.", _within(lambda c, eps: eps * c)),
-        Mistake("That is a ball for every single pixel. Here one length counts for each image.", _within(lambda c, eps: c.clamp(-eps, eps))),
-        Mistake("You take one length for the whole batch when you go back into the ball. Each image has its own.", _within(lambda c, eps: c * (eps / c.norm()).clamp(max=1)), _within(lambda c, eps: eps * c / c.norm())),
-        Mistake("As soon as one image has left the ball, you move all of them to its surface. One inside stays where it is.", _within(lambda c, eps: eps * _unit(c) if (norms(c) > eps).any() else c)),
-        Mistake("You take an image that left the ball back to x. It goes to the surface only: shorten its change to eps.", _within(lambda c, eps: torch.where(l2_norm(c) > eps, 0, c))),
-        Mistake("You refuse a step that would leave the ball. Take it, then shorten adv - x to eps.", lambda point, g, x, eps, a: torch.where(l2_norm(point + a * _unit(g) - x) > eps, point, point + a * _unit(g)).clamp(0, 1)),
-        Mistake("You clip to [0, 1] before you go back into the ball, which changes the direction of the change. First the ball, then the box.", lambda point, g, x, eps, a: x + _shortened((point + a * _unit(g)).clamp(0, 1) - x, eps)),
-        Mistake("You do not clip: after the ball comes the box, with .clamp(0, 1).", lambda point, g, x, eps, a: x + _shortened(point + a * _unit(g) - x, eps)),
-        Mistake(GUARD, *(_along(lambda g, tiny=tiny: g / (l2_norm(g) + tiny)) for tiny in (1e-3, 1e-6, 1e-8, 1e-10)), _along(lambda g: g / l2_norm(g).clamp_min(1e-8)), _along(lambda g: g / (l2_norm(g) ** 2 + 1e-12).sqrt())),
-        Mistake(mistakes.PART_OF_LENGTH + OWN, *(_along(lambda g, dim=dim: g / g.norm(dim=dim, keepdim=True)) for dim in (0, 2, 3))),
-    ],
-    batched=("point", "gradient", "x"),
-    untouched=("point", "gradient", "x"),
-    happened=_misstepped_l2,
 ).register()  # fmt: skip

@@ -1,4 +1,4 @@
-"""Linear classifiers under the worst change in the max norm, which a formula gives: nothing is searched.
+"""Linear classifiers under the worst change, and their distances to the border, by formulas: nothing is searched.
 
 Without a box: the worst change may leave [0, 1], as the formulas of the papers do.
 """
@@ -111,6 +111,31 @@ def exact_accuracy(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, eps: floa
         lead = logits.gather(1, y[:, None])[:, 0] - logits[:, rival]
         stays &= (lead > eps * (weight[y] - weight[rival]).abs().sum(1)) | (y == rival)
     return stays.float().mean().item()
+
+
+def border_distance(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return how far each image is from the nearest border of its class y, (n,); 0 where the answer is wrong already.
+
+    Class j wins from the Euclidean distance (f_y(x) − f_j(x)) / ‖w_y − w_j‖₂ on; the logits are f(x) = weight·x + bias.
+
+    Args:
+        weight, bias, x, y: as in `exact_accuracy`.
+
+    Raises:
+        ValueError, TypeError: as `exact_accuracy`.
+
+    >>> weight, x = torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([[0.5, 0.0]])
+    >>> round(border_distance(weight, torch.zeros(2), x, torch.tensor([0])).item(), 3)
+    0.3
+    """
+    _check(weight, x, 0)
+    y = checked_labels(y, x)
+    if len(x) == 0 or y.max() >= len(weight):
+        raise ValueError(f"expected images with labels from 0 to {len(weight) - 1}, got {len(x)} images.")
+    logits = x @ weight.T + bias
+    leads = logits.gather(1, y[:, None]) - logits
+    lengths = torch.stack([(weight[y] - row).norm(dim=1) for row in weight], dim=1)
+    return (leads / lengths).scatter(1, y[:, None], torch.inf).amin(1).clamp_min(0)
 
 
 def _check_binary(w: Tensor, x: Tensor, y: Tensor, eps: float) -> None:

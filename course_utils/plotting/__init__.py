@@ -1,6 +1,6 @@
 """Static pictures, each with a text for those who cannot see it. Importing this room does not import torch.
 
-- `figures`: axes, images, changes, bars, lines, heat maps
+- `figures`: axes, images, changes, bars, lines, heat maps, the paths of an attack
 """
 
 from .figures import (
@@ -15,6 +15,7 @@ from .figures import (
     line,
     show,
     show_image,
+    two_pixel_paths,
 )
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "line",
     "show",
     "show_image",
+    "two_pixel_paths",
 ]

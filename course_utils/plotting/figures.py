@@ -6,7 +6,7 @@ Nothing here touches pyplot's global state: `figure` makes a plain Figure, `show
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -228,6 +228,77 @@ def class_curves(x: Sequence[float], logits: Mapping[str, Tensor], *, true: int,
         ax.plot(x, np.asarray(z[:, true]), color=COLOURS[1], linewidth=3, linestyle="-", marker="")
         ax.set(**{"title": name} | {key: text for key, text in labels.items() if key != "ylabel"})
     axes[0, 0].set_ylabel(labels.get("ylabel", "logits"))
+    return fig
+
+
+def two_pixel_paths(
+    model: Callable[[Tensor], Tensor], image: Tensor, label: int, *, radius: float, step_size: float, steps: int = 8
+) -> Figure:
+    """Return a figure of sign steps that move two pixels of an image, with projection and without.
+
+    The pixels are the two with the largest gradients among those that lie nearer to an end of the box than `radius`,
+    so that the box cuts the max-norm ball. Both paths begin in the corner opposite to where the loss rises.
+
+    Args:
+        model: to logits. image: (C, H, W) in [0, 1]. label: its class. radius: of the ball, pixel units.
+        step_size, steps: of the paths.
+
+    Raises:
+        ValueError: fewer than two such pixels.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from ..attacks import input_gradient, project
+
+    x, y, flat = image[None], torch.tensor([label], device=image.device), image.flatten()
+    gradient = input_gradient(model, x, y).flatten()
+    near_an_end = (flat.minimum(1 - flat) < radius) & (flat.minimum(1 - flat) > 0.05)
+    if near_an_end.sum() < 2:
+        raise ValueError(f"two pixels nearer to 0 or 1 than {radius} are needed, found {int(near_an_end.sum())}.")
+    pixels = (gradient.abs() * near_an_end).topk(2).indices
+    centre, uphill = flat[pixels][None], gradient[pixels].sign()
+
+    def images(points: Tensor) -> Tensor:
+        moved = flat.repeat(len(points), 1)
+        moved[:, pixels] = points
+        return moved.view(-1, *image.shape)
+
+    def path(projected: bool) -> Tensor:
+        points = [project(centre - radius * uphill, centre, radius)]
+        for _ in range(steps):
+            slope = input_gradient(model, images(points[-1]), y).flatten(1)[:, pixels]
+            step = points[-1] + step_size * slope.sign()
+            points.append(project(step, centre, radius) if projected else step)
+        return torch.cat(points).cpu()
+
+    fig, ax = figure(width=6.0, height=4.2)
+    axis = torch.linspace(-0.3, 1.3, 40)
+    with torch.no_grad():
+        logits = model(images(torch.cartesian_prod(axis, axis).to(image)))
+    losses = F.cross_entropy(logits, y.expand(len(logits)), reduction="none").view(40, 40).T.cpu()
+    ax.clabel(ax.contour(axis, axis, losses, levels=8, colors="#767676", linewidths=0.8), fontsize=7)
+    a, b = centre[0].tolist()
+    for name, (left, low), side, style in (
+        ("box", (0, 0), 1, "-"),
+        ("ball", (a - radius, b - radius), 2 * radius, "--"),
+    ):
+        right, high = left + side, low + side
+        across, along = [left, right, right, left, left], [low, low, high, high, low]
+        ax.plot(across, along, color="black", linestyle=style, marker="", label=name)
+    for name, projected, style in (
+        ("free path", False, {"linestyle": ":", "marker": "s", "markerfacecolor": "none"}),
+        ("projected path", True, {"linestyle": "-", "marker": "o"}),
+    ):
+        points = path(projected)
+        colour = COLOURS[0 if projected else 1]
+        ax.plot(points[:, 0], points[:, 1], label=name, color=colour, markersize=4 if projected else 9, **style)
+    ax.plot(a, b, color="black", marker="*", markersize=12, linestyle="", label="image")
+    end = (a + 0.16 * uphill[0].item(), b + 0.16 * uphill[1].item())
+    ax.annotate("", end, (a, b), arrowprops={"arrowstyle": "-|>", "linewidth": 1.5})
+    ax.text(*end, " uphill ", fontsize=9, ha="right" if uphill[0] < 0 else "left", va="center")
+    ax.set(xlabel="first pixel", ylabel="second pixel", xlim=(-0.3, 1.3), ylim=(-0.3, 1.3), aspect="equal")
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 
 

@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Right answers to the exercises of chapters 03 and 04, each written in another way."""
+"""Right answers to the exercises of chapter 03, each written in another way."""
 
 import copy
 
@@ -24,34 +24,27 @@ def into_both(adv, x, eps):
     return into_ball(adv, x, eps).clamp(0, 1)
 
 
-def lengths(images):
-    return images.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-
-
 def fooled_by(model, adv, y):
     return model(adv).argmax(1) != y
 
 
-def project_in_numpy(adv, x, eps):
-    low, high = np.maximum(x.numpy() - eps, 0), np.minimum(x.numpy() + eps, 1)
-    return torch.from_numpy(np.clip(adv.numpy(), low, high).astype(np.float32))
+def project_l2_by_a_factor(adv, x, eps):
+    change = adv - x
+    return (x + change * (eps / lengths(change).clamp_min(1e-30)).clamp(max=1)).clamp(0, 1)
 
 
-def project_by_masks(adv, x, eps):
-    adv = torch.where(adv > x + eps, x + eps, torch.where(adv < x - eps, x - eps, adv))
-    adv[adv < 0], adv[adv > 1] = 0.0, 1.0
-    return adv
+def project_l2_by_where(adv, x, eps):
+    far = lengths(adv - x)
+    return torch.where(far > eps, x + eps * (adv - x) / far.clamp_min(1e-30), adv).clamp(0, 1)
 
 
-def project_a_copy_in_place(adv, x, eps):
-    adv = adv.clone()
-    adv -= x
-    adv.clamp_(-eps, eps).add_(x)
-    return adv.clip_(0, 1)
+def project_l2_with_minimum(adv, x, eps):
+    far = lengths(adv - x)
+    return (x + (adv - x) * torch.minimum(torch.full_like(far, eps), far) / far.clamp_min(1e-30)).clamp(0, 1)
 
 
-def project_one_by_one(adv, x, eps):
-    return torch.stack([(b + (a - b).clip(-eps, eps)).clip(0, 1) for a, b in zip(adv, x, strict=True)])
+def project_l2_with_nan_to_num(adv, x, eps):
+    return (x + (adv - x) * (eps / lengths(adv - x)).nan_to_num(1.0).clamp(max=1)).clamp(0, 1)
 
 
 def pgd_reference(model, x, y, eps, steps, step_size, sign=1):
@@ -216,65 +209,9 @@ def keep_in_numpy(model, x, y, restarts):
     return torch.as_tensor(best)
 
 
-def l2_reference(point, gradient, x, eps, step_size):
-    change = point + step_size * gradient / lengths(gradient).clamp_min(1e-30) - x
-    return (x + change * (eps / lengths(change).clamp_min(1e-30)).clamp(max=1)).clamp(0, 1)
-
-
-def l2_by_masks(point, gradient, x, eps, step_size):
-    size = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
-    change = point + torch.where(size > 0, step_size * gradient / size, torch.zeros_like(gradient)) - x
-    far = change.square().sum((1, 2, 3), keepdim=True).sqrt()
-    return torch.clip(x + torch.where(far > eps, eps * change / far, change), 0, 1)
-
-
-def l2_with_normalize(point, gradient, x, eps, step_size):
-    new = point + step_size * F.normalize(gradient.flatten(1), eps=1e-30).view_as(x)
-    return (x + (new - x).flatten(1).renorm(2, 0, eps).view_as(x)).clamp(0, 1)
-
-
-def l2_one_by_one(point, gradient, x, eps, step_size):
-    images = []
-    for p, g, centre in zip(point, gradient, x, strict=True):
-        new = p + step_size * g / max(g.norm().item(), 1e-30)
-        far = (new - centre).norm().item()
-        images.append((centre + (new - centre) * min(1.0, eps / max(far, 1e-30))).clamp(0, 1))
-    return torch.stack(images)
-
-
-def l2_with_nan_to_num(point, gradient, x, eps, step_size):
-    change = point + step_size * (gradient / lengths(gradient)).nan_to_num() - x
-    return (x + change * (eps / lengths(change)).nan_to_num(1.0).clamp(max=1)).clamp(0, 1)
-
-
-def l2_in_numpy(point, gradient, x, eps, step_size):
-    point, gradient, centre = (v.double().numpy() for v in (point, gradient, x))
-
-    def size(images):
-        return np.maximum(np.sqrt((images**2).sum(axis=(1, 2, 3), keepdims=True)), 1e-30)
-
-    change = point + step_size * gradient / size(gradient) - centre
-    return torch.from_numpy(np.clip(centre + change * np.minimum(1, eps / size(change)), 0, 1)).float()
-
-
-def l2_from_the_library(point, gradient, x, eps, step_size):
-    step = step_size * gradient / lengths(gradient).clamp_min(1e-20)
-    return attacks.project(point + step, x, eps, norm="l2")
-
-
 RIGHT = {
-    "project": [
-        into_both,
-        project_in_numpy,
-        project_by_masks,
-        project_a_copy_in_place,
-        project_one_by_one,
-        lambda adv, x, eps: torch.min(torch.max(adv, x - eps), x + eps).clamp(0, 1),
-        lambda adv, x, eps: adv.clamp((x - eps).clamp_min(0), (x + eps).clamp_max(1)),
-        lambda adv, x, eps: into_ball(adv.clamp(0, 1), x, eps),
-    ],
+    "project_l2": [project_l2_by_a_factor, project_l2_by_where, project_l2_with_minimum, project_l2_with_nan_to_num],
     "pgd": [*PATHS],
     "keep_best": [keep_backwards, keep_forwards, keep_one_by_one, keep_while_some_are_left, keep_by_index, keep_in_numpy],
-    "l2_pgd_step": [l2_reference, l2_by_masks, l2_with_normalize, l2_one_by_one, l2_with_nan_to_num, l2_in_numpy, l2_from_the_library],
     "targeted_pgd": [*map(towards, PATHS), minus_the_loss, log_probability],
 }  # fmt: skip
