@@ -504,10 +504,14 @@ def _begins(answer: Callable) -> None:
     loss = call_with_copies(answer, w, b, x, y, eps)
     hint = "‖w‖₁ is the sum of w.abs(), as it is: the root of a square has no gradient at 0, and a number added under the root changes the sum."
     value, right = as_number(loss), math.log(2)
-    expect(close(value, right, 1e-4), f"for w = 0 and b = 0 the loss is {value:.5g}, right is log 2 = {right:.5g}.", hint)
+    expect(
+        close(value, right, 1e-4), f"for w = 0 and b = 0 the loss is {value:.5g}, right is log 2 = {right:.5g}.", hint
+    )
     (gradient,) = torch.autograd.grad(loss, w)
     right = -0.5 * (y[:, None] * x).mean(0)  # without ‖w‖₁
-    what = f"for w = 0 its gradient for w goes from {gradient.min():.3g} to {gradient.max():.3g}. Training begins there."
+    what = (
+        f"for w = 0 its gradient for w goes from {gradient.min():.3g} to {gradient.max():.3g}. Training begins there."
+    )
     expect(bool(((gradient - right).abs() <= 0.5 * eps + 1e-4).all()), what, hint)
 
 

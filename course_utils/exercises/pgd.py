@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from .. import attacks
 from . import inputs, mistakes
 from .exercise import Case, Exercise
-from .mistakes import Mistake, l2_norm, max_normalized, pgd
-from .properties import loss_gradient, misplaced
+from .mistakes import Mistake, l2_norm, pgd
+from .properties import broadcast_like, loss_gradient, misplaced, norms, shown
 
 # --- project_l2 -------------------------------------------------------------------------------------------------------
 

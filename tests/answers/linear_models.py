@@ -758,11 +758,9 @@ def nearest_in_the_euclidean_norm(weight, bias, x, y, eps):
     return _asked(weight, bias, x, y, eps, lambda lead, d: (lead / d.norm(dim=2)).argmin(1, keepdim=True))
 
 
-@wrong("exact_accuracy", "only the three classes with the next logits are asked", "the few classes with the next logits")
+@wrong("exact_accuracy", "three classes with the next logits are asked", "the few classes with the next logits")
 def three_next_logits(weight, bias, x, y, eps):
-    return _asked(
-        weight, bias, x, y, eps, lambda lead, d: lead.topk(min(3, len(weight) - 1), largest=False).indices
-    )
+    return _asked(weight, bias, x, y, eps, lambda lead, d: lead.topk(min(3, len(weight) - 1), largest=False).indices)
 
 
 @wrong("exact_accuracy", "classes that are anybody's label are left out", "the label of any image")

@@ -3,7 +3,6 @@
 
 import copy
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -22,6 +21,10 @@ def into_ball(adv, x, eps):
 
 def into_both(adv, x, eps):
     return into_ball(adv, x, eps).clamp(0, 1)
+
+
+def lengths(images):
+    return images.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
 def fooled_by(model, adv, y):
