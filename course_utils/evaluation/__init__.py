@@ -22,7 +22,7 @@ from .metrics import (
     worst_case,
 )
 from .physical import patch_success, robustness_to_transformations
-from .transfer import agreement, matrix_title, transfer_matrix
+from .transfer import compare_transfer, matrix_title, transfer_matrix
 
 __all__ = [
     "After",
@@ -31,8 +31,8 @@ __all__ = [
     "RobustAccuracy",
     "accuracy",
     "accuracy_under_attack",
-    "agreement",
     "compare",
+    "compare_transfer",
     "confidence",
     "correct",
     "distances",

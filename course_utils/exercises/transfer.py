@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attacks import neighbour_attack
+from ..attacks import mi_fgsm, neighbour_attack
 from ..models import ensemble_logits
-from ..training import jacobian_augmentation, reservoir_sample
+from ..training import jacobian_augmentation
 from . import inputs, mistakes
 from .engine import expect
-from .exercise import Case, Exercise, Property
+from .exercise import Case, Exercise
 from .mistakes import Mistake, gradient_step, l2_norm, max_normalized, pgd, project
 from .properties import as_tensor_like, broadcast_like, call_with_copies, loss_gradient, norms
 
@@ -314,157 +313,6 @@ Exercise(
 ).register()  # fmt: skip
 
 
-# --- reservoir --------------------------------------------------------------------------------------------------------
-
-RUNS = 500  # samples, so that the shares of a right answer spread by 2.1 % or less
-STREAM = "items is a stream: it has no length and no item number i. Go through it once, with for item in items."
-TROUBLE = {  # a part of an error's message, and where to look
-    "has no len()": STREAM,
-    "not subscriptable": STREAM,
-    "must be a sequence": STREAM,
-    "index out of range": "The list has the places 0 to k − 1, and only when it is full. Which numbers does your draw give?",
-    "larger than population": "There may be fewer than k items: then all of them come back.",
-}
-
-
-def _stream(n: int, k: int, item: Callable[[int], Any] = lambda i: 100 + i) -> tuple[list, int, random.Random]:
-    return [item(i) for i in range(n)], k, random.Random(0)
-
-
-def _sample(answer: Callable, items: Sequence, k: int, generator: random.Random) -> list[int]:
-    """Return the places of the items that the answer draws from a stream of them."""
-    try:
-        got = call_with_copies(answer, iter(items), k, generator)
-    except (TypeError, IndexError, ValueError) as error:
-        hint = next((hint for part, hint in TROUBLE.items() if part in str(error)), "")
-        expect(not hint, f"it raised {type(error).__name__}: {error}", hint)
-        raise
-    expect(isinstance(got, list), f"it returned a {type(got).__name__}.", "Return a list, even of one item.")
-    places = {id(item): place for place, item in enumerate(items)}
-    strange = [item for item in got if id(item) not in places]
-    hint = "Return the items themselves, as they came: no numbers or places, no copies, and no None for missing ones."
-    expect(not strange, f"it returned {', '.join(map(str, strange[:3]))}, which did not come from the stream.", hint)
-    return [places[id(item)] for item in got]
-
-
-def _shares(answer: Callable, items: Sequence, k: int, _: random.Random) -> dict[str, Any]:
-    """Return of many samples the sizes, how often an item is in a sample, and which share holds each of the items, (n,).
-
-    Where all items must come, or where they are no numbers, a few samples will do, and tell no shares.
-    """
-    generator, counted = random.Random(len(items)), len(items) > k and isinstance(items[0], int)
-    samples = [_sample(answer, items, k, generator) for _ in range(RUNS if counted else 20)]
-    return {
-        "the size of the smallest sample": min(map(len, samples)),
-        "the size of the largest sample": max(map(len, samples)),
-        "how often a sample holds an item": max((s.count(i) for s in samples for i in s), default=0),
-        "the shares of the samples that hold an item": torch.tensor([sum(i in s for s in samples) / RUNS for i in range(len(items)) if counted]),
-    }  # fmt: skip
-
-
-def _fair(got: dict[str, Any], right: dict[str, Any], items: Sequence, k: int, _: random.Random) -> bool:
-    (*sizes, shares), (*wanted, _) = got.values(), right.values()
-    chance = min(1.0, k / max(1, len(items)))
-    spread = math.sqrt(chance * (1 - chance) / RUNS)
-    return sizes == wanted and bool(((shares - chance).abs() < 5.5 * spread).all())  # luck refuses one in a million
-
-
-def _told(got: dict[str, Any], right: dict[str, Any], *_: Any) -> str:
-    """Return what can be told from the samples alone, or nothing."""
-    (low, high, copies, shares), (size, *_) = got.values(), right.values()
-    texts = {
-        KEEP_K: low < size or high > size,
-        TWICE: copies > 1,
-        SEEDED: bool(len(shares)) and ((shares == 0) | (shares == 1)).all(),
-    }
-    return next((text for text, found in texts.items() if found), "")
-
-
-def _draws_from_generator(answer: Callable) -> None:
-    items, state = [*range(1000)], random.getstate()
-    first, again = (sorted(_sample(answer, items, 20, random.Random(5))) for _ in range(2))
-    hint = "Draw with generator.random(), generator.randrange(…) and the like; random.random() is another stream."
-    expect(first == again, "two generators with the same seed give different samples.", hint)
-    expect(random.getstate() == state, "it draws from Python's global stream, or seeds it.", hint)
-
-
-def _reads_a_list(answer: Callable) -> None:
-    items = [*range(8)]
-    got = [call_with_copies(answer, items, 3, random.Random(seed)) for seed in range(30)]
-    hint = "Go through items once, in a single loop: a second loop over a list begins with its first item again."
-    repeated = next((sample for sample in got if len({*sample}) < 3), None)
-    expect(repeated is None, f"of the list 0 to 7 with k = 3 it returns {repeated}.", hint)
-
-
-def _reservoir(items: Sequence, k: int, generator: random.Random) -> list:
-    return _pooled(lambda pool, k, generator: generator.sample(pool, min(k, len(pool))))(items, k, generator)
-
-
-def _pooled(draw: Callable[..., list]) -> Callable[..., list]:
-    """Return an answer that draws from a list of all items."""
-    return lambda items, k, generator: draw(list(items), k, generator)
-
-
-def _entering(enters: Callable[..., bool], place: Callable = lambda k, generator: generator.randrange(k)) -> Callable:
-    """Return an answer in which a new item i, from 0, enters if `enters(i, k, generator)`, at a place of the k."""
-
-    def answer(items: Sequence, k: int, generator: random.Random) -> list:
-        sample: list = []
-        for i, item in enumerate(items):
-            if i < k:
-                sample.append(item)
-            elif enters(i, k, generator):
-                sample[place(k, generator)] = item
-        return sample
-
-    return answer
-
-
-KEEP_K = "Keep k items: a new one replaces an old one."
-SEEDED = "Every call gives the same sample. Draw from the generator that is passed in, and do not seed."
-TWICE = "Draw without putting back: each item of the stream enters at most once, at one place."
-RULE = "Item number i, counted from 1, enters with the chance k/i and then replaces one of the k at random."
-OFF_BY_ONE = "the draw is off by one. The item with the number i, counted from 0, is one of i + 1 so far"
-EQUAL = "Equal items are items, too, and an item may be of any kind: use no set, and ask no `in`."
-Exercise(
-    "reservoir",
-    reference=_reservoir,
-    cases=[
-        Case("returns all items if there are no more than k", [partial(_stream, *sizes) for sizes in ((3, 5), (4, 4), (0, 2))], "As long as the list is not full, every item is appended."),
-        Case("every item has the same chance", [partial(_stream, 10, 3), partial(_stream, 3, 1)], RULE),
-        Case("copes with items that are equal, and with items of any kind", [partial(_stream, 4, 2, lambda i: float(7)), partial(_stream, 5, 3, lambda i: torch.full((2,), i))], EQUAL),
-        Property("draws from the generator that is passed in", _draws_from_generator),
-        Property("takes a list as well as a stream", _reads_a_list),
-    ],
-    mistakes=[
-        Mistake("You keep the first k. A later item must be able to replace one of them. " + RULE, _pooled(lambda pool, k, generator: pool[:k])),
-        Mistake("You keep the last k. " + RULE, _pooled(lambda pool, k, generator: pool[-k:])),
-        Mistake("Every new item replaces one, so that the late ones win. " + RULE, _entering(lambda *_: True)),
-        Mistake("Every new item enters with the same chance, so that the late ones win. " + RULE, _entering(lambda i, k, generator: generator.random() < 0.5)),
-        Mistake("The chance to enter must fall with the number of items seen. " + RULE, _entering(lambda i, k, generator: generator.random() < 1 / k)),
-        Mistake("A new item enters if the draw is above the chance. It enters if the draw is below it. " + RULE, _entering(lambda i, k, generator: generator.random() > k / (i + 1))),
-        Mistake(f"Late items come too often: {OFF_BY_ONE}.", _entering(lambda i, k, generator: generator.randrange(i) < k)),
-        Mistake(f"Late items come too seldom: {OFF_BY_ONE}; randint includes its upper end.", _entering(lambda i, k, generator: generator.randint(0, i + 1) < k)),
-        Mistake("A new item enters with the chance 1/i. It is k/i: there are k places. " + RULE, _entering(lambda i, k, generator: generator.randrange(i + 1) == 0)),
-        Mistake("A new item always takes the same place. It must replace any of the k, at random. " + RULE, *(_entering(lambda i, k, generator: generator.randrange(i + 1) < k, lambda k, _, place=place: place) for place in (0, -1))),
-        Mistake(TWICE, _pooled(lambda pool, k, generator: generator.choices(pool, k=k) if len(pool) > k else pool)),
-        Mistake(KEEP_K, lambda items, k, generator: [item for i, item in enumerate(items) if i < k or generator.random() < k / (i + 1)]),
-        Mistake("Each item is kept or not by itself, so that the number of items is a matter of luck. Keep k items.", _pooled(lambda pool, k, generator: [item for item in pool if generator.random() < k / len(pool)])),
-        Mistake("The list stays empty. Is an item appended as long as there is place? And a stream can be read only once: go through it with one for loop.", lambda items, k, generator: _reservoir(items, min(k, len(list(items))), generator)),
-        Mistake(EQUAL, _pooled(lambda pool, k, generator: _reservoir(set(pool), k, generator)), _pooled(lambda pool, k, generator: _reservoir([item for i, item in enumerate(pool) if item not in pool[:i]], k, generator))),
-    ],
-    like="items",
-    untouched=("items",),
-    returns="a list of items from the stream",
-    observe=_shares,
-    accepts=_fair,
-    explain=_told,
-    tolerance=0.1,
-    random=True,
-    library=(reservoir_sample,),
-).register()  # fmt: skip
-
-
 # --- momentum_fgsm ----------------------------------------------------------------------------------------------------
 
 
@@ -598,4 +446,5 @@ Exercise(
     batched=("x", "y"),
     untouched=("model", "x", "y"),
     typical=partial(_attacked, 0.1, 5, 0.9),
+    library=(mi_fgsm,),
 ).register()  # fmt: skip

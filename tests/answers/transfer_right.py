@@ -2,8 +2,6 @@
 """Right answers to the exercises of chapter 05, none like another."""
 
 import copy
-import heapq
-import itertools
 import math
 
 import numpy as np
@@ -110,58 +108,6 @@ def augment_with_nll(model, x, labels, lam):
     return (x - lam * gradient(model, x, labels, F.nll_loss).sign()).clamp(0, 1)
 
 
-# --- reservoir --------------------------------------------------------------------------------------------------------
-
-
-def algorithm_r(items, k, generator):
-    sample = []
-    for seen, item in enumerate(items, start=1):
-        if len(sample) < k:
-            sample.append(item)
-        elif generator.random() < k / seen:
-            sample[generator.randint(0, k - 1)] = item
-    return sample
-
-
-def algorithm_l(items, k, generator):
-    stream = iter(items)
-    sample = list(itertools.islice(stream, k))
-    if len(sample) < k:
-        return sample
-    w = math.exp(math.log(generator.random()) / k)
-    while True:
-        skip = math.floor(math.log(generator.random()) / math.log(1 - w))
-        item = next(itertools.islice(stream, skip, None), stream)
-        if item is stream:
-            return sample
-        sample[generator.randrange(k)] = item
-        w *= math.exp(math.log(generator.random()) / k)
-
-
-def shuffled(items, k, generator):
-    items = list(items)
-    generator.shuffle(items)
-    return items[:k]
-
-
-def largest_keys(items, k, generator):
-    keyed = ((generator.random(), i, item) for i, item in enumerate(items))
-    return [item for _, _, item in heapq.nlargest(k, keyed)]
-
-
-def popped(items, k, generator):
-    items, sample = list(items), []
-    while items and len(sample) < k:
-        sample.append(items.pop(generator.randrange(len(items))))
-    return sample
-
-
-def numpy_choice(items, k, generator):
-    items = list(items)
-    order = np.random.default_rng(generator.getrandbits(32)).permutation(len(items))
-    return [items[i] for i in order[:k]]
-
-
 # --- momentum_fgsm ----------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +156,5 @@ RIGHT = {
     "neighbour_step": [neighbour_one_by_one, neighbour_in_numpy, neighbour_by_broadcasting, neighbour_sorted],
     "log_mean_probability": [log_mean_by_shift, log_mean_in_one, log_mean_by_logaddexp, log_mean_in_double],
     "jacobian_augment": [augment_with_backward, augment_one_by_one, augment_by_jacobian, augment_with_one_hot, augment_with_nll],
-    "reservoir": [algorithm_r, algorithm_l, shuffled, largest_keys, popped, numpy_choice],
     "momentum_fgsm": [momentum_by_sums, momentum_without_nan, momentum_with_delta, momentum_in_double],
 }  # fmt: skip
