@@ -16,7 +16,7 @@ from ..models import ensemble_logits
 from ..training import jacobian_augmentation
 from . import inputs, mistakes
 from .engine import expect
-from .exercise import Case, Exercise
+from .exercise import Case, Exercise, Property
 from .mistakes import Mistake, gradient_step, l2_norm, max_normalized, pgd, project
 from .properties import as_tensor_like, broadcast_like, call_with_copies, loss_gradient, norms
 
@@ -310,6 +310,137 @@ Exercise(
     untouched=("model", "x", "labels"),
     returns="one new point for each of x",
     library=(jacobian_augmentation,),
+).register()  # fmt: skip
+
+
+# --- to_boundary ------------------------------------------------------------------------------------------------------
+
+
+class _Counting(nn.Module):
+    """A model of which only the labels can be used: its logits are 0 and 1. It counts the images that it is shown."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.asked = model, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += len(x)
+        logits = self.model(x)
+        return F.one_hot(logits.argmax(1), logits.shape[1]).to(logits)
+
+
+def _way(steps: int, n: int = 8, sizes: tuple = (inputs.SHAPE, inputs.CLASSES), seed: int = 5) -> tuple[Any, ...]:
+    """Return a model, n images with the labels that it gives, starts with other labels, and a number of halvings."""
+    shape, classes = sizes
+    model, generator = inputs.smooth_network(seed, shape, classes), torch.Generator().manual_seed(seed)
+    some = torch.rand(40 * n, *shape, generator=generator)
+    with torch.no_grad():
+        labels = model(some).argmax(1)
+    x, y = some[:n], labels[:n]
+    starts = [some[n:][labels[n:] != label][i] for i, label in enumerate(y)]
+    return model, x, y, torch.stack(starts), steps
+
+
+def _halving(
+    *, update: Callable | None = None, wrong: Callable | None = None, finish: Callable = lambda low, high, middle: high, count: Callable = lambda steps: steps,
+    point: Callable = lambda x, start, share: x + share * (start - x), middle: Callable = lambda low, high, number: (low + high) / 2, end: Callable | None = None,
+) -> Callable[..., Tensor]:  # fmt: skip
+    """Return the right answer, or one that makes mistakes.
+
+    Args:
+        update: the new ends, from where the label is wrong, both ends and the middle. wrong: that, from the model's labels
+            and y. finish: the share that is returned, from both ends and the last middle. count: of halvings.
+        point: from x, start and a share. middle: the share that is tried, from both ends and the number of the step.
+        end: what is returned, from x, start and the share; default the point.
+    """
+
+    def answer(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: int) -> Tensor:
+        low, high = x.new_zeros(len(x)), x.new_ones(len(x))
+        half = high / 2
+        for number in range(count(steps)):
+            half = middle(low, high, number)
+            with torch.no_grad():
+                said = model(point(x, start, broadcast_like(half))).argmax(1)
+            fooled = wrong(said, y) if wrong else said != y
+            if update:
+                low, high = update(fooled, low, high, half)
+            else:
+                low, high = torch.where(fooled, low, half), torch.where(fooled, half, high)
+        share = broadcast_like(finish(low, high, half))
+        return (end or point)(x, start, share)
+
+    return answer
+
+
+def _to_boundary(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: int) -> Tensor:
+    return _halving()(model, x, y, start, steps)
+
+
+def _towards_labels_of_start(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: int) -> Tensor:
+    with torch.no_grad():
+        other = model(start).argmax(1)
+    return _halving(wrong=lambda said, _: said == other)(model, x, y, start, steps)
+
+
+def _from_the_start(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: int) -> Tensor:
+    return _halving()(model, start, y, x, steps)
+
+
+def _together(decide: Callable[[Tensor], Tensor]) -> Callable:
+    return lambda fooled, low, high, half: (
+        torch.where(decide(fooled), low, half),
+        torch.where(decide(fooled), half, high),
+    )
+
+
+def _asks_once_in_each_step(answer: Callable) -> None:
+    for steps in (1, 6):
+        model, x, y, start, _ = _way(steps)
+        counting = _Counting(model)
+        call_with_copies(partial(answer, counting), x, y, start, steps)
+        hint = "One label of each image and step: no label of x or of start, which are known, and no scan of the way."
+        expect(
+            counting.asked <= steps * len(x),
+            f"it asks for {counting.asked} labels of {len(x)} images in {steps} steps.",
+            hint,
+        )
+
+
+OWN_SHARE = "Each image has its own two ends: torch.where decides for each of them. You move all images alike."
+Exercise(
+    "to_boundary",
+    reference=_to_boundary,
+    cases=[
+        Case("returns the end with a wrong label, after all halvings", [partial(_way, 7)], "Keep a right and a wrong end for each image. The label half way between them says which of the two moves there."),
+        Case("halves as often as steps says", [partial(_way, steps, seed=6) for steps in (1, 2, 11)], "Each step halves once. Where no point with a wrong label was met, the wrong end is still the start."),
+        Case("needs nothing but labels", [lambda: (_Counting(_way(0, seed=7)[0]), *_way(6, seed=7)[1:])], "Use model(…).argmax(1) alone: neither logits nor a gradient."),
+        Property("asks for one label of each image in each step", _asks_once_in_each_step),
+        Case("works for other sizes of images and numbers of classes", [partial(_way, 8, 5, (inputs.OTHER_SHAPE, inputs.OTHER_CLASSES))], mistakes.FROM_MODEL),
+    ],
+    mistakes=[
+        Mistake("That is x. Go as far towards the start as the label takes to change.", lambda model, x, *_: x),
+        Mistake("That is the start. Halve the way to it, and return the end that is still wrong.", lambda model, x, y, start, steps: start),
+        Mistake("That is the end with the right label: its image is not fooled. Return the other end.", _halving(finish=lambda low, high, half: low)),
+        Mistake("That is the last point that was tried, and its label may be right. Return the end that is wrong.", _halving(finish=lambda low, high, half: half)),
+        Mistake("Nobody has asked about that point, half way between the ends: its label may be right. Return the end that is wrong.", _halving(finish=lambda low, high, half: (low + high) / 2)),
+        Mistake("You keep the wrong half. If the label half way is wrong, the boundary lies between x and there: the wrong end moves.", _halving(wrong=torch.eq)),
+        Mistake("You always try the middle of the whole way. The next step halves what the last one has left.", _halving(middle=lambda low, high, number: torch.full_like(low, 0.5))),
+        Mistake("Only the wrong end moves. Where the label half way is right, the right end moves there.", _halving(update=lambda fooled, low, high, half: (low, torch.where(fooled, half, high)))),
+        Mistake("Both ends move to the middle, and the rest of the way is lost. The label says which one moves.", _halving(update=lambda fooled, low, high, half: (half, half))),
+        Mistake(OWN_SHARE, _halving(update=_together(lambda fooled: fooled.all())), _halving(update=_together(lambda fooled: fooled.any())), _halving(update=_together(lambda fooled: fooled[0]))),
+        Mistake("You took one halving too few: for _ in range(steps) takes all of them.", _halving(count=lambda steps: steps - 1)),
+        Mistake("You took one halving too many: for _ in range(steps) takes all of them.", _halving(count=lambda steps: steps + 1)),
+        Mistake(mistakes.SAME_FOR_EVERY.format("steps"), *(_halving(count=lambda steps, own=own: own) for own in (3, 10, 20, 30))),
+        Mistake("You compare with the label of the start. Any label other than y is wrong, also a third one on the way.", _towards_labels_of_start),
+        Mistake("Your labels are those of the first image. Each image has its own label in y.", _halving(wrong=lambda said, y: said != y[0])),
+        Mistake("You go from the start to x, so that the wrong and the right end have changed places.", _from_the_start),
+        Mistake(mistakes.CHANGE_ALONE.format(""), _halving(end=lambda x, start, share: share * (start - x))),
+        Mistake("You step away from x by a share of the start itself. The way is start - x.", _halving(point=lambda x, start, share: x + share * start), _halving(end=lambda x, start, share: x + share * start)),
+        Mistake("You step away from the start: the way from x to it is start - x, not x - start.", _halving(point=lambda x, start, share: x + share * (x - start)), _halving(end=lambda x, start, share: x + share * (x - start))),
+        Mistake("A third of the way is no half: the middle is half of the sum of the ends.", _halving(middle=lambda low, high, number: low + (high - low) / 3)),
+    ],
+    batched=("x", "y", "start"),
+    untouched=("model", "x", "y", "start"),
 ).register()  # fmt: skip
 
 
