@@ -426,7 +426,7 @@ Exercise(
         Mistake("You keep the wrong half. If the label half way is wrong, the boundary lies between x and there: the wrong end moves.", _halving(wrong=torch.eq)),
         Mistake("You always try the middle of the whole way. The next step halves what the last one has left.", _halving(middle=lambda low, high, number: torch.full_like(low, 0.5))),
         Mistake("Only the wrong end moves. Where the label half way is right, the right end moves there.", _halving(update=lambda fooled, low, high, half: (low, torch.where(fooled, half, high)))),
-        Mistake("Both ends move to the middle, and the rest of the way is lost. The label says which one moves.", _halving(update=lambda fooled, low, high, half: (half, half))),
+        Mistake("Half of the way is the first step only: the label there says which end moves to it, and the next step halves what is left.", _halving(update=lambda fooled, low, high, half: (half, half))),
         Mistake(OWN_SHARE, _halving(update=_together(lambda fooled: fooled.all())), _halving(update=_together(lambda fooled: fooled.any())), _halving(update=_together(lambda fooled: fooled[0]))),
         Mistake("You took one halving too few: for _ in range(steps) takes all of them.", _halving(count=lambda steps: steps - 1)),
         Mistake("You took one halving too many: for _ in range(steps) takes all of them.", _halving(count=lambda steps: steps + 1)),
