@@ -255,16 +255,16 @@ def test_transfer_picker_is_a_cell_of_the_matrix(transfer_picker):
     for eps in (0.0, 0.1, 0.3):
         matrix = transfer_matrix(models, models, x, y, eps)
         for source in models:
-            for victim in models:
-                values = demo.compute(source=source, victim=victim, image=0, eps=eps)
-                assert values["fooled"]["victim"] == pytest.approx(matrix.loc[source, victim])
+            for target in models:
+                values = demo.compute(source=source, target=target, image=0, eps=eps)
+                assert values["fooled"]["target"] == pytest.approx(matrix.loc[source, target])
                 assert values["fooled"]["source"] == pytest.approx(matrix.loc[source, source])
     assert demo.controls["image"].max == matrix.attrs["n"] - 1
 
 
 def test_transfer_picker_starts_with_two_models_and_works_with_one(transfer_picker):
     demo, models, x, y = transfer_picker
-    assert demo.controls["source"].value != demo.controls["victim"].value
+    assert demo.controls["source"].value != demo.controls["target"].value
     assert demo.render() != demo.render(eps=0.3)
     alone = demos.transfer_picker({"one": models["one"]}, x, y)
     assert "one → one" in alone.describe(eps=0.1)

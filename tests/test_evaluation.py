@@ -17,7 +17,7 @@ from course_utils.evaluation import (
     accuracy,
     accuracy_under_attack,
     accuracy_within,
-    agreement,
+    compare_transfer,
     confidence,
     correct,
     distances,
@@ -275,7 +275,9 @@ JUDGES = {
     "evaluate_attack": lambda model, x, y: evaluate_attack(model, x, x, y),
     "masking_tests": lambda model, x, y: masking_tests(model, x, y, 0.1, steps=1),
     "transfer_matrix": lambda model, x, y: transfer_matrix({"one": model}, {"one": model}, x, y, 0.1),
-    "agreement": lambda model, x, y: agreement(model, model, x, y),
+    "compare_transfer": lambda model, x, y: compare_transfer(
+        [model], {"one": model}, x, y, {"none": lambda model, x, y: x}, workers=1, progress=False
+    ),
     "survival": lambda model, x, y: robustness_to_transformations(model, x, {"none": x}, y, {}),
     "survival target": lambda model, x, y: robustness_to_transformations(
         lambda x: nn.functional.one_hot(ANSWERS, 3).float(), x, {"none": x}, ANSWERS, {}, target=y

@@ -1,6 +1,4 @@
-"""What the checks of chapter 05 hold for beside what all exercises do: neither luck nor rounding decides."""
-
-import random
+"""What the checks of chapter 05 hold for beside what all exercises do: rounding decides nothing."""
 
 import pytest
 import torch
@@ -11,17 +9,6 @@ from conftest import assert_passes, with_noise
 from course_utils.exercises import check, engine
 
 NEIGHBOURS = engine._CHECKERS["neighbour_step"][0].__self__
-
-
-@pytest.mark.parametrize("answer", RIGHT["reservoir"][:4], ids=lambda answer: answer.__name__)
-@pytest.mark.parametrize("seed", range(4))
-def test_luck_refuses_no_right_answer(answer, seed):
-    def lucky(items, k, generator):
-        draws.seed(generator.getrandbits(32) + seed)  # other draws with each seed, and the same with the same
-        return answer(items, k, draws)
-
-    draws = random.Random()
-    assert_passes("reservoir", lucky)
 
 
 @torch.random.fork_rng([])

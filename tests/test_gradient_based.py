@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from course_utils.attacks import apgd, bim, fgsm, input_gradient, pgd, project, random_in_ball
+from course_utils.attacks import apgd, bim, fgsm, input_gradient, mi_fgsm, pgd, project, random_in_ball
 from course_utils.attacks.gradients import adversarial_loss
 from course_utils.models.inference import frozen_eval
 
@@ -252,7 +252,7 @@ def test_half_precision(attack, dtype):
     adv = attack(network(x), x, y, 8 / 255)
     assert_like(adv, x)
     assert (adv - x).flatten(1).norm(dim=1).max() <= 8 / 255 * math.sqrt(20)
-    assert 0 <= adv.min() <= adv.max() <= 1
+    assert adv.min() >= 0 <= adv.max() <= 1
     assert not torch.equal(adv, x)
 
 
@@ -824,6 +824,38 @@ def test_bim_is_pgd_from_the_image_itself(norm, targeted, loss):
         assert torch.equal(bim(network(x), x, y, 0.07, **more, **options), expected)
     one = bim(network(x), x, y, 0.07, steps=1, step_size=0.07, **options)
     assert torch.equal(one, fgsm(network(x), x, y, 0.07, **options))
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("decay", [0, 0.5, 1.0])
+def test_mi_fgsm_follows_the_momentum_of_the_paper(decay, targeted):
+    """Against a loop that differentiates the cross-entropy itself."""
+    x, y = images(), labels()
+    model, sign = network(x), -1 if targeted else 1
+    adv, momentum = x.clone(), torch.zeros_like(x)
+    for _ in range(5):
+        adv.requires_grad_()
+        (gradient,) = torch.autograd.grad(sign * F.cross_entropy(model(adv), y, reduction="sum"), adv)
+        momentum = decay * momentum + gradient / gradient.abs().flatten(1).sum(1).view(-1, 1, 1, 1)  # any norm will do
+        adv = (adv.detach() + 0.02 * momentum.sign()).clamp(0, 1)
+    ours = mi_fgsm(model, x, y, 0.1, steps=5, decay=decay, targeted=targeted)
+    assert torch.isclose(ours, adv, atol=1e-5).float().mean() > 0.98
+
+
+def test_mi_fgsm_stays_inside_ball_and_box_and_leaves_no_trace():
+    x, y = images(), labels()
+    model = network(x)
+    with no_trace(model, x):
+        adv = mi_fgsm(model, x, y, 0.1, steps=7)
+    assert (adv - x).abs().max() <= 0.1
+    assert adv.min() >= 0
+    assert adv.max() <= 1
+    assert torch.equal(mi_fgsm(model, x, y, 0.1, steps=1), fgsm(model, x, y, 0.1))
+    assert torch.equal(mi_fgsm(model, x, y, 0.0), x)
+    alone = torch.cat([mi_fgsm(model, x[i : i + 1], y[i : i + 1], 0.1, steps=7) for i in range(len(x))])
+    assert torch.isclose(alone, adv, atol=1e-5).float().mean() > 0.98
+    with pytest.raises(ValueError, match="decay"):
+        mi_fgsm(model, x, y, 0.1, decay=-1)
 
 
 def test_bim_starts_at_the_image_and_shows_every_step():

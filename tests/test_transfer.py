@@ -2,26 +2,30 @@
 
 import copy
 import math
-from collections import Counter
 
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
 from torch import nn
 
 from course_utils.attacks import fgsm, pgd
 from course_utils.data import load_images
-from course_utils.evaluation import accuracy, accuracy_under_attack, agreement, correct, matrix_title, transfer_matrix
+from course_utils.evaluation import (
+    accuracy,
+    accuracy_under_attack,
+    compare_transfer,
+    correct,
+    matrix_title,
+    transfer_matrix,
+)
 from course_utils.models import ensemble_logits, fit_sklearn, predict, softmax_regression
 from course_utils.training import (
     Oracle,
     QueryBudgetExceeded,
     jacobian_augmentation,
     query_plan,
-    reservoir_sample,
     train_substitute,
 )
 
@@ -74,9 +78,9 @@ def test_every_cell_is_the_success_rate_over_the_images_that_all_classify_correc
     assert frame.attrs["n"] == int(common.sum())
     x, y = x[common], y[common]
     for source in FITTED:
-        for victim in FITTED:
-            alone = transfer_matrix({source: FITTED[source]}, {victim: FITTED[victim]}, x, y, EPS)
-            assert frame.loc[source, victim] == pytest.approx(alone.iloc[0, 0])
+        for target in FITTED:
+            alone = transfer_matrix({source: FITTED[source]}, {target: FITTED[target]}, x, y, EPS)
+            assert frame.loc[source, target] == pytest.approx(alone.iloc[0, 0])
             assert alone.attrs["n"] == len(x)
     assert (frame.to_numpy() >= 0).all()
     assert (frame.to_numpy() <= 1).all()
@@ -101,13 +105,13 @@ def test_rows_and_columns_keep_the_order_of_the_models():
     frame = transfer_matrix(sources, backwards, x, y, EPS)
     assert list(frame.index) == ["tree", "logistic"]
     assert list(frame.columns) == list(backwards)
-    assert (frame.index.name, frame.columns.name) == ("source", "victim")
+    assert (frame.index.name, frame.columns.name) == ("source", "target")
     forwards = transfer_matrix(dict(reversed(sources.items())), FITTED, x, y, EPS)
     pd.testing.assert_frame_equal(forwards.loc[frame.index, frame.columns], frame)
 
 
 def test_a_source_counts_among_those_that_must_be_right():
-    """A constant source is right about one class only: the other images do not count, for no victim."""
+    """A constant source is right about one class only: the other images do not count, for no target."""
     x, y = blobs(60)
     model = linear()
     frame = transfer_matrix({"constant": Constant(1)}, {"model": model}, x, model(x).argmax(1), EPS)
@@ -116,7 +120,7 @@ def test_a_source_counts_among_those_that_must_be_right():
         transfer_matrix({"constant": Constant(1)}, {"other": Constant(2)}, x[:20], y[:20], EPS)
 
 
-def test_a_constant_victim_is_never_fooled():
+def test_a_constant_target_is_never_fooled():
     x, y = blobs(60)
     frame = transfer_matrix(FITTED, {"constant": Constant(1)}, x, y, 0.5)
     assert frame.attrs["n"] > 10
@@ -156,63 +160,91 @@ def test_matrix_title_says_what_a_cell_is():
 
 
 @pytest.mark.parametrize(
-    ("sources", "victims", "options", "error", "words"),
+    ("sources", "targets", "options", "error", "words"),
     [
         ({}, {"a": LINEAR}, {}, ValueError, "sources holds no model"),
-        ({"a": LINEAR}, {}, {}, ValueError, "victims holds no model"),
+        ({"a": LINEAR}, {}, {}, ValueError, "targets holds no model"),
         ([LINEAR], {"a": LINEAR}, {}, TypeError, "mapping from name to model"),
         ({"a": LINEAR}, {"a": linear()}, {}, ValueError, "rename one"),
         ({"a": linear()}, {"b": linear()}, {"targeted": True}, ValueError, "labels to reach"),
         ({"a": linear()}, {"a1": linear()}, {"norm": "l7"}, ValueError, "norm must be"),
     ],
 )
-def test_matrix_refuses(sources, victims, options, error, words):
+def test_matrix_refuses(sources, targets, options, error, words):
     x, _ = blobs(10)
     with pytest.raises(error, match=words):
-        transfer_matrix(sources, victims, x, linear()(x).argmax(1), EPS, **options)
+        transfer_matrix(sources, targets, x, linear()(x).argmax(1), EPS, **options)
 
 
-# agreement
+# several seeds
 
 
-def answers(*labels):
-    """A model that gives these labels to the images 0, 1, 2, …"""
-    table = nn.functional.one_hot(torch.tensor(labels), 5).float()
-    return lambda x: table[x.flatten(1)[:, 0].long()]
+ATTACKS = {"FGSM": lambda model, x, y: fgsm(model, x, y, EPS), "nothing": lambda model, x, y: x}
 
 
-def numbered(n):
-    return torch.arange(n).float().view(n, 1)
+def near(seed):
+    """A model that gives most images the label that LINEAR gives."""
+    model = copy.deepcopy(LINEAR)
+    for i, parameter in enumerate(model.parameters()):
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=stream(10 * seed + i))
+    return model
 
 
-def test_agreement_counts_among_images_that_fool_both():
-    y = torch.tensor([0, 0, 0, 0, 1, 1])
-    found = agreement(answers(1, 2, 1, 0, 1, 2), answers(1, 1, 1, 2, 2, 2), numbered(6), y)
-    assert found.n == 4  # the fourth fools the victim only, the fifth too
-    assert found.share == pytest.approx(3 / 4)
-    # Of class 0: 1-1, 1-1; 2-1, 2-1; 1-1, 1-1, so (1 + 0 + 1) / 3; class 1 has no second image to compare with
-    assert found.chance == pytest.approx(2 / 3)
+def compared(sources, targets, **options):
+    x, _ = blobs()
+    y = linear()(x).argmax(1)
+    return x, y, compare_transfer(sources, targets, x, y, ATTACKS, workers=1, progress=False, **options)
 
 
-def test_agreement_of_independent_answers_is_chance():
-    """Also where the classes are confused as usual: class 0 mostly with 1, class 2 mostly with 3."""
-    generator = stream(5)
-    y = torch.randint(2, (4000,), generator=generator) * 2
-    first, second = (y + torch.where(torch.rand(4000, generator=generator) < 0.8, 1, 2) for _ in range(2))
-    first, second = first % 5, second % 5
-    found = agreement(answers(*first.tolist()), answers(*second.tolist()), numbered(4000), y)
-    assert found.n == 4000
-    assert found.share == pytest.approx(0.8**2 + 0.2**2, abs=0.03)
-    assert found.share == pytest.approx(found.chance, abs=0.03)
+def test_each_target_meets_the_images_of_the_source_of_its_seed():
+    sources, others, one = [near(0), near(1)], [near(2), near(3)], near(4)
+    x, y, found = compared(sources, {"others": others, "one": one})
+    ok = torch.stack([correct(model, x, y) for model in (*sources, *others, one)]).all(0)
+    for seed, source in enumerate(sources):
+        adv = fgsm(source, x[ok], y[ok], EPS)
+        assert torch.equal(found.mask("others", "FGSM", seed), correct(others[seed], adv, y[ok]))
+        assert torch.equal(found.mask("one", "FGSM", seed), correct(one, adv, y[ok]))
+        assert torch.equal(found.images["source", "FGSM", seed], adv)
+    assert found.by_seed("one", "nothing") == [1.0, 1.0]
+    assert set(found.frame.n) == {int(ok.sum())}
+    assert len(found.by_seed("others", "FGSM")) == 2
 
 
-def test_agreement_without_images_that_fool_both():
-    found = agreement(answers(0, 1), answers(1, 0), numbered(2), torch.tensor([0, 0]))
-    assert found.n == 0
-    assert math.isnan(found.share)
-    assert math.isnan(found.chance)
-    with pytest.raises(ValueError, match="one label for each"):
-        agreement(answers(0, 1), answers(1, 0), numbered(2), torch.tensor([0]))
+def test_every_source_attacks_once_for_all_targets():
+    calls = []
+
+    def counted(model, x, y):
+        calls.append(model)
+        return x
+
+    x, _ = blobs()
+    sources = [near(0), near(1)]
+    targets = {"a": near(2), "b": near(3)}
+    compare_transfer(sources, targets, x, linear()(x).argmax(1), {"counted": counted}, workers=1, progress=False)
+    assert calls == sources
+
+
+def test_comparing_agrees_with_the_matrix():
+    source, target = near(0), near(1)
+    x, y, found = compared([source], {"target": target})
+    frame = transfer_matrix({"source": source}, {"target": target}, x, y, EPS)
+    assert 1 - found.by_seed("target", "FGSM")[0] == pytest.approx(frame.loc["source", "target"])
+    assert found.frame.n[0] == frame.attrs["n"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "words"),
+    [
+        ([], {"a": LINEAR}, "at least one source"),
+        ([LINEAR], {}, "at least one target"),
+        ([LINEAR], [LINEAR], "at least one target by name"),
+        ([LINEAR, LINEAR], {"a": [LINEAR]}, "'a' holds 1 models for 2 sources"),
+        ([Constant(0)], {"a": Constant(1)}, "classified correctly by all models"),
+    ],
+)
+def test_comparing_refuses(sources, targets, words):
+    with pytest.raises(ValueError, match=words):
+        compared(sources, targets)
 
 
 # ensembles
@@ -463,7 +495,7 @@ def test_substitute_depends_on_its_seed_only():
     seeds = blobs(10)[0]
     before = seeds.clone()
     state = torch.get_rng_state()
-    options = {"rounds": 4, "reservoir": 5}
+    options = {"rounds": 4}
     first, second = (train(Oracle(FITTED["tree"]), seeds, seed=1, **options) for _ in range(2))
     torch.manual_seed(7)
     other = train(Oracle(FITTED["tree"]), seeds, seed=2, **options)
@@ -476,22 +508,23 @@ def test_substitute_depends_on_its_seed_only():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@given(st.integers(1, 40), st.integers(1, 7), st.none() | st.integers(1, 60))
-def test_the_plan_is_what_is_spent(seeds, rounds, reservoir):
-    plan = query_plan(seeds, rounds, reservoir=reservoir)
+@given(st.integers(1, 40), st.integers(1, 7))
+def test_each_round_doubles_the_points(seeds, rounds):
+    plan = query_plan(seeds, rounds)
     assert len(plan) == rounds
-    assert plan[0] == seeds
-    for augmentation in range(1, rounds):
-        doubled = sum(plan[:augmentation])
-        limited = reservoir is not None and augmentation > 1
-        assert plan[augmentation] == (min(doubled, reservoir) if limited else doubled)
+    assert [sum(plan[:number]) for number in range(1, rounds + 1)] == [seeds * 2**number for number in range(rounds)]
 
 
-@pytest.mark.parametrize(("reservoir", "points"), [(None, 96), (7, 6 + 6 + 3 * 7), (20, 6 + 6 + 12 + 20 + 20)])
-def test_a_reservoir_limits_the_new_points(reservoir, points):
-    oracle = Oracle(FITTED["tree"])
-    found = train(oracle, blobs(6)[0], rounds=5, reservoir=reservoir)
-    assert len(found.x) == oracle.queries == points == sum(query_plan(6, 5, reservoir=reservoir))
+def test_another_augmentation_takes_the_place_of_the_jacobians():
+    seen = []
+
+    def darker(model, x, y, lam, *, clip):
+        seen.append((len(x), len(y), round(lam, 3), clip))
+        return (x - abs(lam)).clamp(*clip)
+
+    found = train(Oracle(FITTED["tree"]), blobs(4)[0], rounds=3, flip_every=1, augment=darker)
+    assert seen == [(4, 4, 0.1, (0.0, 1.0)), (8, 8, -0.1, (0.0, 1.0))]
+    assert torch.equal(found.x[4:8], (found.x[:4] - 0.1).clamp(0, 1))
 
 
 def test_a_budget_that_is_too_small_is_refused_before_it_is_spent():
@@ -511,7 +544,6 @@ def test_a_budget_that_is_too_small_is_refused_before_it_is_spent():
         (torch.rand(0, 16), {}, ValueError, "seeds must be at least 1"),
         (torch.rand(4, 16), {"rounds": 0}, ValueError, "rounds"),
         (torch.rand(4, 16), {"flip_every": 0}, ValueError, "flip_every"),
-        (torch.rand(4, 16), {"reservoir": 0}, ValueError, "reservoir"),
         (torch.rand(4, 16), {"epochs": 0}, ValueError, "epochs"),
         (torch.rand(4, 16), {"build": lambda: "network"}, TypeError, "new network"),
         (torch.rand(4, 15), {}, RuntimeError, "shapes"),
@@ -539,32 +571,6 @@ def test_progress_bar(capsys):
     assert capsys.readouterr().err == ""
     train(Oracle(FITTED["tree"]), blobs(5)[0], rounds=2, progress=True)
     assert "2/2" in capsys.readouterr().err
-
-
-# the reservoir
-
-
-def test_reservoir_keeps_each_set_with_equal_chance():
-    generator, n = stream(0), 4000
-    drawn = Counter(frozenset(reservoir_sample(iter(range(5)), 3, generator=generator)) for _ in range(n))
-    assert len(drawn) == 10  # 5 over 3
-    assert all(len(kept) == 3 for kept in drawn)
-    assert chisquare(list(drawn.values())).pvalue > 0.001
-
-
-@given(st.integers(0, 30), st.integers(1, 40))
-def test_reservoir_keeps_items_of_the_stream(n, k):
-    kept = reservoir_sample(range(n), k, generator=stream())
-    assert len(kept) == min(n, k)
-    assert len(set(kept)) == len(kept)
-    assert set(kept) <= set(range(n))
-    if k >= n:
-        assert kept == list(range(n))
-
-
-def test_reservoir_refuses():
-    with pytest.raises(ValueError, match="k must be at least 1"):
-        reservoir_sample("abc", 0)
 
 
 # real digits

@@ -31,7 +31,7 @@ finite. They warn of outputs that look like probabilities and of gradients that 
 from ..core.validation import Box, Model
 from .auto_pgd import apgd
 from .decision_based import hopskipjump
-from .gradient_based import bim, fgsm, fgsm_rs, pgd
+from .gradient_based import bim, fgsm, fgsm_rs, mi_fgsm, pgd
 from .gradients import input_gradient
 from .minimum_norm import box_constrained_lbfgs, carlini_wagner, deepfool
 from .nondifferentiable import generate, neighbour_attack, tree_attack
@@ -74,6 +74,7 @@ __all__ = [
     "hopskipjump",
     "input_gradient",
     "jpeg",
+    "mi_fgsm",
     "neighbour_attack",
     "pgd",
     "print_and_photograph",

@@ -20,7 +20,15 @@ from ..core.validation import (
 from ..models.inference import frozen_eval, is_fooled
 from .best_so_far import BestSoFar
 from .gradients import as_loss, loss_and_input_grad, warn_if_masked
-from .threat_model import Neighbourhood, draw_in_ball, project, projected, steepest_direction, uniform_noise
+from .threat_model import (
+    Neighbourhood,
+    broadcast_like,
+    draw_in_ball,
+    project,
+    projected,
+    steepest_direction,
+    uniform_noise,
+)
 
 Callback = Callable[[int, int, Tensor, Tensor], None]
 
@@ -162,6 +170,55 @@ def bim(
     """
     options = {"norm": norm, "steps": steps, "step_size": step_size, "targeted": targeted, "loss": loss, "clip": clip}
     return pgd(model, x, y, eps, random_start=False, callback=callback, **options)
+
+
+def mi_fgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    steps: int = 10,
+    decay: float = 1.0,
+    targeted: bool = False,
+    loss: str = "ce",
+    clip: Box = (0.0, 1.0),
+) -> Tensor:
+    """Take sign steps of length eps/steps along a momentum, and return the last point: an attack made to transfer.
+
+    The momentum is decay times the last one, plus the gradient over the mean of its absolute values in each image.
+
+    Args:
+        model, x, y, eps, targeted, loss, clip: see `course_utils.attacks`; the ball is linf.
+        steps: gradient steps. decay: of the momentum; with 0 each step follows its own gradient only.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as all attacks; a negative decay.
+
+    >>> mi_fgsm(torch.nn.Linear(2, 2), torch.tensor([[0.5, 0.5]]), torch.tensor([0]), eps=0.1, steps=3).shape
+    torch.Size([1, 2])
+
+    Dong et al., "Boosting adversarial attacks with momentum", 2018.
+    """
+    eps = checked_radius(x, eps, "linf", clip)
+    y = checked_labels(y, x)
+    check_loss(loss)
+    check_count("steps", steps)
+    decay = checked_number("decay", decay)
+    if eps == 0 or x.numel() == 0:
+        return x.detach().clone()
+    centre = x.detach().to(torch.promote_types(x.dtype, torch.float32))  # small steps would be lost in half precision
+    ball, point, momentum = Neighbourhood(centre, eps, "linf", clip), centre, torch.zeros_like(centre)
+    step_size = -eps / steps if targeted else eps / steps
+    with frozen_eval(model), torch.enable_grad():
+        for step in range(steps):
+            _, logits, gradient = loss_and_input_grad(model, point.to(x.dtype), y, loss)
+            if step == 0:
+                warn_if_masked(logits, gradient)
+            size = gradient.to(point).abs().flatten(1).mean(1).clamp_min(torch.finfo(point.dtype).tiny)
+            momentum = decay * momentum + gradient.to(point) / broadcast_like(size, point)
+            point = ball.project(point + step_size * momentum.sign())
+    return projected(point.to(x.dtype), x.detach(), eps, "linf", clip)
 
 
 def fgsm_rs(

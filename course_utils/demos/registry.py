@@ -106,7 +106,7 @@ def _optimised_noise_slider() -> Demo:
 
 @_listed("One cell of the transfer matrix", "05")
 def _transfer_picker() -> Demo:
-    """Choose a source and a victim, and raise ε. Which source fools the most victims, and which victim falls last?"""
+    """Choose a source and a target, and raise ε. Which source fools the most targets, and which target falls last?"""
     networks = {name: _network(name) for name in ("cnn", "mlp", "softmax", "rbf")}
     # Fitted anew each time, so on few images; without the RBF support vector machine, too slow for a handle.
     others = {name: fit_sklearn(name, *load_images(n=1500)) for name in ("linear_svm", "tree", "knn")}

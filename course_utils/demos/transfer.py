@@ -14,7 +14,7 @@ from ..plotting.figures import COLOURS
 from .panels import Values, bar_panel, class_name, image_panel
 from .widget import Demo, check_images, dropdown, eps_slider, int_slider
 
-RADII = 15  # positions of the slider, besides 0: each costs a prediction of the victim
+RADII = 15  # positions of the slider, besides 0: each costs a prediction of the target
 
 
 def transfer_picker(
@@ -25,9 +25,9 @@ def transfer_picker(
     largest: float = 0.3,
     names: Sequence[str] | None = None,
 ) -> Demo:
-    """Show one cell of the transfer matrix, source × victim × eps, and one of its images (chapter 05).
+    """Show one cell of the transfer matrix, source × target × eps, and one of its images (chapter 05).
 
-    The images that a source makes and the answers of a victim are kept.
+    The images that a source makes and the answers of a target are kept.
 
     Args:
         models: networks and SklearnClassifiers by the name shown.
@@ -48,32 +48,32 @@ def transfer_picker(
     def predictions(source: str, model: str, eps: float) -> Tensor:
         return predict(models[model], attacked(source, eps)).argmax(1)
 
-    def compute(source: str, victim: str, image: int, eps: float) -> Values:
-        labels = {"source": predictions(source, source, eps), "victim": predictions(source, victim, eps)}
+    def compute(source: str, target: str, image: int, eps: float) -> Values:
+        labels = {"source": predictions(source, source, eps), "target": predictions(source, target, eps)}
         return {
             "clean": x[image],
             "adv": attacked(source, eps)[image],
             "true": int(y[image]),
             "predicted": {role: int(predicted[image]) for role, predicted in labels.items()},
             "fooled": {role: float((predicted != y).float().mean()) for role, predicted in labels.items()},
-            "title": f"{source} → {victim}",
+            "title": f"{source} → {target}",
             "eps": eps,
         }
 
     def alt(values: Values) -> str:
-        source, victim = (f"{100 * share:.0f} %" for share in values["fooled"].values())
-        by_source, by_victim = (class_name(label, names) for label in values["predicted"].values())
+        source, target = (f"{100 * share:.0f} %" for share in values["fooled"].values())
+        by_source, by_target = (class_name(label, names) for label in values["predicted"].values())
         return (
-            f"{values['title']} at ε = {values['eps']:.3f}: the source is fooled on {source}, the victim on {victim} "
+            f"{values['title']} at ε = {values['eps']:.3f}: the source is fooled on {source}, the target on {target} "
             f"of {len(x)} images. This {class_name(values['true'], names)}: the source says {by_source}, "
-            f"the victim {by_victim}."
+            f"the target {by_target}."
         )
 
     def clean(values: Values) -> tuple[Tensor, str]:
         return values["clean"], f"true: {class_name(values['true'], names)}"
 
     def adversarial(values: Values) -> tuple[Tensor, str]:
-        return values["adv"], f"ε = {values['eps']:.3f}; victim: {class_name(values['predicted']['victim'], names)}"
+        return values["adv"], f"ε = {values['eps']:.3f}; target: {class_name(values['predicted']['target'], names)}"
 
     colours = [{"color": COLOURS[4]}, {"color": COLOURS[0]}]
     axes = {"xlim": (0, 1), "xlabel": f"fooled, n = {len(x)}"}
@@ -81,7 +81,7 @@ def transfer_picker(
     panels += [bar_panel(colours, "source\n100 %", _shares, **axes)]
     controls = {
         "source": dropdown("source", models),
-        "victim": dropdown("victim", models, [*models, *models][1]),
+        "target": dropdown("target", models, [*models, *models][1]),
         "image": int_slider("image", len(x) - 1),
         "eps": eps_slider(largest=largest, steps=RADII),
     }

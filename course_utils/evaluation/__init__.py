@@ -4,7 +4,7 @@
 - `metrics`: accuracy with and without an attack, confidence, distances, the worst of several attacks
 - `masking`: whether such a number can be trusted
 - `comparison`: models × inputs or attacks × seeds in one table
-- `transfer`: what fools one model on another
+- `transfer`: what fools one model on another; `queries`: accuracy against the labels that an attack has asked for
 - `physical`: what a camera leaves of an attack, and patches on photographs that they were not made for
 """
 
@@ -23,7 +23,8 @@ from .metrics import (
     worst_case,
 )
 from .physical import patch_success, robustness_to_transformations
-from .transfer import agreement, matrix_title, transfer_matrix
+from .queries import accuracy_by_queries
+from .transfer import compare_transfer, matrix_title, transfer_matrix
 
 __all__ = [
     "After",
@@ -31,10 +32,11 @@ __all__ = [
     "Comparison",
     "RobustAccuracy",
     "accuracy",
+    "accuracy_by_queries",
     "accuracy_under_attack",
     "accuracy_within",
-    "agreement",
     "compare",
+    "compare_transfer",
     "confidence",
     "correct",
     "distances",

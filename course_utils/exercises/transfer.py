@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attacks import neighbour_attack
+from ..attacks import mi_fgsm, neighbour_attack
 from ..models import ensemble_logits
-from ..training import jacobian_augmentation, reservoir_sample
+from ..training import jacobian_augmentation
 from . import inputs, mistakes
 from .engine import expect
 from .exercise import Case, Exercise, Property
@@ -314,154 +313,134 @@ Exercise(
 ).register()  # fmt: skip
 
 
-# --- reservoir --------------------------------------------------------------------------------------------------------
-
-RUNS = 500  # samples, so that the shares of a right answer spread by 2.1 % or less
-STREAM = "items is a stream: it has no length and no item number i. Go through it once, with for item in items."
-TROUBLE = {  # a part of an error's message, and where to look
-    "has no len()": STREAM,
-    "not subscriptable": STREAM,
-    "must be a sequence": STREAM,
-    "index out of range": "The list has the places 0 to k − 1, and only when it is full. Which numbers does your draw give?",
-    "larger than population": "There may be fewer than k items: then all of them come back.",
-}
+# --- to_boundary ------------------------------------------------------------------------------------------------------
 
 
-def _stream(n: int, k: int, item: Callable[[int], Any] = lambda i: 100 + i) -> tuple[list, int, random.Random]:
-    return [item(i) for i in range(n)], k, random.Random(0)
+class _Counting(nn.Module):
+    """A model of which only the labels can be used: its logits are 0 and 1. It counts the images that it is shown."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.asked = model, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += len(x)
+        logits = self.model(x)
+        return F.one_hot(logits.argmax(1), logits.shape[1]).to(logits)
 
 
-def _sample(answer: Callable, items: Sequence, k: int, generator: random.Random) -> list[int]:
-    """Return the places of the items that the answer draws from a stream of them."""
-    try:
-        got = call_with_copies(answer, iter(items), k, generator)
-    except (TypeError, IndexError, ValueError) as error:
-        hint = next((hint for part, hint in TROUBLE.items() if part in str(error)), "")
-        expect(not hint, f"it raised {type(error).__name__}: {error}", hint)
-        raise
-    expect(isinstance(got, list), f"it returned a {type(got).__name__}.", "Return a list, even of one item.")
-    places = {id(item): place for place, item in enumerate(items)}
-    strange = [item for item in got if id(item) not in places]
-    hint = "Return the items themselves, as they came: no numbers or places, no copies, and no None for missing ones."
-    expect(not strange, f"it returned {', '.join(map(str, strange[:3]))}, which did not come from the stream.", hint)
-    return [places[id(item)] for item in got]
+def _way(steps: int, n: int = 8, sizes: tuple = (inputs.SHAPE, inputs.CLASSES), seed: int = 5) -> tuple[Any, ...]:
+    """Return a model, n images with the labels that it gives, starts with other labels, and a number of halvings."""
+    shape, classes = sizes
+    model, generator = inputs.smooth_network(seed, shape, classes), torch.Generator().manual_seed(seed)
+    some = torch.rand(40 * n, *shape, generator=generator)
+    with torch.no_grad():
+        labels = model(some).argmax(1)
+    x, y = some[:n], labels[:n]
+    starts = [some[n:][labels[n:] != label][i] for i, label in enumerate(y)]
+    return model, x, y, torch.stack(starts), steps
 
 
-def _shares(answer: Callable, items: Sequence, k: int, _: random.Random) -> dict[str, Any]:
-    """Return of many samples the sizes, how often an item is in a sample, and which share holds each of the items, (n,).
+def _halving(
+    *, update: Callable | None = None, wrong: Callable | None = None, finish: Callable = lambda low, high, middle: high, count: Callable = lambda steps: steps,
+    point: Callable = lambda x, start, share: x + share * (start - x), middle: Callable = lambda low, high, number: (low + high) / 2, end: Callable | None = None,
+) -> Callable[..., Tensor]:  # fmt: skip
+    """Return the right answer, or one that makes mistakes.
 
-    Where all items must come, or where they are no numbers, a few samples will do, and tell no shares.
+    Args:
+        update: the new ends, from where the label is wrong, both ends and the middle. wrong: that, from the model's labels
+            and y. finish: the share that is returned, from both ends and the last middle. count: of halvings.
+        point: from x, start and a share. middle: the share that is tried, from both ends and the number of the step.
+        end: what is returned, from x, start and the share; default the point.
     """
-    generator, counted = random.Random(len(items)), len(items) > k and isinstance(items[0], int)
-    samples = [_sample(answer, items, k, generator) for _ in range(RUNS if counted else 20)]
-    return {
-        "the size of the smallest sample": min(map(len, samples)),
-        "the size of the largest sample": max(map(len, samples)),
-        "how often a sample holds an item": max((s.count(i) for s in samples for i in s), default=0),
-        "the shares of the samples that hold an item": torch.tensor([sum(i in s for s in samples) / RUNS for i in range(len(items)) if counted]),
-    }  # fmt: skip
 
-
-def _fair(got: dict[str, Any], right: dict[str, Any], items: Sequence, k: int, _: random.Random) -> bool:
-    (*sizes, shares), (*wanted, _) = got.values(), right.values()
-    chance = min(1.0, k / max(1, len(items)))
-    spread = math.sqrt(chance * (1 - chance) / RUNS)
-    return sizes == wanted and bool(((shares - chance).abs() < 5.5 * spread).all())  # luck refuses one in a million
-
-
-def _told(got: dict[str, Any], right: dict[str, Any], *_: Any) -> str:
-    """Return what can be told from the samples alone, or nothing."""
-    (low, high, copies, shares), (size, *_) = got.values(), right.values()
-    texts = {
-        KEEP_K: low < size or high > size,
-        TWICE: copies > 1,
-        SEEDED: bool(len(shares)) and ((shares == 0) | (shares == 1)).all(),
-    }
-    return next((text for text, found in texts.items() if found), "")
-
-
-def _draws_from_generator(answer: Callable) -> None:
-    items, state = [*range(1000)], random.getstate()
-    first, again = (sorted(_sample(answer, items, 20, random.Random(5))) for _ in range(2))
-    hint = "Draw with generator.random(), generator.randrange(…) and the like; random.random() is another stream."
-    expect(first == again, "two generators with the same seed give different samples.", hint)
-    expect(random.getstate() == state, "it draws from Python's global stream, or seeds it.", hint)
-
-
-def _reads_a_list(answer: Callable) -> None:
-    items = [*range(8)]
-    got = [call_with_copies(answer, items, 3, random.Random(seed)) for seed in range(30)]
-    hint = "Go through items once, in a single loop: a second loop over a list begins with its first item again."
-    repeated = next((sample for sample in got if len({*sample}) < 3), None)
-    expect(repeated is None, f"of the list 0 to 7 with k = 3 it returns {repeated}.", hint)
-
-
-def _reservoir(items: Sequence, k: int, generator: random.Random) -> list:
-    return _pooled(lambda pool, k, generator: generator.sample(pool, min(k, len(pool))))(items, k, generator)
-
-
-def _pooled(draw: Callable[..., list]) -> Callable[..., list]:
-    """Return an answer that draws from a list of all items."""
-    return lambda items, k, generator: draw(list(items), k, generator)
-
-
-def _entering(enters: Callable[..., bool], place: Callable = lambda k, generator: generator.randrange(k)) -> Callable:
-    """Return an answer in which a new item i, from 0, enters if `enters(i, k, generator)`, at a place of the k."""
-
-    def answer(items: Sequence, k: int, generator: random.Random) -> list:
-        sample: list = []
-        for i, item in enumerate(items):
-            if i < k:
-                sample.append(item)
-            elif enters(i, k, generator):
-                sample[place(k, generator)] = item
-        return sample
+    def answer(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: int) -> Tensor:
+        low, high = x.new_zeros(len(x)), x.new_ones(len(x))
+        half = high / 2
+        for number in range(count(steps)):
+            half = middle(low, high, number)
+            with torch.no_grad():
+                said = model(point(x, start, broadcast_like(half))).argmax(1)
+            fooled = wrong(said, y) if wrong else said != y
+            if update:
+                low, high = update(fooled, low, high, half)
+            else:
+                low, high = torch.where(fooled, low, half), torch.where(fooled, half, high)
+        share = broadcast_like(finish(low, high, half))
+        return (end or point)(x, start, share)
 
     return answer
 
 
-KEEP_K = "Keep k items: a new one replaces an old one."
-SEEDED = "Every call gives the same sample. Draw from the generator that is passed in, and do not seed."
-TWICE = "Draw without putting back: each item of the stream enters at most once, at one place."
-RULE = "Item number i, counted from 1, enters with the chance k/i and then replaces one of the k at random."
-OFF_BY_ONE = "the draw is off by one. The item with the number i, counted from 0, is one of i + 1 so far"
-EQUAL = "Equal items are items, too, and an item may be of any kind: use no set, and ask no `in`."
+def _to_boundary(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: int) -> Tensor:
+    return _halving()(model, x, y, start, steps)
+
+
+def _towards_labels_of_start(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: int) -> Tensor:
+    with torch.no_grad():
+        other = model(start).argmax(1)
+    return _halving(wrong=lambda said, _: said == other)(model, x, y, start, steps)
+
+
+def _from_the_start(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: int) -> Tensor:
+    return _halving()(model, start, y, x, steps)
+
+
+def _together(decide: Callable[[Tensor], Tensor]) -> Callable:
+    return lambda fooled, low, high, half: (
+        torch.where(decide(fooled), low, half),
+        torch.where(decide(fooled), half, high),
+    )
+
+
+def _asks_once_in_each_step(answer: Callable) -> None:
+    for steps in (1, 6):
+        model, x, y, start, _ = _way(steps)
+        counting = _Counting(model)
+        call_with_copies(partial(answer, counting), x, y, start, steps)
+        hint = "One label of each image and step: no label of x or of start, which are known, and no scan of the way."
+        expect(
+            counting.asked <= steps * len(x),
+            f"it asks for {counting.asked} labels of {len(x)} images in {steps} steps.",
+            hint,
+        )
+
+
+OWN_SHARE = "Each image has its own two ends: torch.where decides for each of them. You move all images alike."
 Exercise(
-    "reservoir",
-    reference=_reservoir,
+    "to_boundary",
+    reference=_to_boundary,
     cases=[
-        Case("returns all items if there are no more than k", [partial(_stream, *sizes) for sizes in ((3, 5), (4, 4), (0, 2))], "As long as the list is not full, every item is appended."),
-        Case("every item has the same chance", [partial(_stream, 10, 3), partial(_stream, 3, 1)], RULE),
-        Case("copes with items that are equal, and with items of any kind", [partial(_stream, 4, 2, lambda i: float(7)), partial(_stream, 5, 3, lambda i: torch.full((2,), i))], EQUAL),
-        Property("draws from the generator that is passed in", _draws_from_generator),
-        Property("takes a list as well as a stream", _reads_a_list),
+        Case("returns the end with a wrong label, after all halvings", [partial(_way, 7)], "Keep a right and a wrong end for each image. The label half way between them says which of the two moves there."),
+        Case("halves as often as steps says", [partial(_way, steps, seed=6) for steps in (1, 2, 11)], "Each step halves once. Where no point with a wrong label was met, the wrong end is still the start."),
+        Case("needs nothing but labels", [lambda: (_Counting(_way(0, seed=7)[0]), *_way(6, seed=7)[1:])], "Use model(…).argmax(1) alone: neither logits nor a gradient."),
+        Property("asks for one label of each image in each step", _asks_once_in_each_step),
+        Case("works for other sizes of images and numbers of classes", [partial(_way, 8, 5, (inputs.OTHER_SHAPE, inputs.OTHER_CLASSES))], mistakes.FROM_MODEL),
     ],
     mistakes=[
-        Mistake("You keep the first k. A later item must be able to replace one of them. " + RULE, _pooled(lambda pool, k, generator: pool[:k])),
-        Mistake("You keep the last k. " + RULE, _pooled(lambda pool, k, generator: pool[-k:])),
-        Mistake("Every new item replaces one, so that the late ones win. " + RULE, _entering(lambda *_: True)),
-        Mistake("Every new item enters with the same chance, so that the late ones win. " + RULE, _entering(lambda i, k, generator: generator.random() < 0.5)),
-        Mistake("The chance to enter must fall with the number of items seen. " + RULE, _entering(lambda i, k, generator: generator.random() < 1 / k)),
-        Mistake("A new item enters if the draw is above the chance. It enters if the draw is below it. " + RULE, _entering(lambda i, k, generator: generator.random() > k / (i + 1))),
-        Mistake(f"Late items come too often: {OFF_BY_ONE}.", _entering(lambda i, k, generator: generator.randrange(i) < k)),
-        Mistake(f"Late items come too seldom: {OFF_BY_ONE}; randint includes its upper end.", _entering(lambda i, k, generator: generator.randint(0, i + 1) < k)),
-        Mistake("A new item enters with the chance 1/i. It is k/i: there are k places. " + RULE, _entering(lambda i, k, generator: generator.randrange(i + 1) == 0)),
-        Mistake("A new item always takes the same place. It must replace any of the k, at random. " + RULE, *(_entering(lambda i, k, generator: generator.randrange(i + 1) < k, lambda k, _, place=place: place) for place in (0, -1))),
-        Mistake(TWICE, _pooled(lambda pool, k, generator: generator.choices(pool, k=k) if len(pool) > k else pool)),
-        Mistake(KEEP_K, lambda items, k, generator: [item for i, item in enumerate(items) if i < k or generator.random() < k / (i + 1)]),
-        Mistake("Each item is kept or not by itself, so that the number of items is a matter of luck. Keep k items.", _pooled(lambda pool, k, generator: [item for item in pool if generator.random() < k / len(pool)])),
-        Mistake("The list stays empty. Is an item appended as long as there is place? And a stream can be read only once: go through it with one for loop.", lambda items, k, generator: _reservoir(items, min(k, len(list(items))), generator)),
-        Mistake(EQUAL, _pooled(lambda pool, k, generator: _reservoir(set(pool), k, generator)), _pooled(lambda pool, k, generator: _reservoir([item for i, item in enumerate(pool) if item not in pool[:i]], k, generator))),
+        Mistake("That is x. Go as far towards the start as the label takes to change.", lambda model, x, *_: x),
+        Mistake("That is the start. Halve the way to it, and return the end that is still wrong.", lambda model, x, y, start, steps: start),
+        Mistake("That is the end with the right label: its image is not fooled. Return the other end.", _halving(finish=lambda low, high, half: low)),
+        Mistake("That is the last point that was tried, and its label may be right. Return the end that is wrong.", _halving(finish=lambda low, high, half: half)),
+        Mistake("Nobody has asked about that point, half way between the ends: its label may be right. Return the end that is wrong.", _halving(finish=lambda low, high, half: (low + high) / 2)),
+        Mistake("You keep the wrong half. If the label half way is wrong, the boundary lies between x and there: the wrong end moves.", _halving(wrong=torch.eq)),
+        Mistake("You always try the middle of the whole way. The next step halves what the last one has left.", _halving(middle=lambda low, high, number: torch.full_like(low, 0.5))),
+        Mistake("Only the wrong end moves. Where the label half way is right, the right end moves there.", _halving(update=lambda fooled, low, high, half: (low, torch.where(fooled, half, high)))),
+        Mistake("Half of the way is the first step only: the label there says which end moves to it, and the next step halves what is left.", _halving(update=lambda fooled, low, high, half: (half, half))),
+        Mistake(OWN_SHARE, _halving(update=_together(lambda fooled: fooled.all())), _halving(update=_together(lambda fooled: fooled.any())), _halving(update=_together(lambda fooled: fooled[0]))),
+        Mistake("You took one halving too few: for _ in range(steps) takes all of them.", _halving(count=lambda steps: steps - 1)),
+        Mistake("You took one halving too many: for _ in range(steps) takes all of them.", _halving(count=lambda steps: steps + 1)),
+        Mistake(mistakes.SAME_FOR_EVERY.format("steps"), *(_halving(count=lambda steps, own=own: own) for own in (3, 10, 20, 30))),
+        Mistake("You compare with the label of the start. Any label other than y is wrong, also a third one on the way.", _towards_labels_of_start),
+        Mistake("Your labels are those of the first image. Each image has its own label in y.", _halving(wrong=lambda said, y: said != y[0])),
+        Mistake("You go from the start to x, so that the wrong and the right end have changed places.", _from_the_start),
+        Mistake(mistakes.CHANGE_ALONE.format(""), _halving(end=lambda x, start, share: share * (start - x))),
+        Mistake("You step away from x by a share of the start itself. The way is start - x.", _halving(point=lambda x, start, share: x + share * start), _halving(end=lambda x, start, share: x + share * start)),
+        Mistake("You step away from the start: the way from x to it is start - x, not x - start.", _halving(point=lambda x, start, share: x + share * (x - start)), _halving(end=lambda x, start, share: x + share * (x - start))),
+        Mistake("A third of the way is no half: the middle is half of the sum of the ends.", _halving(middle=lambda low, high, number: low + (high - low) / 3)),
     ],
-    like="items",
-    untouched=("items",),
-    returns="a list of items from the stream",
-    observe=_shares,
-    accepts=_fair,
-    explain=_told,
-    tolerance=0.1,
-    random=True,
-    library=(reservoir_sample,),
+    batched=("x", "y", "start"),
+    untouched=("model", "x", "y", "start"),
 ).register()  # fmt: skip
 
 
@@ -598,4 +577,5 @@ Exercise(
     batched=("x", "y"),
     untouched=("model", "x", "y"),
     typical=partial(_attacked, 0.1, 5, 0.9),
+    library=(mi_fgsm,),
 ).register()  # fmt: skip

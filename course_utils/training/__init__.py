@@ -16,7 +16,6 @@ from .substitute import (
     QueryBudgetExceeded,
     jacobian_augmentation,
     query_plan,
-    reservoir_sample,
     train_substitute,
 )
 from .zoo import RECIPES, Recipe, load_or_train, train_all, trained
@@ -37,7 +36,6 @@ __all__ = [
     "jacobian_augmentation",
     "load_or_train",
     "query_plan",
-    "reservoir_sample",
     "train_all",
     "train_gan",
     "train_substitute",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import pandas as pd
 import torch
@@ -17,7 +16,7 @@ from ..core.validation import Box, Model, check_box, check_count, check_images, 
 from ..models.inference import checked_logits, frozen_eval, predict
 from .fitting import fit
 
-Item = TypeVar("Item")
+Augmentation = Callable[..., Tensor]
 
 
 # The substitute -----------------------------------------------------------------------------------------------------
@@ -100,7 +99,7 @@ def train_substitute(
     flip_every: int = 3,
     epochs: int = 10,
     lr: float = 4e-3,
-    reservoir: int | None = None,
+    augment: Augmentation | None = None,
     seed: int = 0,
     clip: Box = (0.0, 1.0),
     progress: bool = True,
@@ -118,8 +117,8 @@ def train_substitute(
         build: returns a new network, for example models.small_cnn.
         rounds: trainings. lam: step of the augmentation, pixel units; its sign turns every `flip_every` rounds.
         epochs, lr: of each training (`training.fit`).
-        reservoir: from the second augmentation on, step from at most so many points, drawn from all at random.
-        seed: of weights, trainings and draws. clip: range of valid pixels, None for none.
+        augment: makes new points, called as augment(model, x, y, lam, clip=clip); default `jacobian_augmentation`.
+        seed: of weights and trainings. clip: range of valid pixels, None for none.
         progress: show a bar with the time left.
         callback: called as callback(round, model, x, y) after each training, rounds counted from 1.
 
@@ -131,16 +130,15 @@ def train_substitute(
     >>> train_substitute(oracle, torch.rand(5, 2), build=lambda: nn.Linear(2, 2), rounds=3, progress=False).x.shape
     torch.Size([20, 2])
 
-    Papernot et al., "Practical black-box attacks against machine learning", 2017; the reservoir: Papernot, McDaniel and
-    Goodfellow, "Transferability in machine learning", 2016.
+    Papernot et al., "Practical black-box attacks against machine learning", 2017.
     """
-    plan = query_plan(len(seeds), rounds, reservoir=reservoir)
+    plan, augment = query_plan(len(seeds), rounds), augment or jacobian_augmentation
     check_count("flip_every", flip_every)
     check_count("epochs", epochs)
     lam = checked_number("lam", lam)
     _check_plan(oracle, seeds, plan, clip)
     _built(build, seeds, torch.zeros(len(seeds), dtype=torch.int64), seed)  # before any label is spent in vain
-    generator, rows = torch.Generator().manual_seed(seed), []
+    rows = []
     x = seeds.detach().clone()
     y = oracle(x)
     with tqdm(total=rounds, disable=not progress, unit="round") as bar:
@@ -164,14 +162,13 @@ def train_substitute(
                 callback(number, model, x, y)
             if number < rounds:
                 sign = -1 if (number - 1) // flip_every % 2 else 1
-                chosen = torch.tensor(reservoir_sample(range(len(x)), plan[number], generator=generator))
-                new = jacobian_augmentation(model, x[chosen], y[chosen], sign * lam, clip=clip)
+                new = augment(model, x, y, sign * lam, clip=clip)
                 x, y = torch.cat([x, new]), torch.cat([y, oracle(new)])
             bar.update()
     return Substitute(model, x, y, pd.DataFrame(rows))
 
 
-def query_plan(seeds: int, rounds: int, *, reservoir: int | None = None) -> list[int]:
+def query_plan(seeds: int, rounds: int) -> list[int]:
     """Return how many labels `train_substitute` asks for before each of its trainings.
 
     Raises:
@@ -179,18 +176,10 @@ def query_plan(seeds: int, rounds: int, *, reservoir: int | None = None) -> list
 
     >>> query_plan(150, 6), sum(query_plan(150, 6))
     ([150, 150, 300, 600, 1200, 2400], 4800)
-    >>> query_plan(150, 6, reservoir=400)
-    [150, 150, 300, 400, 400, 400]
     """
     check_count("seeds", seeds)
     check_count("rounds", rounds)
-    if reservoir is not None:
-        check_count("reservoir", reservoir)
-    plan = [seeds]
-    for augmentation in range(1, rounds):
-        points = sum(plan)
-        plan.append(points if reservoir is None or augmentation == 1 else min(points, reservoir))
-    return plan
+    return [seeds, *(seeds * 2**number for number in range(rounds - 1))]
 
 
 def jacobian_augmentation(model: Model, x: Tensor, y: Tensor, lam: float, *, clip: Box = (0.0, 1.0)) -> Tensor:
@@ -222,27 +211,6 @@ def _logit_slope(model: Model, x: Tensor, y: Tensor) -> Tensor:
     return torch.autograd.grad(logits.gather(1, y.unsqueeze(1)).sum(), x)[0]
 
 
-def reservoir_sample(items: Iterable[Item], k: int, *, generator: torch.Generator | None = None) -> list[Item]:
-    """Return k items of a stream whose length need not be known, each set of k with equal chance; all if fewer.
-
-    The i-th item takes the place of a random one of those kept with chance k/i (Vitter's algorithm R, 1985).
-
-    Raises:
-        ValueError, TypeError: k is no whole number of at least 1.
-
-    >>> reservoir_sample("abc", 3)
-    ['a', 'b', 'c']
-    """
-    check_count("k", k)
-    kept = []
-    for seen, item in enumerate(items):
-        if seen < k:
-            kept.append(item)
-        elif (place := int(torch.randint(seen + 1, (), generator=generator))) < k:
-            kept[place] = item
-    return kept
-
-
 def _check_plan(oracle: Oracle, seeds: Tensor, plan: list[int], clip: Box) -> None:
     check_box(clip)
     check_images(seeds, clip)
@@ -253,7 +221,7 @@ def _check_plan(oracle: Oracle, seeds: Tensor, plan: list[int], clip: Box) -> No
     except QueryBudgetExceeded as error:
         raise QueryBudgetExceeded(
             f"the plan of {len(plan)} rounds needs more labels than the oracle has: {error} "
-            "Take fewer rounds, fewer seeds or a reservoir."
+            "Take fewer rounds or fewer seeds."
         ) from None
 
 

@@ -2,8 +2,6 @@
 """Right answers to the exercises of chapter 05, none like another."""
 
 import copy
-import heapq
-import itertools
 import math
 
 import numpy as np
@@ -110,56 +108,61 @@ def augment_with_nll(model, x, labels, lam):
     return (x - lam * gradient(model, x, labels, F.nll_loss).sign()).clamp(0, 1)
 
 
-# --- reservoir --------------------------------------------------------------------------------------------------------
+# --- to_boundary ------------------------------------------------------------------------------------------------------
 
 
-def algorithm_r(items, k, generator):
-    sample = []
-    for seen, item in enumerate(items, start=1):
-        if len(sample) < k:
-            sample.append(item)
-        elif generator.random() < k / seen:
-            sample[generator.randint(0, k - 1)] = item
-    return sample
+def boundary_by_where(model, x, y, start, steps):
+    right, wrong = torch.zeros(len(x), 1, 1, 1), torch.ones(len(x), 1, 1, 1)
+    for _ in range(steps):
+        half = 0.5 * (right + wrong)
+        fooled = (model(torch.lerp(x, start, half)).argmax(1) != y).view(-1, 1, 1, 1)
+        wrong = torch.where(fooled, half, wrong)
+        right = torch.where(fooled, right, half)
+    return torch.lerp(x, start, wrong)
 
 
-def algorithm_l(items, k, generator):
-    stream = iter(items)
-    sample = list(itertools.islice(stream, k))
-    if len(sample) < k:
-        return sample
-    w = math.exp(math.log(generator.random()) / k)
-    while True:
-        skip = math.floor(math.log(generator.random()) / math.log(1 - w))
-        item = next(itertools.islice(stream, skip, None), stream)
-        if item is stream:
-            return sample
-        sample[generator.randrange(k)] = item
-        w *= math.exp(math.log(generator.random()) / k)
+def boundary_of_images(model, x, y, start, steps):
+    near, far = x.clone(), start.clone()
+    for _ in range(steps):
+        middle = (near + far) / 2
+        fooled = model(middle).argmax(1) != y
+        far[fooled] = middle[fooled]
+        near[~fooled] = middle[~fooled]
+    return far
 
 
-def shuffled(items, k, generator):
-    items = list(items)
-    generator.shuffle(items)
-    return items[:k]
+def boundary_one_by_one(model, x, y, start, steps):
+    found = []
+    for image, label, end in zip(x, y, start, strict=True):
+        low, high = 0.0, 1.0
+        for _ in range(steps):
+            middle = (low + high) / 2
+            if model((image + middle * (end - image))[None]).argmax().item() == label.item():
+                low = middle
+            else:
+                high = middle
+        found.append(image + high * (end - image))
+    return torch.stack(found)
 
 
-def largest_keys(items, k, generator):
-    keyed = ((generator.random(), i, item) for i, item in enumerate(items))
-    return [item for _, _, item in heapq.nlargest(k, keyed)]
+def boundary_by_steps(model, x, y, start, steps):
+    share = torch.ones(len(x))
+    low = torch.zeros(len(x))
+    for k in range(1, steps + 1):
+        tried = low + 0.5**k
+        fooled = model(x + tried.view(-1, 1, 1, 1) * (start - x)).argmax(1).ne(y)
+        share[fooled] = tried[fooled]
+        low[~fooled] = tried[~fooled]
+    return x + share.view(-1, 1, 1, 1) * (start - x)
 
 
-def popped(items, k, generator):
-    items, sample = list(items), []
-    while items and len(sample) < k:
-        sample.append(items.pop(generator.randrange(len(items))))
-    return sample
-
-
-def numpy_choice(items, k, generator):
-    items = list(items)
-    order = np.random.default_rng(generator.getrandbits(32)).permutation(len(items))
-    return [items[i] for i in order[:k]]
+@torch.no_grad()
+def boundary_recursive(model, x, y, start, steps):
+    if steps == 0:
+        return start
+    middle = (x + start) / 2
+    fooled = (model(middle).argmax(1) != y)[:, None, None, None]
+    return boundary_recursive(model, torch.where(fooled, x, middle), y, torch.where(fooled, middle, start), steps - 1)
 
 
 # --- momentum_fgsm ----------------------------------------------------------------------------------------------------
@@ -210,6 +213,6 @@ RIGHT = {
     "neighbour_step": [neighbour_one_by_one, neighbour_in_numpy, neighbour_by_broadcasting, neighbour_sorted],
     "log_mean_probability": [log_mean_by_shift, log_mean_in_one, log_mean_by_logaddexp, log_mean_in_double],
     "jacobian_augment": [augment_with_backward, augment_one_by_one, augment_by_jacobian, augment_with_one_hot, augment_with_nll],
-    "reservoir": [algorithm_r, algorithm_l, shuffled, largest_keys, popped, numpy_choice],
+    "to_boundary": [boundary_by_where, boundary_of_images, boundary_one_by_one, boundary_by_steps, boundary_recursive],
     "momentum_fgsm": [momentum_by_sums, momentum_without_nan, momentum_with_delta, momentum_in_double],
 }  # fmt: skip
