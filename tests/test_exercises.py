@@ -179,6 +179,13 @@ ALSO_SURVIVES = "any attack will do: this one survives JPEG, too, with more, few
 SYMMETRIC = "the uniform distribution from −eps to eps is symmetric"
 EQUIVALENT = {  # changes to a solution that make no difference, and why
     ("largest_change", "return (x - adv).abs().flatten(1).amax(1)"): "a difference and its negative have the same size",
+    **{
+        (
+            "project_l2",
+            f"lengths = change.flatten(1).norm(dim=1){guard}",
+        ): "eps over a length of 0 is infinite, and then 1"
+        for guard in ("", ".clamp_min(0.0)")
+    },
     ("pgd", "return adv"): LAST_IS_FREE,
     ("pgd", "adv = adv + step_size * gradient.sign()"): KEEPS_GRAPH,
     ("targeted_pgd", "return adv"): LAST_IS_FREE,

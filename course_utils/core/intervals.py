@@ -31,10 +31,11 @@ def percent(share: float, n: int | None = None) -> str:
     >>> percent(0.95, 100)
     '95.0 % (88.8–97.8, n = 100)'
     """
+    points = 100 * share + 1e-5  # halves go up, whether the share was computed with 32 or with 64 bits
     if n is None:
-        return f"{100 * share:.1f} %"
+        return f"{points:.1f} %"
     low, high = wilson(round(share * n), n)
-    return f"{100 * share:.1f} % ({100 * low:.1f}–{100 * high:.1f}, n = {n})"
+    return f"{points:.1f} % ({100 * low:.1f}–{100 * high:.1f}, n = {n})"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ CHANGE_ALONE = "That is the change alone. Return the changed image: x plus the {
 LEFT_OUT = "You leave a pixel as it is if its step would leave [0, 1]. It may go as far as {}."
 WIDE_BALL = "Your ball is twice as wide: a pixel may be eps away from x, on either side."
 
-LOG_OF_ZERO = "Where a probability rounds to 0, its logarithm is −∞ and the gradient NaN. A loss that takes logits, such as F.cross_entropy, stays finite."
+LOG_OF_ZERO = "Where a probability rounds to 0, its logarithm is −∞, and the gradient is NaN or 0. A loss that takes logits, such as F.cross_entropy, has one."
 NO_CHANCE = "copes with a target whose probability rounds to 0"
 EATEN = "You guard a division by the gradient's size with a number so large that a small gradient gives only a part of the step, or none. Take .sign()."
 SIGN_OF_LENGTH = "That has the right length, but the sign forgets the gradient's proportions. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -66,12 +67,12 @@ Exercise(
         Case("no image is farther than eps from x, and one within eps stays as it is", [partial(_distant, 0.3, (0.1, 0.25, 0.5, 0.9)), partial(_distant, 0.2, (0.19, 0.4, 0.1, 0.25), 1), partial(_distant, 0.5, (0.1, 0.2, 0.3), 6)], SHORTEN),
         Case("an image that has not moved stays as it is", [partial(_distant, 0.3, (0.0, 0.5, 0.2))], ZERO_LENGTH),
         Case("stays inside [0, 1]", [partial(_distant, 1.5, (1.0, 3.0, 4.0, 1.4), 2, low=0.0), partial(_distant, 2.0, (1.0, 1.4, 0.5), 7, low=0.0)], "First the ball, then the box: clamp the image and not the change, at both ends."),
-        Case("works in a tiny ball, and eps = 0 gives x", [partial(_distant, 5e-4, (8e-4, 2e-4, 6e-4), 3), partial(_distant, 0.0, (0.0, 0.3, 0.1))], "Does your guard of the division matter beside a small length? A ball of radius 0 holds x alone."),
+        Case("works in a tiny ball, and eps = 0 gives x", [partial(_distant, 5e-4, (8e-4, 2e-4, 6e-4), 3), partial(_distant, 0.0, (0.3, 0.1))], "Does your guard of the division matter beside a small length? A ball of radius 0 holds x alone."),
         Case("works for other sizes of images", [partial(_distant, 0.4, (0.3, 0.6), 4, inputs.OTHER_SHAPE), partial(_distant, 1.0, (2.0,), 5, (1, 28, 28))], "The length goes over all channels and pixels of an image. Take sizes from x.shape."),
     ],
     mistakes=[
         Mistake("That is x itself: nothing of adv is left.", lambda adv, x, eps: x),
-        Mistake("adv comes back as it was: neither ball nor box limits it.", lambda adv, x, eps: adv),
+        Mistake("adv comes back as it was: the ball does not limit it.", lambda adv, x, eps: adv),
         Mistake("You keep to the box, but not to the ball. " + SHORTEN, lambda adv, x, eps: adv.clamp(0, 1)),
         Mistake("You keep to the ball, but not to the box: the ball reaches beyond black and white.", lambda adv, x, eps: x + _shorter(adv - x, eps)),
         Mistake("You clip to [0, 1] at one end only. Clamp at both.", lambda adv, x, eps: (x + _shorter(adv - x, eps)).clamp_min(0), lambda adv, x, eps: (x + _shorter(adv - x, eps)).clamp_max(1)),
@@ -96,7 +97,7 @@ Exercise(
         Mistake("The change goes the wrong way: it is adv - x, not x - adv.", _limited(lambda c, eps: -_shorter(c, eps))),
         Mistake(ZERO_LENGTH, _limited(lambda c, eps: c * (eps / l2_norm(c)).clamp(max=1) / (l2_norm(c) / l2_norm(c))), _limited(lambda c, eps: c / l2_norm(c) * l2_norm(c).clamp(max=eps))),
         Mistake("Your guard is so large that it shortens small changes, too. Take something tiny.", *(_limited(lambda c, eps, tiny=tiny: c * (eps / (l2_norm(c) + tiny)).clamp(max=1)) for tiny in (1e-2, 1e-3, 1e-4)), _limited(lambda c, eps: c * (eps / l2_norm(c).clamp_min(1e-3)).clamp(max=1))),
-        Mistake(mistakes.PART_OF_LENGTH, *(_limited(lambda c, eps, dim=dim: c * (eps / c.norm(dim=dim, keepdim=True).clamp_min(1e-30)).clamp(max=1)) for dim in (0, 2, 3))),
+        Mistake("You take the length over a part of the tensor. " + SHORTEN, *(_limited(lambda c, eps, dim=dim: c * (eps / c.norm(dim=dim, keepdim=True).clamp_min(1e-30)).clamp(max=1)) for dim in (0, 2, 3))),
         Mistake("You return adv as it is if all images are within eps of x. They may still be blacker than 0 or whiter than 1.", lambda adv, x, eps: adv if (norms(adv - x) <= eps).all() else _project_l2(adv, x, eps)),
     ],
     batched=("adv", "x"),
@@ -305,14 +306,8 @@ def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
     seed, classes = (328, 2) if sign > 0 else (300, inputs.CLASSES)
     turning_back = partial(_images, 0.3, 5, 0.3, sizes=(inputs.SHAPE, classes), seed=seed)
     other_sizes = partial(_images, 0.05, 3, 0.03, n=5, sizes=(inputs.OTHER_SHAPE, inputs.OTHER_CLASSES))
-    no_chance = Case(
-        mistakes.NO_CHANCE,
-        [partial(_images, 0.2, 1, 0.03, confidence=400.0)],
-        "A logarithm of 0 is −∞, and its gradient NaN. Which loss starts from logits?",
-    )
-    hopeless = [no_chance] if sign < 0 else []
     log_of_0 = Mistake(mistakes.LOG_OF_ZERO, _steps(sign, loss=mistakes.log_of_softmax))
-    found = [*_path_mistakes(sign, label), *_projection_mistakes(sign)]
+    found = [*_path_mistakes(sign, label), *_projection_mistakes(sign), log_of_0]
     return Exercise(
         name,
         reference=reference,
@@ -323,11 +318,11 @@ def _attack(name: str, sign: int, reference: Callable[..., Tensor]) -> Exercise:
             Case("stays inside [0, 1], in every step", [partial(_images, 0.2, 5, 0.06, n=4, low=0.0)], "There is nothing blacker than 0 or whiter than 1. After every step first the ball around x, then .clamp(0, 1)."),
             Case("returns the last point, whatever the model makes of it", [turning_back], "Neither the labels that the model gives nor the loss decide which point comes back: it is the last one."),
             Case("leaves a pixel where it is that the loss does not depend on", [partial(_images, 0.2, 3, 0.03, blind=9)], "Where the gradient is 0, its sign is 0, too: the pixel stays."),
-            *hopeless,
+            Case(f"copes with a {label if sign < 0 else 'label'} whose probability rounds to 0", [partial(_images, 0.2, 1, 0.03, confidence=400.0)], "A logarithm of 0 is −∞, and its gradient NaN. Which loss starts from logits?"),
             Case("eps = 0 changes nothing", [partial(_images, 0.0, 5, 0.06, n=4, low=0.0)], "A ball of radius 0 holds x alone."),
             Case("works for other sizes of images and numbers of classes", [other_sizes], mistakes.FROM_MODEL),
         ],
-        mistakes=[*found, log_of_0] if hopeless else _fault_mistakes(found),
+        mistakes=_fault_mistakes(found) if sign > 0 else found,
         batched=("x", label),
         untouched=("model", "x", label),
         typical=partial(_images, 0.2, 3, 0.03),
@@ -363,12 +358,14 @@ class _LogitsInPixels(nn.Module):
         return self.scale * x.flatten(1)[:, : len(self.scale)]
 
 
-def _restarts(marks: Sequence[str], classes: int = 4, shape: tuple[int, ...] = (1, 3, 3)) -> tuple[Any, ...]:
+def _restarts(
+    marks: Sequence[str], classes: int = 4, shape: tuple[int, ...] = (1, 3, 3), sure: float = 0.3
+) -> tuple[Any, ...]:
     """Return a model, images, labels and restarts.
 
     Args:
         marks: for each image, 1 for each restart that fools the model; after a space, that it misreads the image itself.
-        classes, shape: of the images.
+        classes, shape: of the images. sure: how confident the model is; its answers are the largest logits from 0.2 on.
     """
     generator = torch.Generator().manual_seed(len(marks))
     y = torch.arange(len(marks)) % classes
@@ -381,7 +378,7 @@ def _restarts(marks: Sequence[str], classes: int = 4, shape: tuple[int, ...] = (
         return x
 
     count = len(marks[0].split()[0])  # the second is surest, so that the loss has favourites of its own
-    restarts = [read([m[i] == "1" for m in marks], 0.8 if i == 1 else 0.3) for i in range(count)]
+    restarts = [read([m[i] == "1" for m in marks], 0.8 if i == 1 else sure) for i in range(count)]
     return _LogitsInPixels(classes).eval(), read([" " in m for m in marks], 0.3), y, restarts
 
 
@@ -416,8 +413,8 @@ def _mispicked(got: Tensor, right: Tensor, model: nn.Module, x: Tensor, y: Tenso
     )
     fooling = ", ".join(str(r) for r, adv in enumerate(restarts) if model(adv).argmax(1)[wrong[0]] != y[wrong[0]])
     return (
-        f"{len(wrong)} of {len(x)} images are wrong. Image {wrong[0]}, for instance, is fooled by {f'the restarts {fooling}' if fooling else 'none'} "
-        f"of {len(restarts)}, counted from 0: you took {taken}, right is {wanted}."
+        f"Of {len(x)} images you return {len(wrong)} wrongly. Image {wrong[0]}, for instance, is fooled by {f'restart {fooling}' if fooling else 'none'} "
+        f"of the {len(restarts)}, counted from 0: you took {taken}, right is {wanted}."
     )  # fmt: skip
 
 
@@ -434,6 +431,8 @@ def _keep_mistakes() -> list[Mistake]:
         Mistake("You always take the last restart. A mask must say which images to replace: those whose class of the largest logit is not y.", _picked(lambda fooled, *_: torch.tensor(len(fooled) - 1))),
         Mistake(whole.format("one that fools most"), _picked(lambda fooled, *_: fooled.sum(1).argmax())),
         Mistake(whole.format("one with the highest mean loss"), _picked(lambda fooled, changed, losses, _: losses.mean(1).argmax())),
+        Mistake(whole.format("one that fools most") + " It does not help that x takes its place where it fails.", _picked(lambda fooled, *_: torch.where(fooled[fooled.sum(1).argmax()], fooled.sum(1).argmax(), -1))),
+        Mistake("You ask whether the probability of y is below one half. Among many classes y can win with less: compare the model's answer with y.", _picked(lambda fooled, changed, losses, _: _first(losses > math.log(2)))),
         Mistake("You keep the restart with the highest loss. Asked for is the first that fools.", _picked(lambda fooled, changed, losses, _: losses.argmax(0))),
         Mistake("You stop at the first restart that fools any image. Go on for the images that it does not fool.", _picked(lambda fooled, *_: torch.where(fooled[first := fooled.any(1).int().argmax()], first, -1))),
         Mistake("The first restart takes no part. Look at all of them.", _picked(lambda fooled, *_: 1 + _first(fooled[1:], -2) if len(fooled) > 1 else torch.tensor(-1))),
@@ -472,6 +471,7 @@ Exercise(
         Case("keeps, image by image, a restart that fools the model", [partial(_restarts, ["1000", "0100", "0010", "0001", "0010"])], "Which images does a restart fool? A mask with one entry for each image picks them, and only they are replaced."),
         Case("keeps the first restart that fools it", [partial(_restarts, ["1000", "0101", "0010", "1111", "0110", "1011", "0011"])], "Replace an image only if no earlier restart fooled it, or go through the restarts backwards."),
         Case("keeps x where no restart fools, and only there", [partial(_restarts, ["0000", "0000 misread", "0110 misread", "1000", "0001"])], "Start from a copy of x, and replace only what is fooled."),
+        Case("asks which answer the model gives, not how sure it is", [partial(_restarts, ["0010", "0001", "1000", "0000", "0110"], 10, (1, 4, 4), 0.21)], "Fooled means that the class of the largest logit is not y: among many classes it wins with a probability below one half."),
         Case("works for one restart, and for other sizes of images and numbers of classes", [partial(_restarts, *other) for other in OTHER_RESTARTS], mistakes.ONLY_ARGUMENTS.format("sizes and numbers")),
     ],
     mistakes=_keep_mistakes(),

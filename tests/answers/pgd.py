@@ -147,7 +147,7 @@ def the_change_only(adv, x, eps):
     return change * (eps / length).clamp(max=1)
 
 
-@wrong("project_l2", "the norm over the width only", "An image's gradient has one length, over all its pixels.")
+@wrong("project_l2", "the norm over the width only", "over a part of the tensor")
 def norm_of_the_last_dimension(adv, x, eps):
     change = adv - x
     return (x + change * (eps / change.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp(max=1)).clamp(0, 1)
@@ -623,3 +623,58 @@ def first_one_skipped(model, x, y, restarts):
         fooled = is_fooled(model, restarts[k], y)
         best[fooled] = restarts[k][fooled]
     return best
+
+
+# ---------------------------------------------------------------- what another reader tried
+
+
+def _last_point(model, x, y, eps, steps, step_size, loss, sign=1):
+    adv = x.clone()
+    for _ in range(steps):
+        adv = adv.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(loss(model(adv), y), adv)
+        adv = (x + (adv + sign * step_size * slope.sign() - x).clamp(-eps, eps)).clamp(0, 1)
+    return adv.detach()
+
+
+@wrong("pgd", "the logarithm of a rounded probability", "Where a probability rounds to 0")
+def logarithm_of_softmax(model, x, y, eps, steps, step_size):
+    return _last_point(model, x, y, eps, steps, step_size, lambda z, y: F.nll_loss(z.softmax(1).log(), y))
+
+
+@wrong("pgd", "a guard under the logarithm", "Where a probability rounds to 0")
+def guarded_logarithm(model, x, y, eps, steps, step_size):
+    return _last_point(model, x, y, eps, steps, step_size, lambda z, y: F.nll_loss((z.softmax(1) + 1e-12).log(), y))
+
+
+@wrong("pgd", "the probability itself is made small", "Where a probability rounds to 0")
+def minus_the_probability(model, x, y, eps, steps, step_size):
+    return _last_point(model, x, y, eps, steps, step_size, lambda z, y: -z.softmax(1).gather(1, y[:, None]).sum())
+
+
+@wrong("project_l2", "the length of each row of pixels", "over a part of the tensor")
+def length_of_rows(adv, x, eps):
+    change = adv - x
+    return (x + change * (eps / change.norm(dim=3, keepdim=True).clamp_min(1e-30)).clamp(max=1)).clamp(0, 1)
+
+
+@wrong("keep_best", "fooled means a probability below one half", "below one half")
+def less_than_half(model, x, y, restarts):
+    best = x.clone()
+    for adv in reversed(restarts):
+        fooled = model(adv).softmax(1).gather(1, y[:, None])[:, 0] < 0.5
+        best[fooled] = adv[fooled]
+    return best
+
+
+@wrong("keep_best", "the best batch, and x where it fails", "one that fools most")
+def best_batch_else_x(model, x, y, restarts):
+    fooled = [model(adv).argmax(1) != y for adv in restarts]
+    most = max(range(len(restarts)), key=lambda i: fooled[i].sum().item())
+    return torch.where(fooled[most].view(-1, 1, 1, 1), restarts[most], x)
+
+
+@right("project_l2")
+def factor_at_most_one(adv, x, eps):
+    change = adv - x
+    return (x + change * (eps / change.flatten(1).norm(dim=1)).clamp(max=1).view(-1, 1, 1, 1)).clamp(0, 1)
