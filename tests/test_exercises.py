@@ -183,7 +183,7 @@ EQUIVALENT = {  # changes to a solution that make no difference, and why
         (
             "project_l2",
             f"lengths = change.flatten(1).norm(dim=1){guard}",
-        ): "eps over a length of 0 is infinite, and then 1"
+        ): "eps over 0 is infinite, then 1"
         for guard in ("", ".clamp_min(0.0)")
     },
     ("pgd", "return adv"): LAST_IS_FREE,
