@@ -48,6 +48,7 @@ def transfer_matrix(
         ValueError: no model, a name for two models, no image that all classify correctly, a targeted attack.
         TypeError: models without names. ValueError, TypeError, RuntimeError: as `attacks.generate`.
 
+    >>> import torch
     >>> line = torch.nn.Linear(2, 2)
     >>> x = torch.rand(9, 2)
     >>> transfer_matrix({"line": line}, {"line": line}, x, line(x).argmax(1), eps=0).loc["line", "line"].item()
@@ -124,6 +125,7 @@ def compare_transfer(
         ValueError: no source, targets of another number than the sources, no image that all classify correctly.
             ValueError, TypeError: as `compare`.
 
+    >>> import torch
     >>> x, line = torch.rand(9, 2), torch.nn.Linear(2, 2)
     >>> attacks = {"FGSM": lambda model, x, y: fgsm(model, x, y, 0.1)}
     >>> found = compare_transfer([line], {"line": line}, x, line(x).argmax(1), attacks, workers=1, progress=False)
