@@ -559,7 +559,7 @@ Exercise(
         Mistake("You step along the momentum itself. Take its sign, times eps / steps.", _momentum(direction=lambda m: m)),
         Mistake(NO_SLOPE + " No comparison with 0 says that.", _momentum(direction=lambda m: torch.where(m > 0, 1.0, -1.0)), _momentum(direction=lambda m: torch.where(m >= 0, 1.0, -1.0))),
         Mistake(STEP_SIZE + " Yours has the size eps.", _momentum(size=lambda eps, steps: eps), _momentum(size=lambda eps, steps: eps, **IN_BALL)),
-        Mistake(STEP_SIZE, _momentum(size=lambda eps, steps: 2.5 * eps / steps), _momentum(size=lambda eps, steps: 2.5 * eps / steps, **IN_BALL)),
+        Mistake(STEP_SIZE, _momentum(size=lambda eps, steps: eps / 10), _momentum(size=lambda eps, steps: eps / 10, **IN_BALL), _momentum(size=lambda eps, steps: 2.5 * eps / steps), _momentum(size=lambda eps, steps: 2.5 * eps / steps, **IN_BALL)),
         Mistake("You took one step too few: for _ in range(steps) takes all of them.", _momentum(count=lambda steps: steps - 1)),
         Mistake("You took one step too many: for _ in range(steps) takes all of them.", _momentum(count=lambda steps: steps + 1), _momentum(count=lambda steps: steps + 1, **IN_BALL)),
         Mistake("You took only one step. Does return stand inside the loop?", _momentum(count=lambda steps: 1)),
