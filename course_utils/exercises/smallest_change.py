@@ -103,8 +103,8 @@ def _mean_of_others(far: Tensor, leads: Tensor, lengths: Tensor, y: Tensor) -> T
     return _others(far, y, 0).sum(1).div(far.shape[1] - 1).clamp_min(0)
 
 
-def _next_logits(far: Tensor, leads: Tensor, lengths: Tensor, y: Tensor, count: int) -> Tensor:
-    rivals = _others(leads, y, torch.inf).topk(min(count, leads.shape[1] - 1), dim=1, largest=False).indices
+def _two_next_logits(far: Tensor, leads: Tensor, lengths: Tensor, y: Tensor) -> Tensor:
+    rivals = _others(leads, y, torch.inf).topk(min(2, leads.shape[1] - 1), dim=1, largest=False).indices
     return far.gather(1, rivals).amin(1).clamp_min(0)
 
 
@@ -151,7 +151,7 @@ Exercise(
         Mistake("That is one number for all images. Each image has a distance of its own.", _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf).amin().clamp_min(0)), _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf).amin().clamp_min(0).expand(len(y)).clone()), _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf).amin(1).clamp_min(0).mean())),
         Mistake("That is one distance for each class. Keep the smallest of each image.", _reduced(lambda far, leads, lengths, y: far), _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf).amin(0).clamp_min(0))),
         Mistake("keepdim=True leaves a dimension of size 1 behind. The result has one dimension, that of the images.", _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf).amin(1, keepdim=True).clamp_min(0))),
-        Mistake("You look at the next two or three logits only. A class far behind may still have the nearest border.", *(_reduced(partial(_next_logits, count=count)) for count in (2, 3))),
+        Mistake("You look at the next two logits only. A class far behind may still have the nearest border.", _reduced(_two_next_logits)),
         Mistake("You divide by one length for all images and classes. Each pair of classes has its own: norm(dim=2).", _of_classes(lambda leads, weight, y: leads / _differences(weight, y).norm())),
         Mistake("You look at one rival only, the class after y. All other classes have a border.", _reduced(lambda far, leads, lengths, y: far.gather(1, ((y + 1) % far.shape[1])[:, None])[:, 0].clamp_min(0))),
         Mistake("You leave out the first or the last class. Every class but y has a border.", _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf)[:, 1:].amin(1).clamp_min(0).nan_to_num(posinf=9.0)), _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf)[:, :-1].amin(1).clamp_min(0).nan_to_num(posinf=9.0))),
@@ -237,7 +237,7 @@ Exercise(
     mistakes=[
         Mistake("That is the share that is fooled. Asked for is the accuracy: the share that stays right.", _counted(lambda d, b: d <= b), _counted(lambda d, b: d < b)),
         Mistake("A change exactly as long as the budget is allowed: such an image is fooled.", _counted(lambda d, b: d >= b)),
-        Mistake("You allow a little more than the budget, or a little less. Compare the distances as they are.", *(_counted(lambda d, b, more=more: d > b + more) for more in (0.01, 1e-3, -1e-3)), _counted(lambda d, b: d > 1.001 * b)),
+        Mistake("You allow a little more than the budget. Compare the distances as they are.", *(_counted(lambda d, b, more=more: d > b + more) for more in (0.01, 1e-3, -1e-3)), _counted(lambda d, b: d > 1.001 * b)),
         Mistake("You count images. Divide by their number.", lambda distance, budgets: (distance[:, None] > budgets).sum(0), lambda distance, budgets: (distance[:, None] > budgets).float().sum(0)),
         Mistake("That is a percentage. Return the share itself, between 0 and 1.", lambda distance, budgets: 100 * _accuracy_within(distance, budgets)),
         Mistake("You count among the images that the model gets right only. " + ALL + "those at the distance 0 count as wrong.", _some(lambda d: d > 0)),

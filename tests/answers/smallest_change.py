@@ -156,7 +156,7 @@ def infinite_where_wrong(weight, bias, x, y):
     return far.where(far > 0, torch.inf)
 
 
-@wrong("nearest_border", "the two next logits only", "the next two or three logits only")
+@wrong("nearest_border", "the two next logits only", "the next two logits only")
 def two_rivals(weight, bias, x, y):
     far, logits = to_each_class(weight, bias, x, y), x @ weight.T + bias
     rivals = logits.scatter(1, y[:, None], -torch.inf).topk(min(2, len(bias) - 1), dim=1).indices
