@@ -237,7 +237,7 @@ Exercise(
     mistakes=[
         Mistake("That is the share that is fooled. Asked for is the accuracy: the share that stays right.", _counted(lambda d, b: d <= b), _counted(lambda d, b: d < b)),
         Mistake("A change exactly as long as the budget is allowed: such an image is fooled.", _counted(lambda d, b: d >= b)),
-        Mistake("You allow a little more than the budget. Compare the distances as they are.", *(_counted(lambda d, b, more=more: d > b + more) for more in (0.01, 1e-3, -1e-3)), _counted(lambda d, b: d > 1.001 * b)),
+        Mistake("You allow a little more than the budget. Compare the distances as they are.", *(_counted(lambda d, b, more=more: d > b + more) for more in (0.01, 1e-3)), _counted(lambda d, b: d > 1.001 * b)),
         Mistake("You count images. Divide by their number.", lambda distance, budgets: (distance[:, None] > budgets).sum(0), lambda distance, budgets: (distance[:, None] > budgets).float().sum(0)),
         Mistake("That is a percentage. Return the share itself, between 0 and 1.", lambda distance, budgets: 100 * _accuracy_within(distance, budgets)),
         Mistake("You count among the images that the model gets right only. " + ALL + "those at the distance 0 count as wrong.", _some(lambda d: d > 0)),
