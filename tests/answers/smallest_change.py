@@ -460,7 +460,9 @@ def largest_without_abs(point, gradient, x, eps, step_size):
 
 @wrong("l2_pgd_step", "a length of the gradient for each channel", "You take it over another part of the tensor")
 def gradient_of_each_channel(point, gradient, x, eps, step_size):
-    return put_back(point + step_size * F.normalize(gradient.double().flatten(2), dim=2).view_as(x).float(), x, eps)
+    return put_back(
+        point + step_size * F.normalize(gradient.double().flatten(2), dim=2, eps=1e-300).view_as(x).float(), x, eps
+    )
 
 
 @wrong("l2_pgd_step", "a length of the change for each channel", "You take one length for each channel")
