@@ -131,7 +131,9 @@ def deepfool(
 
     Args:
         model, x, y, clip: see `course_utils.attacks`. norm: "l2" or "linf": the distance to be small.
-        steps: at most. overshoot: share by which the whole change is enlarged, to end beyond the boundary.
+        steps: at most. overshoot: share by which the whole change is enlarged before the model is asked. The next step
+            starts from there, but is added to the change itself: the answer ends beyond the boundary by this share of
+            the last step, which in a box is often tiny, and not by this share of the whole.
         candidates: how many of the most likely other classes are tried in the first step; at most four in later ones,
             which begin near a boundary.
 

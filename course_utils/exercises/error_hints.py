@@ -80,7 +80,7 @@ _HINTS = (
     ("must match the size", "Two shapes do not fit together: print both. Was the sum taken over another dimension? (N,) fits (N, C, H, W) after .view(-1, 1, 1, 1); (N, n) with weights (n,) is x @ w; the classes are dimension 1, as in argmax(1). And a size written as a number fits one data set only."),
     *((part, _TOO_LARGE) for part in ("is out of bounds", "index out of range", "out of range for tensor")),
     *((part, _DIMENSION) for part in ("dimension out of range", "too many indices", "dimension specified as", "invalid index of a 0-dim")),
-    ("is invalid for input of size", "Do not write sizes such as 784 or 28 as numbers: take them from x.shape."),
+    ("is invalid for input of size", "The number of entries is another one: print the shape. Do not write sizes such as 784 or 28 as numbers, but take them from x.shape; and a mask such as v[v > 0] may drop more entries than you think."),
     ("the shape of the mask", "A mask has the shape of the tensor that it selects from. Take numbers such as that of the classes from .shape, and do not write them yourself."),
     ("class values must be smaller than num_classes", "Do not write the number of classes as a number: the model tells it, as model(x).shape[1]."),
     ("one positional argument", "Use the arguments in the order in which the exercise names them."),

@@ -56,6 +56,10 @@ def _one_for_each(answer: Callable, weight: Tensor, bias: Tensor, x: Tensor, y: 
         f"for {len(x)} image{'s' * (len(x) > 1)} your result has the shape {tuple(value.shape)}, right is ({len(x)},)."
     )
     expect(value.shape == x.shape[:1], what, "One number is left of each image: the smallest over the other classes.")
+    own = "For the class y itself, lead and length are both 0, and 0/0 is NaN: leave this class out."
+    expect(not value.isnan().any(), "the result contains NaN.", own)
+    far = "Where the model is wrong already, the distance is 0. An infinite value stands in for the class y only, until you take the smallest."
+    expect(not value.isinf().any(), "the result contains infinite values.", far)
     return as_tensor_like(value, x[:, 0])
 
 
@@ -97,6 +101,11 @@ def _others(values: Tensor, y: Tensor, own: float) -> Tensor:
 
 def _mean_of_others(far: Tensor, leads: Tensor, lengths: Tensor, y: Tensor) -> Tensor:
     return _others(far, y, 0).sum(1).div(far.shape[1] - 1).clamp_min(0)
+
+
+def _two_next_logits(far: Tensor, leads: Tensor, lengths: Tensor, y: Tensor) -> Tensor:
+    rivals = _others(leads, y, torch.inf).topk(min(2, leads.shape[1] - 1), dim=1, largest=False).indices
+    return far.gather(1, rivals).amin(1).clamp_min(0)
 
 
 def _next_logit(far: Tensor, leads: Tensor, lengths: Tensor, y: Tensor) -> Tensor:
@@ -142,9 +151,11 @@ Exercise(
         Mistake("That is one number for all images. Each image has a distance of its own.", _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf).amin().clamp_min(0)), _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf).amin().clamp_min(0).expand(len(y)).clone()), _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf).amin(1).clamp_min(0).mean())),
         Mistake("That is one distance for each class. Keep the smallest of each image.", _reduced(lambda far, leads, lengths, y: far), _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf).amin(0).clamp_min(0))),
         Mistake("keepdim=True leaves a dimension of size 1 behind. The result has one dimension, that of the images.", _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf).amin(1, keepdim=True).clamp_min(0))),
+        Mistake("You look at the next two logits only. A class far behind may still have the nearest border.", _reduced(_two_next_logits)),
+        Mistake("You divide by one length for all images and classes. Each pair of classes has its own: norm(dim=2).", _of_classes(lambda leads, weight, y: leads / _differences(weight, y).norm())),
         Mistake("You look at one rival only, the class after y. All other classes have a border.", _reduced(lambda far, leads, lengths, y: far.gather(1, ((y + 1) % far.shape[1])[:, None])[:, 0].clamp_min(0))),
         Mistake("You leave out the first or the last class. Every class but y has a border.", _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf)[:, 1:].amin(1).clamp_min(0).nan_to_num(posinf=9.0)), _reduced(lambda far, leads, lengths, y: _others(far, y, torch.inf)[:, :-1].amin(1).clamp_min(0).nan_to_num(posinf=9.0))),
-        Mistake("You guard the length with a number that is not tiny for a small model. Only the class y itself has the length 0: leave it out in another way.", *(_of_classes(lambda leads, weight, y, tiny=tiny: leads / (_differences(weight, y).norm(dim=2) + tiny)) for tiny in (1e-6, 1e-8)), _of_classes(lambda leads, weight, y: leads / _differences(weight, y).norm(dim=2).clamp_min(1e-3))),
+        Mistake("You guard the length with a number that is not tiny for a small model. Only the class y itself has the length 0: leave it out in another way.", *(_of_classes(lambda leads, weight, y, tiny=tiny: leads / (_differences(weight, y).norm(dim=2) + tiny)) for tiny in (1e-3, 1e-6, 1e-8)), _of_classes(lambda leads, weight, y: leads / _differences(weight, y).norm(dim=2).clamp_min(1e-3))),
     ],
     batched=("x", "y"),
     untouched=("weight", "bias", "x", "y"),
@@ -163,29 +174,40 @@ def _accuracy_within(distance: Tensor, budgets: Tensor) -> Tensor:
 
 
 def _distances(
-    n: int, budgets: Sequence[float], seed: int = 0, wrong: int = 0, never: int = 0, equal: bool = False
+    n: int, budgets: Sequence[float], seed: int = 0, wrong: int = 0, never: int = 0, beyond: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return n distances up to 2, of which some are 0 and some infinite, and budgets.
 
-    Where `equal`, some distances are exactly those of a budget.
+    Where a number is given for `beyond`, some distances exceed those of a budget by as much.
     """
     generator = torch.Generator().manual_seed(seed)
     distance = 0.1 + 1.9 * torch.rand(n, generator=generator)
     distance[:wrong] = 0.0
     distance[n - never :] = torch.inf
     given = torch.tensor(budgets)
-    if equal:
-        distance[wrong : wrong + len(given)] = given
+    if beyond is not None:
+        distance[wrong : wrong + len(given)] = given + beyond
     return distance[torch.randperm(n, generator=generator)], given
+
+
+TABLE = "distance[:, None] has a row for each image: compared with budgets, it gives a table of images × budgets."
 
 
 def _one_for_each_budget(answer: Callable, distance: Tensor, budgets: Tensor) -> Tensor:
     """Return the shares (R,) that the answer gives."""
-    value = as_tensor(
-        call_with_copies(answer, distance, budgets), "Return a torch tensor with one share for each budget, (R,)."
-    )
+    try:
+        value = call_with_copies(answer, distance, budgets)
+    except RuntimeError as error:
+        what = f"{len(distance)} distances and {len(budgets)} budgets do not fit together side by side."
+        expect("must match the size" not in str(error), what, f"Every image meets every budget. {TABLE}")
+        raise
+    value = as_tensor(value, "Return a torch tensor with one share for each budget, (R,).")
     what = f"for {len(distance)} images and {len(budgets)} budgets your result has the shape {tuple(value.shape)}, right is ({len(budgets)},)."
-    hint = "distance[:, None] has a row for each image: compared with budgets, it gives a table of images × budgets. One number is left of each budget."
+    hint = f"{TABLE} One number is left of each budget."
+    if value.shape == (len(budgets), 1):
+        hint = "keepdim=True leaves a dimension of size 1 behind. The result has one dimension, that of the budgets."
+    elif value.ndim == 1 and len(value) < len(budgets):
+        hint = "A budget is missing: return a share for every one of them, the first and the last, too."
     expect(value.shape == budgets.shape, what, hint)
     return as_tensor_like(value, budgets, "budgets")
 
@@ -208,12 +230,14 @@ Exercise(
         Case("gives the share of images that are farther away than each budget", [partial(_distances, 20, (0.4, 0.8, 1.5)), partial(_distances, 20, (0.3, 0.9, 1.1, 1.7), seed=1)], "An image stays right within a budget if its nearest change is longer than that. Compare, and take the mean over the images."),
         Case("counts an image at the distance 0 as wrong, for the budget 0, too", [partial(_distances, 16, (0.0, 0.5, 1.0), seed=2, wrong=4)], "At the distance 0 the model is wrong without any change. " + ALL + "these count, as wrong ones."),
         Case("counts an image that nothing fooled as right, for every budget", [partial(_distances, 16, (0.5, 1.0, 3.0), seed=3, wrong=2, never=3)], "An infinite distance is larger than every budget. " + ALL + "these count, as right ones."),
-        Case("counts a change that is exactly as long as the budget as allowed", [partial(_distances, 12, (0.25, 0.5, 1.25), seed=4, wrong=1, equal=True)], "The budget is the largest allowed length, so an image at this distance is fooled."),
+        Case("counts a change that is exactly as long as the budget as allowed", [partial(_distances, 12, (0.25, 0.5, 1.25), seed=4, wrong=1, beyond=0.0)], "The budget is the largest allowed length, so an image at this distance is fooled."),
+        Case("counts an image that is a little farther away than the budget as right", [partial(_distances, 12, (0.25, 0.5, 1.25), seed=4, wrong=1, beyond=1e-4)], "Compare the distances as they are: what is longer than the budget is not allowed, however little."),
         Case("works for budgets in any order, and for other numbers of images and budgets", [partial(_distances, 10, (1.2, 0.3, 0.7), seed=5), partial(_distances, 1, (0.01, 1.9, 5.0, 9.0), seed=6), partial(_distances, 25, (0.6,), seed=7, wrong=3), partial(_distances, 4, (0.5, 0.6, 1.3, 1.8), seed=8)], mistakes.ONLY_ARGUMENTS.format("both sizes")),
     ],
     mistakes=[
         Mistake("That is the share that is fooled. Asked for is the accuracy: the share that stays right.", _counted(lambda d, b: d <= b), _counted(lambda d, b: d < b)),
         Mistake("A change exactly as long as the budget is allowed: such an image is fooled.", _counted(lambda d, b: d >= b)),
+        Mistake("You allow a little more than the budget. Compare the distances as they are.", *(_counted(lambda d, b, more=more: d > b + more) for more in (0.01, 1e-3)), _counted(lambda d, b: d > 1.001 * b)),
         Mistake("You count images. Divide by their number.", lambda distance, budgets: (distance[:, None] > budgets).sum(0), lambda distance, budgets: (distance[:, None] > budgets).float().sum(0)),
         Mistake("That is a percentage. Return the share itself, between 0 and 1.", lambda distance, budgets: 100 * _accuracy_within(distance, budgets)),
         Mistake("You count among the images that the model gets right only. " + ALL + "those at the distance 0 count as wrong.", _some(lambda d: d > 0)),
@@ -259,13 +283,19 @@ def _along(direction: Callable, size: Callable = lambda eps, step_size: step_siz
     return lambda point, g, x, eps, a: (x + _shortened(point + size(eps, a) * direction(g) - x, eps)).clamp(0, 1)
 
 
+def _scaled_first(g: Tensor, by: Callable[[Tensor], Tensor], tiny: float) -> Tensor:
+    """Return the gradient divided by a number of its entries first, then by its length, which is at least `tiny`."""
+    scaled = g / by(g).clamp_min(1e-37)
+    return scaled / l2_norm(scaled).clamp_min(tiny)
+
+
 def _within(limit: Callable) -> Callable[..., Tensor]:
     """Return an answer that puts the change, its first argument, back into the ball of radius eps in another way."""
     return lambda point, g, x, eps, a: (x + limit(point + a * l2_normalized(g) - x, eps)).clamp(0, 1)
 
 
 def _drawn(
-    eps: float, step_size: float, seed: int = 0, shape: tuple[int, ...] = inputs.SHAPE, low: float = 0.45, start: float | Sequence[float] = 0.1, outwards: Sequence[int] = (), length: float | None = None, falling: bool = False
+    eps: float, step_size: float, seed: int = 0, shape: tuple[int, ...] = inputs.SHAPE, low: float = 0.45, start: float | Sequence[float] = 0.1, outwards: Sequence[int] = (), length: float | Sequence[float] | None = None, falling: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, float, float]:  # fmt: skip
     """Return points `start` away from x, most of that in one pixel, gradients of unlike lengths or of `length`, and x.
 
@@ -279,7 +309,10 @@ def _drawn(
     away = l2_normalized(away)
     if outwards:
         gradient = broadcast_like(torch.tensor(outwards)) * l2_norm(gradient) * away
-    gradient = gradient * broadcast_like(2.0 ** torch.arange(4)) if length is None else length * l2_normalized(gradient)
+    if length is None:
+        gradient = gradient * broadcast_like(2.0 ** torch.arange(4))
+    else:
+        gradient = broadcast_like(torch.as_tensor(length).expand(4)) * l2_normalized(gradient)
     if falling:
         gradient = -gradient.abs()
     point = x + broadcast_like(torch.as_tensor(start).expand(4)) * away
@@ -312,10 +345,13 @@ Exercise(
         Case("takes the whole step where the gradient is small", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=3e-10), partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=1e-14)], GUARD),
         Case("takes no step where the gradient is zero", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=0.0)], "Without a gradient there is no direction: the image stays. " + GUARD),
         Case("takes the whole step, and not more, where the squares of the gradient round to 0", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=length) for length in (1e-25, 1e-33)], LARGEST_FIRST),
+        Case("gives every image its own step, where one gradient is large and the next one tiny", [partial(_drawn, 1.0, 0.2, seed=2, start=0.0, length=(1.0, 1e-30, 400.0, 1e-26), falling=falling) for falling in (False, True)], OWN + " That is true of its largest entry, too, which is the largest of the sizes: every entry may be below 0."),
         Case("works in a tiny ball, and eps = 0 gives x", [partial(_drawn, 5e-4, 1e-4, seed=2, start=8e-4), partial(_drawn, 0.0, 0.2, seed=2), partial(_drawn, 0.0, 0.2, seed=2, start=0.0, length=0.0)], "A ball of radius 0 holds x alone, and the change of an image that did not move has the length 0."),
         Case("works for other sizes of images", [partial(_drawn, 0.4, 0.3, seed=3, shape=inputs.OTHER_SHAPE, start=0.3)], "The length goes over all channels and pixels of an image. Take sizes from x.shape."),
     ],
     mistakes=[
+        Mistake("You divide by the largest entry, and not by the largest size: where all entries are below 0, that is the smallest one, or the guard.", *(_along(partial(_scaled_first, by=lambda g: broadcast_like(g.flatten(1).amax(1)), tiny=tiny)) for tiny in (1e-12, 1.0)), _along(lambda g: (lambda h: h / l2_norm(h).clamp_min(1e-12))(g / broadcast_like(g.flatten(1).amax(1))))),
+        Mistake("You divide by the largest entry of the whole batch first. Beside a large gradient, the squares of a tiny one still round to 0: take each image's own largest entry.", *(_along(partial(_scaled_first, by=lambda g: g.abs().max(), tiny=tiny)) for tiny in (1e-30, 1e-20, 1e-12, 1e-8, 1.0)), _along(lambda g: (lambda h: (h / l2_norm(h)).nan_to_num())(g / g.abs().max().clamp_min(1e-37)))),
         Mistake("The point did not move: add step_size times the gradient divided by its length.", lambda point, *_: point),
         Mistake("That is x itself. The step starts at point.", lambda point, g, x, *_: x),
         Mistake(mistakes.CHANGE_ALONE.format(""), lambda point, g, x, *sizes: _l2_pgd_step(point, g, x, *sizes) - x),
@@ -333,6 +369,8 @@ Exercise(
         Mistake("The step has the length step_size: do not multiply it by eps.", _along(l2_normalized, lambda eps, a: a * eps)),
         Mistake("Did you forget to multiply by step_size? Your step has the length 1.", _along(l2_normalized, lambda eps, a: 1.0)),
         Mistake("You keep to a ball around point. The ball is around x, wherever point is.", lambda point, g, x, eps, a: (point + _shortened(a * l2_normalized(g), eps)).clamp(0, 1)),
+        Mistake("You take one length for each channel when you go back into the ball. An image's change has one length, over all its channels and pixels.", _within(lambda c, eps: c * (eps / c.norm(dim=(2, 3), keepdim=True).clamp_min(1e-30)).clamp(max=1))),
+        Mistake("Your ball lies around 0: you shorten the image itself. Shorten its change, adv - x, and add that to x.", lambda point, g, x, eps, a: _shortened(point + a * l2_normalized(g), eps).clamp(0, 1)),
         Mistake("Your ball is twice as wide: its radius is eps.", _within(lambda c, eps: _shortened(c, 2 * eps))),
         Mistake(UNPROJECTED, _within(lambda c, eps: c)),
         Mistake(UNPROJECTED + " Then .clamp(0, 1).", lambda point, g, x, eps, a: point + a * l2_normalized(g)),
@@ -343,11 +381,11 @@ Exercise(
         Mistake("As soon as one image has left the ball, you move all of them to its surface. One inside stays where it is.", _within(lambda c, eps: eps * l2_normalized(c) if (norms(c) > eps).any() else c)),
         Mistake("You take an image that left the ball back to x. It goes to the surface only: shorten its change to eps.", _within(lambda c, eps: torch.where(l2_norm(c) > eps, 0, c))),
         Mistake("You refuse a step that would leave the ball. Take it, then shorten adv - x to eps.", lambda point, g, x, eps, a: torch.where(l2_norm(point + a * l2_normalized(g) - x) > eps, point, point + a * l2_normalized(g)).clamp(0, 1)),
-        Mistake("You clip to [0, 1] before you go back into the ball, which changes the direction of the change. First the ball, then the box.", lambda point, g, x, eps, a: x + _shortened((point + a * l2_normalized(g)).clamp(0, 1) - x, eps)),
+        Mistake("You clip to [0, 1] before you go back into the ball, which ends at another point. The order here is first the ball, then the box.", lambda point, g, x, eps, a: x + _shortened((point + a * l2_normalized(g)).clamp(0, 1) - x, eps)),
         Mistake("You do not clip: after the ball comes the box, with .clamp(0, 1).", lambda point, g, x, eps, a: x + _shortened(point + a * l2_normalized(g) - x, eps)),
         Mistake(LARGEST_FIRST, *(_along(lambda g, tiny=tiny: g / l2_norm(g).clamp_min(tiny)) for tiny in (1e-16, 1e-20, 1e-25, 1e-30, 1e-37)), _along(lambda g: g / (l2_norm(g) + 1e-30)), _along(lambda g: (g / l2_norm(g)).nan_to_num()), _along(lambda g: torch.where(l2_norm(g) > 0, g / l2_norm(g), 0))),
         Mistake(GUARD, *(_along(lambda g, tiny=tiny: g / (l2_norm(g) + tiny)) for tiny in (1e-3, 1e-6, 1e-8, 1e-10, 1e-12)), *(_along(lambda g, tiny=tiny: g / l2_norm(g).clamp_min(tiny)) for tiny in (1e-8, 1e-12)), _along(lambda g: g / (l2_norm(g) ** 2 + 1e-12).sqrt())),
-        Mistake(mistakes.PART_OF_LENGTH + OWN, *(_along(lambda g, dim=dim: g / g.norm(dim=dim, keepdim=True).clamp_min(1e-30)) for dim in (0, 2, 3))),
+        Mistake(mistakes.PART_OF_LENGTH + OWN, *(_along(lambda g, dim=dim: g / g.norm(dim=dim, keepdim=True).clamp_min(1e-30)) for dim in (0, 2, 3, (2, 3)))),
     ],
     batched=("point", "gradient", "x"),
     untouched=("point", "gradient", "x"),

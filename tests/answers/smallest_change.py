@@ -104,7 +104,7 @@ def own_rival(weight, bias, x, y):
     return torch.nan_to_num(far).amin(1).clamp_min(0)
 
 
-@wrong("nearest_border", "0/0 makes NaN", "Look for a division by zero")
+@wrong("nearest_border", "0/0 makes NaN", "0/0 is NaN: leave this class out")
 def nan(weight, bias, x, y):
     logits = x @ weight.T + bias
     return ((logits.gather(1, y[:, None]) - logits) / (weight[y][:, None] - weight).norm(dim=2)).amin(1).clamp_min(0)
@@ -148,6 +148,37 @@ def by_deepfool(weight, bias, x, y):
     model = torch.nn.Linear(weight.shape[1], len(bias))
     model.load_state_dict({"weight": weight, "bias": bias})
     return (attacks.deepfool(model, x, y, clip=None) - x).norm(dim=1)
+
+
+@wrong("nearest_border", "infinite for images that are wrong", "Where the model is wrong already, the distance is 0")
+def infinite_where_wrong(weight, bias, x, y):
+    far = to_each_class(weight, bias, x, y).amin(1)
+    return far.where(far > 0, torch.inf)
+
+
+@wrong("nearest_border", "the two next logits only", "the next two logits only")
+def two_rivals(weight, bias, x, y):
+    far, logits = to_each_class(weight, bias, x, y), x @ weight.T + bias
+    rivals = logits.scatter(1, y[:, None], -torch.inf).topk(min(2, len(bias) - 1), dim=1).indices
+    return far.gather(1, rivals).amin(1).clamp_min(0)
+
+
+@wrong(
+    "nearest_border", "one length over all images and classes", "You divide by one length for all images and classes"
+)
+def one_length(weight, bias, x, y):
+    return to_each_class(weight, bias, x, y, lambda slope: slope.norm()).amin(1).clamp_min(0)
+
+
+@wrong("nearest_border", "0.001 is added to each length", "You guard the length with a number that is not tiny")
+def guarded(weight, bias, x, y):
+    return to_each_class(weight, bias, x, y, lambda slope: slope.norm(dim=2) + 1e-3).amin(1).clamp_min(0)
+
+
+@wrong("nearest_border", "entries chosen with a mask, of which too many are dropped", "a mask such as v[v > 0]")
+def mask_drops_too_many(weight, bias, x, y):
+    far = to_each_class(weight, bias, x, y, lambda slope: slope.norm(dim=2) + (slope == 0).all(2))
+    return far[far > 0.2].view(len(x), -1).amin(1)
 
 
 # ---------------------------------------------------------------- accuracy_within
@@ -231,7 +262,7 @@ def mean_of_booleans(distance, budgets):
     return (distance[:, None] > budgets).mean(0)
 
 
-@wrong("accuracy_within", "images and budgets side by side", "")
+@wrong("accuracy_within", "images and budgets side by side", "Every image meets every budget")
 def side_by_side(distance, budgets):
     return (distance > budgets).float().mean()
 
@@ -252,6 +283,21 @@ def sorts_in_place(distance, budgets):
     budgets.copy_(budgets[order])
     shares = (distance[:, None] > budgets).float().mean(0)
     return shares[order.argsort()]
+
+
+@wrong("accuracy_within", "one share in each row", "keepdim=True leaves a dimension")
+def a_column(distance, budgets):
+    return (distance[None] > budgets[:, None]).float().mean(1, keepdim=True)
+
+
+@wrong("accuracy_within", "the first budget is left out", "A budget is missing")
+def without_the_first(distance, budgets):
+    return (distance[:, None] > budgets[1:]).float().mean(0)
+
+
+@wrong("accuracy_within", "0.001 more than the budget is allowed", "You allow a little more than the budget")
+def with_a_tolerance(distance, budgets):
+    return (distance[:, None] > budgets + 1e-3).float().mean(0)
 
 
 # ---------------------------------------------------------------- l2_pgd_step
@@ -392,3 +438,41 @@ def point_moves(point, gradient, x, eps, step_size):
 def too_far_means_back_to_x(point, gradient, x, eps, step_size):
     new = point + step_size * unit(gradient)
     return torch.where(length(new - x) > eps, x, new).clamp(0, 1)
+
+
+@wrong(
+    "l2_pgd_step",
+    "divided by the largest entry of the batch first",
+    "You divide by the largest entry of the whole batch",
+)
+def largest_of_the_batch(point, gradient, x, eps, step_size):
+    gradient = gradient / gradient.abs().max().clamp_min(1e-37)
+    return put_back(point + step_size * gradient / length(gradient).clamp_min(1e-12), x, eps)
+
+
+@wrong(
+    "l2_pgd_step", "the largest entry, not the largest size", "You divide by the largest entry, and not by the largest"
+)
+def largest_without_abs(point, gradient, x, eps, step_size):
+    gradient = gradient / gradient.amax((1, 2, 3), keepdim=True).clamp_min(1e-37)
+    return put_back(point + step_size * gradient / length(gradient).clamp_min(1e-12), x, eps)
+
+
+@wrong("l2_pgd_step", "a length of the gradient for each channel", "You take it over another part of the tensor")
+def gradient_of_each_channel(point, gradient, x, eps, step_size):
+    return put_back(
+        point + step_size * F.normalize(gradient.double().flatten(2), dim=2, eps=1e-300).view_as(x).float(), x, eps
+    )
+
+
+@wrong("l2_pgd_step", "a length of the change for each channel", "You take one length for each channel")
+def ball_of_each_channel(point, gradient, x, eps, step_size):
+    change = point + step_size * unit(gradient) - x
+    size = change.norm(dim=(2, 3), keepdim=True).clamp_min(1e-12)
+    return (x + change * (eps / size).clamp(max=1)).clamp(0, 1)
+
+
+@wrong("l2_pgd_step", "the image is shortened, not its change", "Your ball lies around 0")
+def ball_around_zero(point, gradient, x, eps, step_size):
+    new = point + step_size * unit(gradient)
+    return (new * (eps / length(new).clamp_min(1e-12)).clamp(max=1)).clamp(0, 1)
