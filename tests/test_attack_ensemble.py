@@ -167,6 +167,14 @@ def test_no_images():
         ask(network(), torch.rand(0, 1, 4, 4), torch.zeros(0, dtype=torch.int64))
 
 
+def test_a_target_that_leaves_nothing_ends_the_stage(task, monkeypatch):
+    model, x, y = task
+    stages = {"targeted": attack_ensemble.EFFORTS["quick"]["targeted APGD, 2 rivals"]}
+    monkeypatch.setitem(attack_ensemble.EFFORTS, "quick", stages)
+    found = ask(model, x[:3], y[:3], 1.0, effort="quick")  # so large a radius that the first target fools all
+    assert found.accuracy == 0
+
+
 def test_long_stages_attack_those_that_are_nearest_to_being_fooled(task, monkeypatch):
     model, x, y = task
     attacked = []

@@ -194,3 +194,14 @@ def test_a_difference_is_that_of_the_accuracies_and_counts_pairs():
     assert found.difference("one", "FGSM", "FGSM").value == 0
     with pytest.raises(ValueError, match="'clean' has 40, 'few' 7"):
         found.difference("one", "clean", "few")
+
+
+def test_a_lead_compares_two_models_on_the_same_images():
+    found = quiet(MODELS, X, Y, lambda name: {"clean": X, "some": X[:7] if name == "one" else X})
+    mine, theirs = found.mask("two", "clean"), found.mask("one", "clean")
+    expected = paired_difference(int((mine & ~theirs).sum()), int((theirs & ~mine).sum()), len(X))
+    assert found.lead("two", "one", "clean") == expected
+    assert expected.value == pytest.approx((mine.sum() - theirs.sum()).item() / len(X))
+    assert found.lead("one", "one", "clean").value == 0
+    with pytest.raises(ValueError, match="'two' met 40, 'one' 7"):
+        found.lead("two", "one", "some")

@@ -89,6 +89,17 @@ class Comparison:
             raise ValueError(f"a pair needs the same images: {first!r} has {len(before)}, {second!r} {len(after)}.")
         return paired_difference(int((after & ~before).sum()), int((before & ~after).sum()), len(before))
 
+    def lead(self, model: Hashable, other: Hashable, name: Hashable, seed: int = 0) -> Difference:
+        """Return a model's accuracy on an input minus that of another model, image by image, with its 95 % interval.
+
+        Raises:
+            KeyError: no such model or input. ValueError: the models met different numbers of images.
+        """
+        mine, theirs = self.mask(model, name, seed), self.mask(other, name, seed)
+        if len(mine) != len(theirs):
+            raise ValueError(f"a pair needs the same images: {model!r} met {len(mine)}, {other!r} {len(theirs)}.")
+        return paired_difference(int((mine & ~theirs).sum()), int((theirs & ~mine).sum()), len(mine))
+
     def masks_of(self, model: Hashable, seed: int = 0) -> list[Tensor]:
         """Return the masks (n,) of all inputs of a model, in their order: what `worst_case` takes."""
         return [mask for (name, _, number), mask in self.masks.items() if (name, number) == (model, seed)]

@@ -9,6 +9,7 @@
 
 from . import (
     adversarial_training,
+    cheaper_training,
     engine,
     fgsm,
     linear_models,
@@ -27,6 +28,7 @@ check = sealed(engine.check, engine._CHECKERS)
 __all__ = [
     "CheckResult",
     "adversarial_training",
+    "cheaper_training",
     "check",
     "fgsm",
     "linear_models",

@@ -7,7 +7,7 @@
 """
 
 from .adversarial import ADVERSARIAL_RECIPES, adversarial_fit
-from .adversary import ATTACKS, Adversary, FreeAdversary
+from .adversary import ATTACKS, Adversary, FreeAdversary, Trades, trades_loss
 from .fitting import augment, fit
 from .generative import train_gan, trained_gan, trained_vae
 from .history import History
@@ -30,12 +30,14 @@ __all__ = [
     "Oracle",
     "QueryBudgetExceeded",
     "Recipe",
+    "Trades",
     "adversarial_fit",
     "augment",
     "fit",
     "jacobian_augmentation",
     "load_or_train",
     "query_plan",
+    "trades_loss",
     "train_all",
     "train_gan",
     "train_substitute",
