@@ -7,7 +7,18 @@
 - one file for the exercises of each chapter
 """
 
-from . import adversarial_training, engine, fgsm, linear_models, pgd, photographs, robust_manifold, start_here, transfer
+from . import (
+    adversarial_training,
+    cheaper_training,
+    engine,
+    fgsm,
+    linear_models,
+    pgd,
+    photographs,
+    robust_manifold,
+    start_here,
+    transfer,
+)
 from .engine import CheckResult
 from .originals import sealed
 
@@ -16,6 +27,7 @@ check = sealed(engine.check, engine._CHECKERS)
 __all__ = [
     "CheckResult",
     "adversarial_training",
+    "cheaper_training",
     "check",
     "fgsm",
     "linear_models",
