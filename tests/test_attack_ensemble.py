@@ -167,6 +167,12 @@ def test_no_images():
         ask(network(), torch.rand(0, 1, 4, 4), torch.zeros(0, dtype=torch.int64))
 
 
+def test_a_first_rival_that_fools_every_image_leaves_nothing_to_the_second(task, monkeypatch):
+    stage = attack_ensemble.Stage(partial(attack_ensemble._targeted_apgd, loss="margin", steps=15, rivals=2))
+    monkeypatch.setitem(attack_ensemble.EFFORTS, "quick", {"targeted": stage})
+    assert ask(*task, eps=0.5, effort="quick").accuracy == 0
+
+
 def test_long_stages_attack_those_that_are_nearest_to_being_fooled(task, monkeypatch):
     model, x, y = task
     attacked = []

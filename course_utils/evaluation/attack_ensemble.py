@@ -113,7 +113,7 @@ class Run:
 
     def batches(self, left: Tensor, stage: str, progress: bool) -> Iterator[Tensor]:
         """Yield the numbers of the images of each batch, with a progress bar."""
-        parts = left.split(self.batch_size)
+        parts = left.split(self.batch_size) if len(left) else ()  # an empty tensor would be split into one
         return iter(tqdm(parts, desc=stage, leave=False, disable=not progress or len(parts) < 2, unit="batch"))
 
     def ball(self, rows: Tensor) -> Neighbourhood:
