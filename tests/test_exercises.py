@@ -237,8 +237,8 @@ EQUIVALENT = {  # changes to a solution that make no difference, and why
             "eps / 3 * gradient.sign()",
         )
     },
-    ("fgsm_rs_step", "start = (x - eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1).requires_grad_()"): SYMMETRIC,
-    ("fgsm_rs_step", "start = (x + eps * (1 - 2 * torch.rand_like(x))).clamp(0, 1).requires_grad_()"): SYMMETRIC,
+    ("n_fgsm_step", "start = (x - noise * (2 * torch.rand_like(x) - 1)).clamp(0, 1).requires_grad_()"): SYMMETRIC,
+    ("n_fgsm_step", "start = (x + noise * (1 - 2 * torch.rand_like(x))).clamp(0, 1).requires_grad_()"): SYMMETRIC,
 }
 
 

@@ -19,9 +19,9 @@ def test_luck_refuses_no_right_answer(seed):
 
     def lucky(*task):
         torch.rand(seed + 1)
-        return cheaper_training._rs()(*task)
+        return cheaper_training._n_fgsm()(*task)
 
-    assert_passes("fgsm_rs_step", lucky)
+    assert_passes("n_fgsm_step", lucky)
 
 
 def noisy(gradient):
@@ -37,7 +37,7 @@ def attack(*task):
     ("name", "answer"),
     [
         ("branch_step", cheaper_training._halves(attack=attack)),
-        ("fgsm_rs_step", cheaper_training._rs(move=noisy)),
+        ("n_fgsm_step", cheaper_training._n_fgsm(move=noisy)),
     ],
 )
 def test_rounding_decides_nothing(name, answer):

@@ -7,7 +7,7 @@
 """
 
 from .adversarial import ADVERSARIAL_RECIPES, adversarial_fit
-from .adversary import ATTACKS, Adversary, FreeAdversary
+from .adversary import ATTACKS, Adversary, FreeAdversary, Trades, trades_loss
 from .fitting import augment, fit
 from .generative import train_gan, trained_gan, trained_vae
 from .history import History
@@ -31,6 +31,7 @@ __all__ = [
     "Oracle",
     "QueryBudgetExceeded",
     "Recipe",
+    "Trades",
     "adversarial_fit",
     "augment",
     "fit",
@@ -38,6 +39,7 @@ __all__ = [
     "load_or_train",
     "query_plan",
     "reservoir_sample",
+    "trades_loss",
     "train_all",
     "train_gan",
     "train_substitute",

@@ -19,7 +19,7 @@ from ..core.validation import check_batch, check_count, check_images, checked_la
 from ..evaluation.metrics import accuracy, accuracy_under_attack
 from ..models import layers
 from ..models.inference import checked_logits, frozen_eval
-from .adversary import Adversary, Attack
+from .adversary import Adversary, Attack, FreeAdversary, Trades, trades_loss
 from .history import History, Run
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -79,7 +79,7 @@ def fit(
         batch_size: images of a step. A last batch of one image, which batch norm refuses, joins the one before.
         loss: of logits (N, K) and labels (N,).
         attack: called as attack(model, x, y) on every batch, for example an `Adversary`; None for clean training. A
-            `FreeAdversary` takes several steps on each batch.
+            `FreeAdversary` takes several steps on each batch; `Trades` brings its own loss, without mix and branch.
         mix: weight of the adversarial images' loss; the clean ones have the rest. Accuracy counts the adversarial.
         branch: of dual batch norm, through which adversarial images are made and trained on; clean ones take the main.
         validation: images and labels (200 are enough) whose clean and PGD accuracy are measured after each epoch,
@@ -102,7 +102,7 @@ def fit(
     _check_validation(validation, validation_eps, patience)
     if not 0 <= mix <= 1:
         raise ValueError(f"mix is the share of the adversarial loss, between 0 and 1; got {mix}.")
-    objective = _Objective(loss, attack, mix, branch)
+    objective = _Objective(loss, attack.anew() if isinstance(attack, FreeAdversary) else attack, mix, branch)
     check = partial(_measure, validation=validation, eps=validation_eps, attack=attack, seed=seed)
     steps = epochs * len(_batches(torch.arange(len(x)), batch_size)) * objective.replays
     run = Run.of(model, lr, steps, seed)
@@ -184,12 +184,16 @@ class _Objective:
         return getattr(self.attack, "replays", 1)
 
     def at(self, progress: float) -> _Objective:
-        return replace(self, attack=self.attack.at(progress)) if isinstance(self.attack, Adversary) else self
+        return replace(self, attack=self.attack.at(progress)) if isinstance(self.attack, Adversary | Trades) else self
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if self.attack is None:
             logits = model(x)
             return self.loss(logits, y), logits
+        if isinstance(self.attack, Trades):
+            adv, clean = self.attack(model, x, y), model(x)
+            logits = model(adv)
+            return trades_loss(clean, logits, y, self.attack.beta), logits
         with layers.branch(model, self.branch):
             logits = model(self.attack(model, x, y))
         value = self.loss(logits, y)

@@ -21,7 +21,7 @@ from ..core.parallel import parallel_map
 from ..core.suggestions import did_you_mean
 from ..models import layers, networks
 from ..models.weights import load_weights, save_weights
-from .adversary import Adversary, FreeAdversary
+from .adversary import Adversary, FreeAdversary, Trades
 from .fitting import Loss, _check_validation, _checked_data, fit
 
 Name = TypeVar("Name", bound=Hashable)
@@ -136,7 +136,7 @@ def trained(
     x: Tensor,
     y: Tensor,
     *,
-    attack: Adversary | FreeAdversary | None = None,
+    attack: Adversary | FreeAdversary | Trades | None = None,
     mix: float = 1.0,
     seed: int = 0,
     progress: bool = True,

@@ -32,128 +32,124 @@ def evaluating(model):
             module.training = mode
 
 
-# ---------------------------------------------------------------- fgsm_rs_step
+# ---------------------------------------------------------------- n_fgsm_step
 
 
-def project(adv, x, eps):
-    return (x + (adv - x).clamp(-eps, eps)).clamp(0, 1)
+def uniform(x, noise):
+    return (x + noise * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
 
 
-def uniform(x, eps):
-    return (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
-
-
-@right("fgsm_rs_step")
-def stretch_shift_step(model, x, y, eps, step_size):
-    start = (x + (2 * torch.rand_like(x) - 1) * eps).clamp(0, 1).detach().requires_grad_()
+@right("n_fgsm_step")
+def stretch_shift_step(model, x, y, eps, noise):
+    start = (x + (2 * torch.rand_like(x) - 1) * noise).clamp(0, 1).detach().requires_grad_()
     (slope,) = torch.autograd.grad(F.cross_entropy(model(start), y), start)
-    adv = start.detach() + step_size * slope.sign()
-    return (x + (adv - x).clamp(-eps, eps)).clamp(0, 1)
+    return (start.detach() + eps * slope.sign()).clamp(0, 1)
 
 
-@right("fgsm_rs_step")
-def between_two_borders(model, x, y, eps, step_size):
-    low, high = x - eps, x + eps
+@right("n_fgsm_step")
+def between_two_borders(model, x, y, eps, noise):
+    low, high = x - noise, x + noise
     start = torch.lerp(low, high, torch.rand(x.shape, dtype=x.dtype, device=x.device)).clamp(0, 1)
-    adv = start + step_size * gradient(model, start, y).sign()
-    return torch.max(torch.min(adv, high), low).clamp(0, 1)
+    return torch.clamp(start + eps * gradient(model, start, y).sign(), 0, 1)
 
 
-@right("fgsm_rs_step")
-def mirrored_draw_image_by_image(model, x, y, eps, step_size):
+@right("n_fgsm_step")
+def mirrored_draw_image_by_image(model, x, y, eps, noise):
     out = torch.empty_like(x)
     for i in range(len(x)):
         image = x[i : i + 1].detach()
-        start = (image + (eps - 2 * eps * torch.rand_like(image))).clamp(0, 1).requires_grad_()
+        start = (image + (noise - 2 * noise * torch.rand_like(image))).clamp(0, 1).requires_grad_()
         F.cross_entropy(model(start), y[i : i + 1]).backward(inputs=[start])
-        delta = start.detach() + step_size * start.grad.sign() - image
-        out[i] = (image + delta.clamp(min=-eps, max=eps)).clamp(min=0, max=1)[0]
+        out[i] = (start.detach() + eps * start.grad.sign()).clamp(min=0, max=1)[0]
     return out
 
 
-@right("fgsm_rs_step")
-def in_place_on_a_copy_and_numpy(model, x, y, eps, step_size):
-    start = torch.rand_like(x).sub_(0.5).mul_(2 * eps).add_(x).clamp_(0, 1)
+@right("n_fgsm_step")
+def in_place_on_a_copy_and_numpy(model, x, y, eps, noise):
+    start = torch.rand_like(x).sub_(0.5).mul_(2 * noise).add_(x).clamp_(0, 1)
     slope = np.sign(gradient(model, start, y).cpu().numpy())
-    a = x.detach().cpu().numpy()
-    adv = np.clip(start.detach().cpu().numpy() + step_size * slope, np.maximum(a - eps, 0), np.minimum(a + eps, 1))
-    return torch.from_numpy(adv).to(x)
+    return torch.from_numpy(np.clip(start.detach().cpu().numpy() + eps * slope, 0, 1)).to(x)
 
 
-def from_start(model, x, y, eps, step_size, start):
-    return project(start + step_size * gradient(model, start, y).sign(), x, eps)
+def from_start(model, x, y, eps, start):
+    return (start + eps * gradient(model, start, y).sign()).clamp(0, 1)
 
 
 @wrong(
-    "fgsm_rs_step",
+    "n_fgsm_step",
     "the random point is not clipped to [0, 1] before the step",
     "You clip to [0, 1] only at the end, and the",
 )
-def start_outside_the_box(model, x, y, eps, step_size):
-    return from_start(model, x, y, eps, step_size, x + eps * (2 * torch.rand_like(x) - 1))
+def start_outside_the_box(model, x, y, eps, noise):
+    return from_start(model, x, y, eps, x + noise * (2 * torch.rand_like(x) - 1))
 
 
-@wrong("fgsm_rs_step", "the random point lies above x only: 0 to eps", "Your start is one-sided. torch.rand draws")
-def not_centred(model, x, y, eps, step_size):
-    return from_start(model, x, y, eps, step_size, (x + eps * torch.rand_like(x)).clamp(0, 1))
+@wrong("n_fgsm_step", "the random point lies above x only: 0 to noise", "Your start is one-sided. torch.rand draws")
+def not_centred(model, x, y, eps, noise):
+    return from_start(model, x, y, eps, (x + noise * torch.rand_like(x)).clamp(0, 1))
 
 
-@wrong("fgsm_rs_step", "all images of the batch get the same random change", "All images get the same noise. Draw one")
-def one_draw_for_the_batch(model, x, y, eps, step_size):
-    return from_start(model, x, y, eps, step_size, (x + eps * (2 * torch.rand_like(x[:1]) - 1)).clamp(0, 1))
+@wrong("n_fgsm_step", "all images of the batch get the same random change", "All images get the same noise. Draw one")
+def one_draw_for_the_batch(model, x, y, eps, noise):
+    return from_start(model, x, y, eps, (x + noise * (2 * torch.rand_like(x[:1]) - 1)).clamp(0, 1))
 
 
 @wrong(
-    "fgsm_rs_step", "the gradient is taken at x, not at the random point", "You take the gradient at x. Take it at the"
+    "n_fgsm_step", "the gradient is taken at x, not at the random point", "You take the gradient at x. Take it at the"
 )
-def gradient_at_x(model, x, y, eps, step_size):
-    return project(uniform(x, eps) + step_size * gradient(model, x, y).sign(), x, eps)
+def gradient_at_x(model, x, y, eps, noise):
+    return (uniform(x, noise) + eps * gradient(model, x, y).sign()).clamp(0, 1)
+
+
+@wrong("n_fgsm_step", "the step is added to x, not to the random point", "There is no random start: the step begins at")
+def step_from_x(model, x, y, eps, noise):
+    return (x + eps * gradient(model, uniform(x, noise), y).sign()).clamp(0, 1)
+
+
+@wrong("n_fgsm_step", "the ball of radius eps is kept, as with a random start", "You project on a ball after the step")
+def stays_in_the_ball(model, x, y, eps, noise):
+    return (x + (from_start(model, x, y, eps, uniform(x, noise)) - x).clamp(-eps, eps)).clamp(0, 1)
+
+
+@wrong("n_fgsm_step", "the ball of radius noise is kept", "You project on a ball after the step")
+def stays_in_the_ball_of_the_noise(model, x, y, eps, noise):
+    return (x + (from_start(model, x, y, eps, uniform(x, noise)) - x).clamp(-noise, noise)).clamp(0, 1)
 
 
 @wrong(
-    "fgsm_rs_step", "the step is added to x, not to the random point", "There is no random start: the step begins at"
-)
-def step_from_x(model, x, y, eps, step_size):
-    return project(x + step_size * gradient(model, uniform(x, eps), y).sign(), x, eps)
-
-
-@wrong("fgsm_rs_step", "the ball is put around the random point", "Put the image back into the ball around x")
-def ball_around_the_start(model, x, y, eps, step_size):
-    start = uniform(x, eps)
-    return project(start + step_size * gradient(model, start, y).sign(), start, eps)
-
-
-@wrong(
-    "fgsm_rs_step",
+    "n_fgsm_step",
     "the point is uniform in the part of the ball inside the box, not clipped to it",
     "Draw from the whole ball, then clip: a pixel",
 )
-def uniform_inside_the_box(model, x, y, eps, step_size):
-    low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
-    return from_start(model, x, y, eps, step_size, low + (high - low) * torch.rand_like(x))
+def uniform_inside_the_box(model, x, y, eps, noise):
+    low, high = (x - noise).clamp_min(0), (x + noise).clamp_max(1)
+    return from_start(model, x, y, eps, low + (high - low) * torch.rand_like(x))
 
 
 @wrong(
-    "fgsm_rs_step",
+    "n_fgsm_step",
     "the random numbers are seeded inside, so every call has the same start",
     "Do not seed in your function: torch.rand",
 )
-def seeds_itself(model, x, y, eps, step_size):
+def seeds_itself(model, x, y, eps, noise):
     torch.manual_seed(0)
-    return from_start(model, x, y, eps, step_size, uniform(x, eps))
+    return from_start(model, x, y, eps, uniform(x, noise))
 
 
-@wrong("fgsm_rs_step", "the random point is normal, cut at eps, not uniform", "The start is not uniform in the ball")
-def normal_start(model, x, y, eps, step_size):
-    return from_start(model, x, y, eps, step_size, (x + (eps * torch.randn_like(x)).clamp(-eps, eps)).clamp(0, 1))
+@wrong("n_fgsm_step", "the random point is normal, cut at noise, not uniform", "The start is not uniform in the ball")
+def normal_start(model, x, y, eps, noise):
+    return from_start(model, x, y, eps, (x + (noise * torch.randn_like(x)).clamp(-noise, noise)).clamp(0, 1))
 
 
-@wrong(
-    "fgsm_rs_step", "numpy draws, so torch.manual_seed does not repeat it", "Draw with torch.rand or torch.rand_like"
-)
-def drawn_by_numpy(model, x, y, eps, step_size):
-    noise = torch.from_numpy(np.random.uniform(-eps, eps, tuple(x.shape))).to(x)  # noqa: NPY002
-    return from_start(model, x, y, eps, step_size, (x + noise).clamp(0, 1))
+@wrong("n_fgsm_step", "numpy draws, so torch.manual_seed does not repeat it", "Draw with torch.rand or torch.rand_like")
+def drawn_by_numpy(model, x, y, eps, noise):
+    drawn = torch.from_numpy(np.random.uniform(-noise, noise, tuple(x.shape))).to(x)  # noqa: NPY002
+    return from_start(model, x, y, eps, (x + drawn).clamp(0, 1))
+
+
+@wrong("n_fgsm_step", "the noise is a multiple of eps", "Without eps there is no noise")
+def noise_for_eps(model, x, y, eps, noise):
+    return from_start(model, x, y, eps, uniform(x, 2 * eps))
 
 
 # ---------------------------------------------------------------- branch_step
