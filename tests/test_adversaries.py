@@ -8,7 +8,7 @@ from torch import nn
 
 from course_utils import attacks
 from course_utils.attacks import fgsm_rs, uniform_noise
-from course_utils.training import ATTACKS, Adversary, FreeAdversary
+from course_utils.training import ATTACKS, Adversary, FreeAdversary, Trades, trades_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.rand(6, 1, 4, 4, generator=GENERATOR)
@@ -23,7 +23,7 @@ def model():
         return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
 
 
-@pytest.mark.parametrize("name", list(ATTACKS))
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "n_fgsm"])
 def test_every_adversary_stays_in_ball_and_box(name, model):
     adv = Adversary(name, EPS)(model, X, Y)
     assert 0 < (adv - X).abs().max() <= EPS
@@ -50,6 +50,51 @@ def test_fgsm_rs_is_one_step_of_five_quarters_from_a_random_start(model):
     torch.manual_seed(3)
     shorter = fgsm_rs(model, X, Y, EPS, step_size=0.2 * EPS)
     assert torch.allclose(shorter, (start + 0.2 * EPS * sign).clamp(X - EPS, X + EPS).clamp(0, 1), atol=1e-6)
+
+
+def test_n_fgsm_is_one_step_of_eps_from_noise_and_has_no_ball(model):
+    x = 0.5 + 0.1 * (X - 0.5)
+    torch.manual_seed(3)
+    start = uniform_noise(model, x, Y, 0.15)
+    torch.manual_seed(3)
+    adv = Adversary("n_fgsm", EPS, {"noise": 1.5})(model, x, Y)
+    assert torch.allclose(adv, (start + EPS * attacks.input_gradient(model, x, Y).sign()).clamp(0, 1), atol=1e-6)
+    assert 0.15 < (adv - x).abs().max() <= 0.25
+
+
+def test_trades_makes_its_images_without_labels(model):
+    trades = Trades(EPS, steps=4)
+    torch.manual_seed(0)
+    adv = trades(model, X, Y)
+    torch.manual_seed(0)
+    assert torch.equal(adv, trades(model, X, (Y + 1) % 3))
+    assert 0.9 * EPS < (adv - X).abs().max() <= EPS
+    assert adv.min() >= 0
+    assert adv.max() <= 1
+    divergence = [trades_loss(model(X), model(images), Y, 1.0) for images in (adv, uniform_noise(model, X, Y, EPS), X)]
+    assert divergence[0] > divergence[1] > divergence[2]
+    assert all(p.grad is None for p in model.parameters())
+    assert trades.at(0.0) is trades
+    assert Trades(EPS, warmup=0.5).at(0.25).eps == EPS / 2
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"warmup": 2.0}])
+def test_trades_refuses_what_cannot_be(wrong):
+    with pytest.raises(ValueError, match="at least 1 step"):
+        Trades(EPS, **wrong)
+
+
+def test_free_perturbation_is_carried_to_the_next_batch(model):
+    adversary = FreeAdversary(EPS, replays=2, carry=True)
+    delta = torch.zeros_like(X)
+    for batch in (X, X.flip(0), X[:4].clone()):
+        for _ in range(2):
+            adv = adversary(model, batch, Y[: len(batch)])
+            delta = delta[: len(batch)]
+            assert torch.allclose(adv, (batch + delta).clamp(0, 1))
+            nn.functional.cross_entropy(model(adv), Y[: len(batch)]).backward()
+            delta = (delta + EPS * adv.grad.sign()).clamp(-EPS, EPS)
+    assert torch.equal(adversary.anew()(model, X, Y), X)  # nothing is carried into another training
 
 
 def test_the_radius_grows_during_the_warmup():

@@ -17,10 +17,12 @@ from course_utils.training import (
     Adversary,
     FreeAdversary,
     History,
+    Trades,
     adversarial_fit,
     augment,
     fit,
     fitting,
+    trades_loss,
     trained,
 )
 
@@ -363,6 +365,30 @@ def test_replays_train_on_each_batch_again():
     assert len(seen) == 6
     assert all(torch.equal(seen[0], labels) for labels in seen[:3])
     assert sorted(torch.cat([seen[0], seen[3]]).tolist()) == sorted(Y.tolist())
+
+
+def test_a_free_training_knows_nothing_of_the_one_before():
+    attack, nets = FreeAdversary(0.1, replays=2, carry=True), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        nets.append(network())
+        fit(nets[-1], X, Y, epochs=1, batch_size=45, attack=attack, progress=False)
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_trades_brings_its_own_loss_and_its_passes_are_counted():
+    torch.manual_seed(0)
+    net = network()
+    history = fit(net, X, Y, epochs=1, batch_size=len(X), attack=Trades(0.0, beta=6.0, steps=3), progress=False)
+    assert history.to_frame().gradient_passes.tolist() == [5]
+
+
+def test_the_loss_of_trades_is_the_librarys_divergence():
+    z, w = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1))
+    divergence = F.kl_div(w.log_softmax(1), z.softmax(1), reduction="batchmean")
+    expected = F.cross_entropy(z, Y[:6]) + 3 * divergence
+    assert trades_loss(z, w, Y[:6], 3.0) == pytest.approx(expected.item(), abs=1e-5)
 
 
 # Batches and batch norm
