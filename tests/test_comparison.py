@@ -203,5 +203,5 @@ def test_a_lead_compares_two_models_on_the_same_images():
     assert found.lead("two", "one", "clean") == expected
     assert expected.value == pytest.approx((mine.sum() - theirs.sum()).item() / len(X))
     assert found.lead("one", "one", "clean").value == 0
-    with pytest.raises(ValueError, match="'two' met 40, 'one' 7"):
+    with pytest.raises(ValueError, match="'one' has 7, 'two' 40"):
         found.lead("two", "one", "some")

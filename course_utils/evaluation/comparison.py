@@ -85,9 +85,7 @@ class Comparison:
             KeyError: no such model or input. ValueError: the inputs hold different numbers of images.
         """
         before, after = self.mask(model, first, seed), self.mask(model, second, seed)
-        if len(before) != len(after):
-            raise ValueError(f"a pair needs the same images: {first!r} has {len(before)}, {second!r} {len(after)}.")
-        return paired_difference(int((after & ~before).sum()), int((before & ~after).sum()), len(before))
+        return _difference(first, before, second, after)
 
     def lead(self, model: Hashable, other: Hashable, name: Hashable, seed: int = 0) -> Difference:
         """Return a model's accuracy on an input minus that of another model, image by image, with its 95 % interval.
@@ -96,9 +94,7 @@ class Comparison:
             KeyError: no such model or input. ValueError: the models met different numbers of images.
         """
         mine, theirs = self.mask(model, name, seed), self.mask(other, name, seed)
-        if len(mine) != len(theirs):
-            raise ValueError(f"a pair needs the same images: {model!r} met {len(mine)}, {other!r} {len(theirs)}.")
-        return paired_difference(int((mine & ~theirs).sum()), int((theirs & ~mine).sum()), len(mine))
+        return _difference(other, theirs, model, mine)
 
     def masks_of(self, model: Hashable, seed: int = 0) -> list[Tensor]:
         """Return the masks (n,) of all inputs of a model, in their order: what `worst_case` takes."""
@@ -132,6 +128,13 @@ class Comparison:
         low, high = (rows.accuracy.min(), rows.accuracy.max()) if seeds else (rows.low.iloc[0], rows.high.iloc[0])
         digits = 1 if rows.n.min() >= 1000 else 0
         return f"{100 * rows.accuracy.mean():.{digits}f} % ({100 * low:.{digits}f}–{100 * high:.{digits}f})"
+
+
+def _difference(first: Hashable, before: Tensor, second: Hashable, after: Tensor) -> Difference:
+    """Return the share of a second mask minus that of a first one, image by image."""
+    if len(before) != len(after):
+        raise ValueError(f"a pair needs the same images: {first!r} has {len(before)}, {second!r} {len(after)}.")
+    return paired_difference(int((after & ~before).sum()), int((before & ~after).sum()), len(before))
 
 
 def compare(

@@ -7,30 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from answers import right, wrong
+from answers.adversarial_training import evaluating, fgsm, gradient
 from course_utils import attacks, models
-
-
-def gradient(model, x, y):
-    points = x.detach().clone().requires_grad_()
-    return torch.autograd.grad(F.cross_entropy(model(points), y, reduction="sum"), points)[0]
-
-
-def fgsm(model, x, y, eps):
-    """Return FGSM's images, made in the mode that the network has."""
-    return (x + eps * gradient(model, x, y).sign()).clamp(0, 1).detach()
-
-
-@contextlib.contextmanager
-def evaluating(model):
-    """Switch every module to evaluation mode, and give each its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
 
 # ---------------------------------------------------------------- fgsm_rs_step
 
