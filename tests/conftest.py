@@ -28,6 +28,10 @@ settings.load_profile("course")
 needs_reveal = pytest.mark.skipif(
     importlib.util.find_spec("sphinx_revealjs") is None, reason="needs a copy of reveal.js (`make extras`)"
 )
+needs_dask = pytest.mark.skipif(
+    importlib.util.find_spec("distributed") is None,
+    reason="needs dask.distributed: `make extras`, or the extra `cluster`",
+)
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from click.testing import CliRunner
-from conftest import needs_reveal
+from conftest import needs_dask, needs_reveal
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_utils.cli import commands
@@ -136,7 +136,7 @@ def test_python_m_works():
         (["sweep", "01", "--grid", "eps=0.1", "--grid", "eps=0.2"], "--grid names 'eps' twice"),
         (["sweep", "01", "--grid", "epz=0.1"], "01_a has no parameter 'epz'. Did you mean 'eps'?"),
         (["sweep", "02", "--grid", "steps=0:1000000000"], "expected 1 to 100000 combinations, got 1000000000"),
-        (["sweep", "01", "--scheduler", "nowhere"], "no scheduler answers at nowhere"),
+        pytest.param(["sweep", "01", "--scheduler", "nowhere"], "no scheduler answers at nowhere", marks=needs_dask),
         (["status", "build"], "no runs in"),
         (["collect", "build", "--to", "a.csv"], "no runs in"),
     ],
